@@ -1,0 +1,48 @@
+# The course in a few commands. Each sets up .venv first if that has not been done.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: help finetune test lab notebooks samples base lint clean
+
+help:
+	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 5 minutes on 2 CPU cores)"
+	@echo "make test       run the tests and the notebooks"
+	@echo "make lab        open the course in JupyterLab"
+	@echo "make notebooks  run notebooks/source/*.py and write notebooks/*.ipynb"
+	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
+	@echo "make lint       ruff and mypy"
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+finetune: $(READY)
+	PYTHON=$(PY) bash scripts/finetune_video.sh
+
+test: $(READY)
+	$(PY) -m pytest
+	$(PY) -m pytest --nbval notebooks/
+
+lab: $(READY)
+	$(PY) -m jupyter lab notebooks/
+
+notebooks: $(READY)
+	$(PY) -m jupytext --to ipynb --execute --output-dir notebooks notebooks/source/*.py
+
+samples: $(READY)
+	$(PY) -m fvv_lib.samples data_samples
+
+base: $(READY)
+	$(PY) -m fvv_lib.tiny data_samples/tiny-fastvlm
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) output build *.egg-info

@@ -1,0 +1,155 @@
+"""Everything that can be set, as dataclasses with help.
+
+`HfArgumentParser` makes flags and YAML files of them. A new field must come with help and, where a wrong value is
+possible, with a check in `__post_init__`: settings fail before data are read.
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import transformers
+
+from fvv_lib.errors import CheckpointError, FvvError
+
+VIDEO_CONFIG_NAME = "fvv_config.json"
+PARTS = ("vision_tower", "projector", "language_model")
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How videos were sampled, prepared and prompted: what evaluation and chat must do as training did.
+
+    Saved as `fvv_config.json` beside `config.json`. The defaults are FastVLM's.
+    """
+
+    num_video_frames: int = 8
+    frame_sampling: str = "uniform"
+    image_aspect_ratio: str = "pad"
+    version: str = "qwen_2"
+    image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def inference_sampling(self) -> str:
+        """`random` frames are for training: outside of it the middle of each part stands for it (TSN)."""
+        return "segment" if self.frame_sampling == "random" else self.frame_sampling
+
+    def save(self, folder: str | Path) -> None:
+        text = json.dumps(asdict(self), indent=2)
+        (Path(folder) / VIDEO_CONFIG_NAME).write_text(text + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "VideoConfig | None":
+        """The configuration of a folder, None where it has none.
+
+        Raises:
+            CheckpointError: the file is not what `save` writes.
+        """
+        file = Path(folder) / VIDEO_CONFIG_NAME
+        if not file.is_file():
+            return None
+        try:
+            values = json.loads(file.read_text())
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file}: not a video configuration ({error}). Restore or delete it.") from error
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and which of its parts are trained."""
+
+    model_name_or_path: str = field(metadata={"help": "Checkpoint folder, or hub name, of a FastVLM."})
+    tunable_parts: list[str] = field(
+        default_factory=lambda: list(PARTS),
+        metadata={"help": "Parts that are trained: any of vision_tower, projector, language_model."},
+    )
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.tunable_parts if part not in PARTS]
+        if unknown or not self.tunable_parts:
+            raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, got {self.tunable_parts}.")
+
+
+@dataclass
+class DataArguments:
+    """Which samples, and how a video becomes frames, tokens and labels."""
+
+    data_path: list[str] = field(
+        default_factory=list, metadata={"help": "Annotation files in LLaVA format (JSON), for training."}
+    )
+    validation_data_path: str | None = field(
+        default=None, metadata={"help": "Annotation file for the loss during training."}
+    )
+    test_data_path: str | None = field(
+        default=None, metadata={"help": "Annotation file whose questions are asked before and after training."}
+    )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "Folder that paths of pictures and videos start from; default: the annotation file's own."},
+    )
+    num_video_frames: int = field(default=8, metadata={"help": "Frames taken from each video."})
+    frame_sampling: str = field(
+        default="uniform",
+        metadata={"help": "Which frames: uniform, segment, or random (differs by epoch, the same in every run)."},
+    )
+    video_backend: str = field(default="auto", metadata={"help": "auto or pyav (exact), or decord."})
+    image_aspect_ratio: str = field(
+        default="pad", metadata={"help": "pad to a square (FastVLM), crop its middle, or resize to it."}
+    )
+    version: str = field(default="qwen_2", metadata={"help": "Chat template: qwen_2 (FastVLM), v1, plain, llama_2."})
+    mismatch: str = field(
+        default="exact", metadata={"help": "How labels are found: exact; strict and tolerant are for study."}
+    )
+    check_media: bool = field(
+        default=True, metadata={"help": "Decode every picture and video once before the first training step."}
+    )
+    # Set from the checkpoint, not from the command line.
+    image_size: int = field(default=0, init=False)
+    tokens_per_frame: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.num_video_frames < 1:
+            raise FvvError(f"num_video_frames must be at least 1, got {self.num_video_frames}.")
+        choices = {
+            "frame_sampling": ("uniform", "segment", "random"),
+            "video_backend": ("auto", "pyav", "decord"),
+            "image_aspect_ratio": ("pad", "crop", "resize"),
+            "mismatch": ("exact", "tolerant", "strict"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise FvvError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+
+    def for_evaluation(self) -> "DataArguments":
+        """The same, without chance: `random` sampling becomes `segment`, the middle of each part."""
+        evaluation = copy.copy(self)
+        if self.frame_sampling == "random":
+            evaluation.frame_sampling = "segment"
+        return evaluation
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' arguments, and a learning rate for each part."""
+
+    output_dir: str = field(default="output", metadata={"help": "Folder for checkpoints, metrics and figures."})
+    model_max_length: int = field(
+        default=8192, metadata={"help": "Positions a sample may take, frames included. More is refused, never cut."}
+    )
+    vision_tower_lr: float | None = field(
+        default=None, metadata={"help": "Learning rate of the vision tower; default: learning_rate."}
+    )
+    projector_lr: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projector; default: learning_rate."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator makes the columns."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.remove_unused_columns:
+            raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        super().__post_init__()

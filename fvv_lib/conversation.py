@@ -1,0 +1,148 @@
+"""Chat templates, and which spans of the rendered text are learned.                                       Lesson 2
+
+A chat template turns turns into one text. Everything about labels follows from it, so rendering returns the text *in
+pieces*, each marked as learned (an answer with its end mark) or not (all the rest):
+
+    <|im_start|>assistant\\n | It is red.<|im_end|>\\n | <|im_start|>user\\n ...
+          given                     learned                   given
+
+A generation prompt is the same rendering, stopped where the answer would begin, so a model is always asked in the words
+in which it was taught. This module knows nothing about tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fvv_lib.errors import DataFormatError
+
+ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+
+
+class Piece(NamedTuple):
+    """A span of rendered text, and whether its tokens are learned."""
+
+    text: str
+    learned: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template as the strings that stand around the turns.
+
+    Attributes:
+        system: what stands before the first turn.
+        human: around a question, with `{}` in its place.
+        answer_start, answer_end: around an answer. The end mark is learned: it is how the model stops.
+        stop: the text that ends a generated answer.
+        answer_prefix: a space that stands before the answer and belongs to it: most tokenizers keep a space and the word
+            after it in one token, so a prompt that ended in the space would be followed by tokens never seen there.
+        first_human: the same as `human` for the first turn, where it differs.
+    """
+
+    name: str
+    system: str
+    human: str
+    answer_start: str
+    answer_end: str
+    stop: str
+    answer_prefix: str = ""
+    first_human: str | None = None
+
+    def render(self, turns: Sequence[dict[str, str]], sample: str = "conversation") -> list[Piece]:
+        """Render LLaVA turns (`{"from": "human" | "gpt", "value": text}`) to pieces; their texts joined are the prompt.
+
+        A conversation that ends with a question is rendered up to where the answer begins: the generation prompt.
+
+        Raises:
+            DataFormatError: names the sample; see `check_turns`.
+        """
+        check_turns(turns, sample, needs_answer=False)
+        pieces, given = [], self.system
+        for i, turn in enumerate(turns):
+            if i % 2 == 0:
+                human = self.first_human if i == 0 and self.first_human is not None else self.human
+                before, after = human.split("{}")
+                given += before + turn["value"] + after + self.answer_start
+            else:
+                pieces += [Piece(given, False), Piece(self.answer_prefix + turn["value"] + self.answer_end, True)]
+                given = ""
+        return pieces + [Piece(given, False)] if given else pieces
+
+
+_QWEN_2 = Template(
+    name="qwen_2",
+    system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    human="<|im_start|>user\n{}<|im_end|>\n",
+    answer_start="<|im_start|>assistant\n",
+    answer_end="<|im_end|>\n",
+    stop="<|im_end|>",
+)
+_V1 = Template(
+    name="v1",
+    system="A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+    human="USER: {} ",
+    answer_start="ASSISTANT:",
+    answer_prefix=" ",
+    answer_end="</s>",
+    stop="</s>",
+)
+_PLAIN = Template(
+    name="plain", system="", human="{}", answer_start="", answer_end="\n", stop="\n"
+)  # projector pre-training: a picture and its caption
+_LLAMA_2 = Template(
+    name="llama_2",
+    system="",
+    first_human="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n"
+    "{} ",
+    human="<s>[INST] {} ",
+    answer_start="[/INST]",
+    answer_prefix=" ",
+    answer_end=" </s>",
+    stop="</s>",
+)
+
+conversation_templates: dict[str, Template] = {t.name: t for t in (_QWEN_2, _V1, _PLAIN, _LLAMA_2)}
+
+
+def get_template(version: str) -> Template:
+    """The template of a name.
+
+    Raises:
+        DataFormatError: lists the names. (The described system falls back to `v1` in silence, which is where its
+            "tokenization mismatches" come from: a Vicuna template in front of a Qwen tokenizer.)
+    """
+    if version not in conversation_templates:
+        known = ", ".join(conversation_templates)
+        raise DataFormatError(f"Unknown template {version!r}: choose one of {known} (FastVLM speaks qwen_2).")
+    return conversation_templates[version]
+
+
+def check_turns(turns: Sequence[dict[str, str]], sample: str, needs_answer: bool = True) -> None:
+    """Check that turns alternate human, gpt, human, gpt and that nothing is empty.
+
+    Raises:
+        DataFormatError: names the sample and the turn, and says what to do.
+    """
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise DataFormatError(f"{sample}: it has no conversation. Give a list of turns, human first, then gpt.")
+    for i, turn in enumerate(turns):
+        where = f"{sample}, turn {i + 1}"
+        if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys() or not isinstance(turn["value"], str):
+            raise DataFormatError(f'{where}: a turn must be {{"from": "human" or "gpt", "value": text}}, got {turn!r}.')
+        if turn["from"] not in ROLES:
+            raise DataFormatError(f"{where}: unknown role {turn['from']!r}. Use 'human' for questions, 'gpt' for answers.")
+        expected = "human" if i % 2 == 0 else "gpt"
+        if ROLES[turn["from"]] != expected:
+            raise DataFormatError(
+                f"{where}: expected a turn from {expected!r}, got {turn['from']!r}. Turns must alternate, human first."
+            )
+        if not turn["value"].strip():
+            raise DataFormatError(f"{where}: the text is empty. Remove the turn or fill it in.")
+    if needs_answer and len(turns) % 2:
+        raise DataFormatError(
+            f"{sample}: the conversation ends with a question, so its last turn has no answer to learn. "
+            "Add a turn from 'gpt' or remove the question."
+        )

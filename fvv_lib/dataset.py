@@ -1,0 +1,219 @@
+"""Lazy dataset, collator, validation split.                                                               Lesson 5
+
+An annotation file is a list of samples in LLaVA's format: `image` or `video` (a path, or a list of them), and
+`conversations`. The text is checked for every sample when the dataset is made; pixels are read when a sample is asked
+for. This module knows nothing about models.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.arguments import DataArguments
+from fvv_lib.conversation import check_turns, get_template
+from fvv_lib.decoding import is_video_file, read_video
+from fvv_lib.errors import DataFormatError, FvvError, VideoDecodeError
+from fvv_lib.images import load_image, preprocess_frames
+from fvv_lib.labels import preprocess
+from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
+
+Sample = dict[str, Any]
+
+
+class LazySupervisedDataset(Dataset):
+    """Samples of annotation files, ready for the model.
+
+    An item is a dict:
+        input_ids, labels: int64 (L,), `<image>` as one -200 per frame, ignored labels -100.
+        images: uint8 (T, 3, S, S): the frames of all pictures and videos of the sample in order; T is 0 for text alone.
+
+    Args:
+        tokenizer: its `model_max_length` is the token budget.
+        data_path: annotation files.
+        data_args: needs `image_size` and `tokens_per_frame`, which `training` sets from the checkpoint.
+
+    Raises:
+        DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
+        VideoDecodeError: a picture or video that does not exist.
+        TokenBudgetError: a sample that is too long. All three before any training step.
+
+    Differs from the described system: a sample that can not be read is an error; there, any exception returns sample 0
+    in its place without a word. Lesson: 05.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, data_path: Sequence[str], data_args: DataArguments):
+        if data_args.image_size < 1 or data_args.tokens_per_frame < 1:
+            raise FvvError("data_args.image_size and data_args.tokens_per_frame must be set from the checkpoint.")
+        get_template(data_args.version)
+        self.tokenizer, self.data_args = tokenizer, data_args
+        self.samples: list[Sample] = []
+        self.names: list[str] = []
+        self.folders: list[Path] = []
+        for path in data_path:
+            samples = read_annotations(path)
+            self.samples += samples
+            self.names += [f"{path}, sample {s.get('id', i)}" for i, s in enumerate(samples)]
+            self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
+        self.epoch = 0
+        self.lengths = [self._check(i) for i in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer: random sampling takes other frames in each epoch, the same in every run."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {**self.tokens(index), "images": self.frames(index)}
+
+    def tokens(self, index: int) -> dict[str, torch.Tensor]:
+        """`input_ids` and `labels` of a sample; no file is read."""
+        media = self.media(index)
+        sources = preprocess_multimodal([self.samples[index]["conversations"]], self.data_args, self.frame_counts(index))
+        try:
+            both = preprocess(sources, self.tokenizer, bool(media), self.data_args.version, self.data_args.mismatch)
+        except FvvError as error:
+            raise type(error)(f"{self.names[index]}: {error}") from error
+        return {key: values[0] for key, values in both.items()}
+
+    def frames(self, index: int) -> torch.Tensor:
+        """Frames of all media of a sample: uint8 (T, 3, S, S)."""
+        args = self.data_args
+        clips = [torch.empty(0, 3, args.image_size, args.image_size, dtype=torch.uint8)]
+        for path in self.media(index):
+            if is_video_file(path):
+                seed = hash((self.epoch, index)) % 2**32  # integers: the same in every process
+                frames = read_video(
+                    path,
+                    args.num_video_frames,
+                    strategy=args.frame_sampling,
+                    seed=seed,
+                    backend=args.video_backend,
+                    num_threads=1,
+                ).frames
+            else:
+                frames = load_image(path)
+            clips.append(preprocess_frames(frames, args.image_size, args.image_aspect_ratio))
+        return torch.cat(clips)
+
+    def media(self, index: int) -> list[Path]:
+        """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
+        sample = self.samples[index]
+        value = sample.get("image", sample.get("video", []))
+        return [self.folders[index] / path for path in ([value] if isinstance(value, str) else value)]
+
+    def frame_counts(self, index: int) -> list[int]:
+        """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
+        return [self.data_args.num_video_frames if is_video_file(path) else 1 for path in self.media(index)]
+
+    def check_media(self) -> Iterator[int]:
+        """Decode the frames of every sample, in threads; yields as samples turn out well, raises at the first that does
+        not (a VideoDecodeError that names the file)."""
+        with ThreadPoolExecutor() as pool:
+            for index, _ in enumerate(pool.map(self.frames, range(len(self)))):
+                yield index
+
+    def _check(self, index: int) -> int:
+        """Check all of a sample but its pixels; returns its expanded length."""
+        sample, name = self.samples[index], self.names[index]
+        check_turns(sample.get("conversations"), name)
+        if "image" in sample and "video" in sample:
+            raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one of them, with a list for several.")
+        value = sample.get("image", sample.get("video", []))
+        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(path, str) for path in value)):
+            raise DataFormatError(f"{name}: 'image' must be a path or a list of paths, got {value!r}.")
+        media = self.media(index)
+        placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
+        if placeholders != len(media):
+            raise DataFormatError(
+                f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but it has {len(media)} pictures or videos. "
+                f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs."
+            )
+        for path in media:
+            if not path.is_file():
+                raise VideoDecodeError(f"{name}: {path}: no such file. Check the path, or set image_folder.")
+        ids = self.tokens(index)["input_ids"].tolist()
+        return check_token_budget(ids, self.data_args.tokens_per_frame, self.tokenizer.model_max_length, name)
+
+
+def read_annotations(path: str | Path) -> list[Sample]:
+    """Read a JSON annotation file: a list of samples, each an object.
+
+    Raises:
+        DataFormatError: the file is missing, is not JSON, or is not a list of objects.
+    """
+    try:
+        samples = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path}: no such annotation file.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"{path}: not valid JSON ({error}). Look at that place in a JSON checker.") from error
+    if not isinstance(samples, list) or not samples or not all(isinstance(sample, dict) for sample in samples):
+        raise DataFormatError(f"{path}: the file must be a list of at least one sample, each a JSON object.")
+    return samples
+
+
+@dataclass
+class DataCollatorForSupervisedDataset:
+    """Make a batch: pad the text to the longest, stack the frames when their shapes agree.
+
+    Returns:
+        input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from the
+        lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
+        tensors (T, 3, S, S) when samples have different numbers of frames (0 for text alone).
+
+    Lesson: 05.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        pad = partial(pad_sequence, batch_first=True)
+        images = [instance["images"] for instance in instances]
+        return {
+            "input_ids": pad([i["input_ids"] for i in instances], padding_value=self.tokenizer.pad_token_id),
+            "labels": pad([i["labels"] for i in instances], padding_value=IGNORE_INDEX),
+            "attention_mask": pad([torch.ones_like(i["input_ids"]) for i in instances]),
+            "images": torch.stack(images) if len({frames.shape for frames in images}) == 1 else images,
+        }
+
+
+def make_supervised_data_module(tokenizer: PreTrainedTokenizerBase, data_args: DataArguments) -> dict[str, Any]:
+    """`train_dataset`, `eval_dataset` (None without `validation_data_path`) and `data_collator`, for the Trainer.
+
+    Raises:
+        DataFormatError: no `data_path`; a clip of the validation set is in the training set too.
+
+    Lesson: 05.
+    """
+    if not data_args.data_path:
+        raise DataFormatError("No training data: set data_path to at least one annotation file.")
+    train = LazySupervisedDataset(tokenizer, data_args.data_path, data_args)
+    evaluation = None
+    if data_args.validation_data_path:
+        evaluation = LazySupervisedDataset(tokenizer, [data_args.validation_data_path], data_args.for_evaluation())
+        shared = _all_media(train) & _all_media(evaluation)
+        if shared:
+            raise DataFormatError(
+                f"{data_args.validation_data_path}: {len(shared)} of its clips are in the training data too, for example "
+                f"{min(shared)}. A loss on clips that were learned says nothing: take them out of one of the two."
+            )
+    return {
+        "train_dataset": train,
+        "eval_dataset": evaluation,
+        "data_collator": DataCollatorForSupervisedDataset(tokenizer),
+    }
+
+
+def _all_media(dataset: LazySupervisedDataset) -> set[Path]:
+    return {path.resolve() for index in range(len(dataset)) for path in dataset.media(index)}

@@ -1,0 +1,79 @@
+"""Frames to pixel tensors: pad, crop or resize all frames of a clip in one batch.                         Lesson 1
+
+Pixels stay uint8 until they reach the model's device: a quarter of the bytes through the data loader and over PCIe.
+Scaling to [0, 1] and normalising is the encoder's first step. This module knows nothing about models or tokens.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from fvv_lib.errors import FvvError, VideoDecodeError
+
+ASPECT_RATIOS = ("pad", "crop", "resize")
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Read a still picture, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
+
+    Raises:
+        VideoDecodeError: the file is missing or is not a whole picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
+    except FileNotFoundError as error:
+        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoDecodeError(
+            f"{path}: it can not be read as a picture ({error}). Export it again, or give it its true extension."
+        ) from error
+
+
+def preprocess_frames(
+    frames: np.ndarray, size: int, aspect_ratio: str = "pad", background: tuple[int, int, int] = (0, 0, 0)
+) -> torch.Tensor:
+    """Fit frames into a square: uint8 (N, H, W, 3) -> uint8 (N, 3, size, size), contiguous.
+
+    Args:
+        size: the side of the square in pixels.
+        aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop` keeps
+            the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
+        background: RGB, 0 to 255.
+
+    Resizing is bicubic with antialiasing. Differs from the described system, which pads each picture at full size and
+    resizes it frame by frame. Lesson: 01.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise FvvError(f"Frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}.")
+    if aspect_ratio not in ASPECT_RATIOS:
+        raise FvvError(f"Unknown image_aspect_ratio {aspect_ratio!r}: choose one of {', '.join(ASPECT_RATIOS)}.")
+    pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))  # (N, 3, H, W)
+    height, width = pixels.shape[-2:]
+    if aspect_ratio == "resize":
+        return _resize(pixels, size, size)
+    scale = size / (max(height, width) if aspect_ratio == "pad" else min(height, width))
+    pixels = _resize(pixels, max(round(height * scale), 1), max(round(width * scale), 1))
+    if aspect_ratio == "crop":
+        return transforms.center_crop(pixels, [size, size]).contiguous()
+    top, left = (size - pixels.shape[-2]) // 2, (size - pixels.shape[-1]) // 2
+    square = torch.tensor(background, dtype=torch.uint8).reshape(1, 3, 1, 1).repeat(len(pixels), 1, size, size)
+    square[:, :, top : top + pixels.shape[-2], left : left + pixels.shape[-1]] = pixels
+    return square
+
+
+def _resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return transforms.resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True).contiguous()
+
+
+def processor_size(image_processor: Any) -> int:
+    """The side in pixels of the square that a Hugging Face image processor makes."""
+    for size in (getattr(image_processor, "crop_size", None), image_processor.size):
+        if size and size.get("height"):
+            return int(size["height"])
+    return int(image_processor.size["shortest_edge"])

@@ -1,0 +1,91 @@
+"""Every figure of the course, in one style.
+
+Functions take plain numbers and pictures and return a matplotlib figure. The palette is Okabe and Ito's, which colour-
+blind readers can tell apart; line styles and hatches carry the same information for readers in grey.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "red": "#D55E00",
+    "purple": "#CC79A7",
+    "grey": "#8C8C8C",
+}
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "figure.dpi": 80}
+
+
+def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = "", columns: int = 8) -> Figure:
+    """A strip of frames, uint8 (N, H, W, 3), with the time of each below it."""
+    rows = -(-len(frames) // columns)
+    height, width = frames.shape[1:3]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(10, rows * (10 / columns * height / width + 0.35)), squeeze=False
+        )
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, frame, time in zip(axes.flat, frames, timestamps, strict=False):
+            axis.imshow(frame)
+            axis.text(0.5, -0.04, f"{time:.2f} s", ha="center", va="top", transform=axis.transAxes)
+        if title:
+            figure.suptitle(title)
+        figure.tight_layout()
+    return figure
+
+
+def plot_sampling(
+    total_frames: int, chosen: Mapping[str, Sequence[int]], spans: Mapping[str, tuple[int, int]] | None = None
+) -> Figure:
+    """A timeline for each name: the chosen frame indices on the row of all frames; `spans` marks events as (first, last)."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(10, 0.8 + 0.45 * len(chosen)))
+        for (name, (first, last)), colour in zip((spans or {}).items(), ("orange", "purple", "green"), strict=False):
+            axis.axvspan(first - 0.5, last + 0.5, color=PALETTE[colour], alpha=0.25, label=name)
+        for row, indices in enumerate(chosen.values()):
+            axis.plot([0, total_frames - 1], [row, row], color=PALETTE["grey"], linewidth=1)
+            counts = np.unique(np.asarray(indices), return_counts=True)
+            axis.scatter(counts[0], [row] * len(counts[0]), s=45 * counts[1], color=PALETTE["blue"], zorder=3)
+        axis.set_yticks(range(len(chosen)), list(chosen))
+        axis.set_ylim(len(chosen) - 0.4, -0.6)
+        axis.set_xlabel("frame")
+        if spans:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.35), ncols=3, frameon=False)
+        figure.tight_layout()
+    return figure
+
+
+def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -> Figure:
+    """A bar for each name, its value above it."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 2.6))
+        bars = axis.bar(list(values), list(values.values()), color=PALETTE["blue"], width=0.6)
+        axis.bar_label(bars, fmt="{:.0%}" if percent else "{:.4g}")
+        axis.set_ylabel(ylabel)
+        axis.margins(y=0.2)
+        figure.tight_layout()
+    return figure
+
+
+def plot_loss(log_history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and validation loss over steps, from the Trainer's `log_history`."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 3.2))
+        for key, label, colour, line in (
+            ("loss", "training", "blue", "-"),
+            ("eval_loss", "validation", "orange", "--o"),
+        ):
+            points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
+            if points:
+                axis.plot(*zip(*points, strict=True), line, color=PALETTE[colour], label=label, markersize=4)
+        axis.set(xlabel="step", ylabel="loss per learned token (nats)", yscale="log")
+        axis.legend(frameon=False)
+        figure.tight_layout()
+    return figure

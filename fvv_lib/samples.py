@@ -1,0 +1,189 @@
+"""The sample data of the course: clips, pictures and questions about them, in LLaVA's format.
+
+    python -m fvv_lib.samples data_samples
+
+writes `train.json`, `val.json`, `test.json` and their files, the same bytes every time on one machine. Two kinds of
+question can be answered from one frame (colour, shape), two can not (motion: which way; order: which came first).
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+
+from fvv_lib.scenes import (
+    COLOURS,
+    DIRECTIONS,
+    ENCODERS,
+    PLACES,
+    SHAPES,
+    Shape,
+    motion_clip,
+    order_clip,
+    place,
+    random_shape,
+    still,
+    write_video,
+)
+
+SHORT_CLIP_FRAMES = 5  # fewer than the 8 that are sampled
+TEXTS = (
+    ("Which shapes do you know?", f"I know the {', the '.join(SHAPES)}."),
+    ("Which colours do you know?", f"I know {', '.join(COLOURS)}."),
+    ("Which ways can a shape move?", f"It can move {', '.join(DIRECTIONS)}."),
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many of each: clips of motion and order, clips that are too short, pictures, questions without a picture."""
+
+    motion: int
+    order: int
+    short: int
+    stills: int
+    texts: int
+
+
+SPLITS = {
+    "train": Split(motion=1000, order=500, short=20, stills=60, texts=3),
+    "val": Split(motion=40, order=30, short=2, stills=6, texts=1),
+    "test": Split(motion=120, order=120, short=4, stills=20, texts=1),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of a kind, its answer, and the texts of which the answer names one (none: the answer is the sentence)."""
+
+    kind: str
+    text: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+def colour_question(shape: Shape) -> Question:
+    return Question("colour", "What colour is the shape?", f"It is {shape.colour}.", tuple(COLOURS))
+
+
+def shape_question(shape: Shape) -> Question:
+    return Question("shape", "What shape is it?", f"It is a {shape.shape}.", SHAPES)
+
+
+def place_question(shape: Shape) -> Question | None:
+    """None where the shape is on the border of two places."""
+    name = place(shape)
+    if name is None:
+        return None
+    return Question("place", "Where is it?", f"It is at the {name}.", tuple(name for row in PLACES for name in row))
+
+
+def which_question(rng: Generator, shape: Shape) -> Question:
+    """Two shapes to choose from, one of which is in the picture: practice for the question of order."""
+    names = _pair(rng, shape, other_than(rng, shape))
+    return Question("which", f"Which is shown, the {names[0]} or the {names[1]}?", f"The {shape.name} is shown.", names)
+
+
+def motion_question(direction: str) -> Question:
+    towards = f"to the {direction}" if direction in ("left", "right") else direction
+    return Question("motion", "Which way does it move?", f"It moves {towards}.", tuple(DIRECTIONS))
+
+
+def order_question(rng: Generator, first: Shape, second: Shape) -> Question:
+    names = _pair(rng, first, second)
+    return Question(
+        "order", f"Which comes first, the {names[0]} or the {names[1]}?", f"The {first.name} comes first.", names
+    )
+
+
+def other_than(rng: Generator, shape: Shape) -> Shape:
+    """A random shape with another name."""
+    while (other := random_shape(rng)).name == shape.name:
+        pass
+    return other
+
+
+def _pair(rng: Generator, a: Shape, b: Shape) -> tuple[str, str]:
+    return (a.name, b.name) if rng.random() < 0.5 else (b.name, a.name)
+
+
+def record(name: str, media: tuple[str, str] | None, questions: list[Question]) -> dict[str, Any]:
+    """One sample in LLaVA's format; `media` is its key (`image` or `video`) and path. `kinds` and `choices` are ours, for
+    scoring; a trainer ignores them."""
+    turns = []
+    for i, question in enumerate(questions):
+        before = "<image>\n" if media and i == 0 else ""
+        turns += [{"from": "human", "value": before + question.text}, {"from": "gpt", "value": question.answer}]
+    return {
+        "id": name,
+        **({media[0]: media[1]} if media else {}),
+        "conversations": turns,
+        "kinds": [question.kind for question in questions],
+        "choices": [list(question.choices) for question in questions],
+    }
+
+
+def write_samples(folder: Path) -> None:
+    """Write all splits into a folder; what an earlier call wrote there is replaced."""
+    for number, (name, split) in enumerate(SPLITS.items()):
+        records = write_split(folder, name, split, seed=number)
+        (folder / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def write_split(folder: Path, name: str, split: Split, seed: int) -> list[dict[str, Any]]:
+    """Draw, encode and describe one split; its files go to `folder/videos/name`."""
+    rng = np.random.default_rng(seed)
+    kinds = ["motion"] * split.motion + ["order"] * split.order + ["short"] * split.short
+    kinds += ["still"] * split.stills + ["text"] * split.texts
+    if (folder / "videos" / name).exists():
+        shutil.rmtree(folder / "videos" / name)
+    (folder / "videos" / name).mkdir(parents=True)
+    records = []
+    for number, kind in enumerate(kinds):
+        stem = f"{kind}-{number:04d}"
+        if kind == "text":
+            question, answer = TEXTS[number % len(TEXTS)]
+            records.append(record(f"{name}-{stem}", None, [Question("text", question, answer)]))
+            continue
+        path = f"videos/{name}/{stem}{'.png' if kind == 'still' else _extension(number)}"
+        records.append(record(f"{name}-{stem}", (_key(number), path), _write_one(rng, folder / path, kind, number)))
+    return records
+
+
+def _write_one(rng: Generator, path: Path, kind: str, number: int) -> list[Question]:
+    """Write the file of one sample; returns its questions, in a random order."""
+    if kind == "still":
+        picture, shape = still(rng)
+        Image.fromarray(picture).save(path)
+        asked = [colour_question(shape), shape_question(shape), place_question(shape)]
+        questions = [question for question in asked if question]
+    elif kind == "order":
+        frames, first, second = order_clip(rng)
+        write_video(path, frames)
+        questions = [order_question(rng, first, second)]
+    else:
+        direction = list(DIRECTIONS)[number % 4]
+        frames, shape = motion_clip(rng, direction, *([SHORT_CLIP_FRAMES] if kind == "short" else []))
+        write_video(path, frames)
+        questions = [colour_question(shape), shape_question(shape), motion_question(direction)]
+    return [questions[i] for i in rng.permutation(len(questions))]
+
+
+def _extension(number: int) -> str:
+    """Nine clips of ten are .mp4, the others go through all containers."""
+    return list(ENCODERS)[number // 10 % len(ENCODERS)] if number % 10 == 0 else ".mp4"
+
+
+def _key(number: int) -> str:
+    """LLaVA's files say `image` for a video too; some say `video`. Both must work."""
+    return "video" if number % 2 else "image"
+
+
+if __name__ == "__main__":
+    write_samples(Path(sys.argv[1] if len(sys.argv) > 1 else "data_samples"))

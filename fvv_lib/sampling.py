@@ -1,0 +1,67 @@
+"""Which frames: pure index arithmetic.                                                                    Lesson 1
+
+A clip has hundreds of frames, a language model has room for a few. ClipBERT (Lei et al., CVPR 2021) showed that a few
+frames, spread over the clip, are enough for most questions. This module only computes indices. It knows nothing about
+files, pictures or tensors.
+"""
+
+import numpy as np
+
+from fvv_lib.errors import FvvError
+
+STRATEGIES = ("uniform", "segment", "random", "fps")
+
+
+def sample_frame_indices(
+    total_frames: int,
+    num_frames: int,
+    strategy: str = "uniform",
+    *,
+    seed: int | None = None,
+    video_fps: float | None = None,
+    sample_fps: float = 1.0,
+) -> np.ndarray:
+    """Choose `num_frames` of `total_frames` frames.
+
+    Strategies:
+        uniform: evenly from the first frame to the last, both included (the described system's rule).
+        segment: cut the clip into `num_frames` equal parts and take the middle of each (TSN at test time).
+        random: one frame at random in each part (TSN and ClipBERT at training time); `seed` is required, so that a
+            run can be repeated.
+        fps: `sample_fps` frames per second of a clip that plays at `video_fps`, thinned evenly where they are more
+            than `num_frames`.
+
+    Returns:
+        int64 (num_frames,), sorted, each in [0, total_frames). A clip with fewer frames than asked for repeats some:
+        the prompt has been expanded for `num_frames` pictures, so exactly as many must come (the described system
+        returns fewer and fails later).
+
+    Raises:
+        FvvError: a count below 1, an unknown strategy, or a strategy without what it needs.
+
+    Source: Wang et al., Temporal Segment Networks, ECCV 2016; Lei et al., ClipBERT, CVPR 2021. Lesson: 01.
+    """
+    if total_frames < 1 or num_frames < 1:
+        raise FvvError(f"Cannot sample {num_frames} frames of {total_frames}: both counts must be at least 1.")
+    if strategy == "uniform":
+        return _thin(np.arange(total_frames), num_frames)
+    if strategy == "segment":
+        return (2 * np.arange(num_frames) + 1) * total_frames // (2 * num_frames)
+    if strategy == "random":
+        if seed is None:
+            raise FvvError("The strategy 'random' needs a seed, so that a run can be repeated: pass seed=0.")
+        offsets = np.random.default_rng(seed).random(num_frames)
+        return np.floor((np.arange(num_frames) + offsets) * total_frames / num_frames).astype(np.int64)
+    if strategy == "fps":
+        if not video_fps or video_fps <= 0 or sample_fps <= 0:
+            raise FvvError(
+                f"The strategy 'fps' needs two rates above 0, got video_fps={video_fps}, sample_fps={sample_fps}."
+            )
+        step = max(video_fps / sample_fps, 1.0)
+        return _thin(np.arange(0, total_frames, step).astype(np.int64), num_frames)
+    raise FvvError(f"Unknown sampling strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
+
+
+def _thin(indices: np.ndarray, count: int) -> np.ndarray:
+    """Take `count` of the indices, evenly from the first to the last; repeats where there are fewer."""
+    return indices[np.linspace(0, len(indices) - 1, count, dtype=np.int64)]

@@ -1,0 +1,139 @@
+"""`<image>` placeholders: expansion, the -200 sentinel, the token budget.                                 Lesson 2
+
+In the text, a picture is the placeholder `<image>`. A video is as many placeholders as frames. Among the token ids each
+placeholder is the sentinel -200, which no tokenizer produces; the model later puts the K features of one frame in its
+place. So the length of what the model reads is known before it runs:
+
+    expanded length = text tokens + frames * tokens per frame
+
+This module knows nothing about pixels, templates or models.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
+
+IMAGE_TOKEN_INDEX = -200
+DEFAULT_IMAGE_TOKEN = "<image>"
+IGNORE_INDEX = -100
+
+
+def expand_image_tokens(text: str, num_frames: int | Sequence[int]) -> str:
+    """Write each `<image>` of the text once per frame: `"<image>\\nWhat?"`, 3 -> `"<image><image><image>\\nWhat?"`.
+
+    Args:
+        num_frames: the frames of every placeholder, or one count for each placeholder in order (a still picture is 1).
+
+    Raises:
+        DataFormatError: the counts are not as many as the placeholders.
+
+    Unlike the described system, which moves one placeholder to the front and drops the others, order and position stay.
+    Lesson: 02.
+    """
+    pieces = text.split(DEFAULT_IMAGE_TOKEN)
+    counts = [num_frames] * (len(pieces) - 1) if isinstance(num_frames, int) else list(num_frames)
+    if len(counts) != len(pieces) - 1:
+        raise DataFormatError(
+            f"The text has {len(pieces) - 1} {DEFAULT_IMAGE_TOKEN} but {len(counts)} pictures or videos were given: "
+            f"write one {DEFAULT_IMAGE_TOKEN} for each. Text: {text[:80]!r}"
+        )
+    if any(count < 1 for count in counts):
+        raise FvvError(f"Each picture or video must have at least one frame, got {counts}.")
+    expanded = [DEFAULT_IMAGE_TOKEN * count + piece for count, piece in zip(counts, pieces[1:], strict=True)]
+    return pieces[0] + "".join(expanded)
+
+
+def preprocess_multimodal(
+    sources: Sequence[Sequence[dict[str, str]]], data_args: Any = None, num_frames: int | Sequence[int] = 1
+) -> list[list[dict[str, str]]]:
+    """Expand the placeholders of LLaVA conversations, `num_frames` counted through all turns of a conversation.
+
+    Args:
+        sources: conversations, each a list of `{"from": "human" | "gpt", "value": text}`.
+        data_args: accepted because the described signature has it; nothing is read from it.
+        num_frames: as in `expand_image_tokens`.
+
+    Returns:
+        New conversations. Unlike the described system, which edits its input, what you pass in stays as it was.
+
+    Lesson: 02.
+    """
+    expanded = []
+    for source in sources:
+        placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in source)
+        counts = [num_frames] * placeholders if isinstance(num_frames, int) else list(num_frames)
+        if len(counts) != placeholders:
+            raise DataFormatError(
+                f"The conversation has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(counts)} pictures or videos: "
+                f"write one {DEFAULT_IMAGE_TOKEN} for each."
+            )
+        turns = []
+        for turn in source:
+            here = turn["value"].count(DEFAULT_IMAGE_TOKEN)
+            turns.append({**turn, "value": expand_image_tokens(turn["value"], counts[:here])})
+            counts = counts[here:]
+        expanded.append(turns)
+    return expanded
+
+
+def tokenizer_image_token(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, return_tensors: str | None = None
+) -> list[int] | torch.Tensor:
+    """Tokenize a prompt; each `<image>` becomes `IMAGE_TOKEN_INDEX` (-200). LLaVA's function of the same name.
+
+    Returns:
+        A list of ids, or int64 (L,) with `return_tensors="pt"`. A tokenizer that begins with a BOS token does so once.
+
+    Lesson: 02.
+    """
+    if return_tensors not in (None, "pt"):
+        raise FvvError(f"return_tensors must be None or 'pt', got {return_tensors!r}.")
+    ids = bos_ids(tokenizer)
+    for i, chunk in enumerate(prompt.split(DEFAULT_IMAGE_TOKEN)):
+        ids += [IMAGE_TOKEN_INDEX] * (i > 0) + tokenizer(chunk, add_special_tokens=False).input_ids
+    return torch.tensor(ids, dtype=torch.long) if return_tensors == "pt" else ids
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The BOS token if this tokenizer begins a text with it (Llama does, Qwen does not): a list of 0 or 1 ids."""
+    first = tokenizer("a").input_ids[0]
+    return [first] if first == tokenizer.bos_token_id else []
+
+
+def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int) -> int:
+    """Positions that the model will read once each sentinel has become `tokens_per_frame` features."""
+    return len(input_ids) + _count_frames(input_ids) * (tokens_per_frame - 1)
+
+
+def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
+    return sum(int(token) == IMAGE_TOKEN_INDEX for token in input_ids)
+
+
+def check_token_budget(
+    input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, max_length: int, sample: str
+) -> int:
+    """Return the expanded length of a sample, or refuse the sample when the model may not read so many positions.
+
+    The described system cuts off what is too long. With 8 frames of 256 tokens and `model_max_length=2048` that is the
+    whole answer: no labels remain and the loss is 0 or NaN.
+
+    Raises:
+        TokenBudgetError: names the sample, the counts, and the ways out.
+
+    Lesson: 02.
+    """
+    length = expanded_length(input_ids, tokens_per_frame)
+    if length > max_length:
+        frames = _count_frames(input_ids)
+        text = length - frames * tokens_per_frame
+        fit = max((max_length - text) // tokens_per_frame, 0)
+        raise TokenBudgetError(
+            f"{sample}: {length} tokens = {text} of text + {frames} frames x {tokens_per_frame}, but model_max_length "
+            f"is {max_length}. Use at most {fit} frames (num_video_frames), smaller pictures (fewer tokens per frame), "
+            f"shorter text, or a model_max_length of {length} if the model allows it."
+        )
+    return length

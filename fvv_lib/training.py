@@ -1,0 +1,196 @@
+"""Trainer, run record, `python -m fvv_lib.training`.                                                      Lesson 6
+
+The engine is transformers' Trainer. What stands here is the glue: which parts train and at what rate, every check
+before the first step, the questions asked before and after, and a record of the run.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser, LlavaProcessor, Trainer, set_seed
+
+from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib.dataset import LazySupervisedDataset, make_supervised_data_module
+from fvv_lib.errors import FvvError
+from fvv_lib.evaluation import accuracy_by_kind, evaluate
+from fvv_lib.images import processor_size
+from fvv_lib.loading import LoadedModel, load_pretrained_model, tokens_per_frame
+
+KEYS_OF_PART = {"vision_tower": "vision_tower.", "projector": "multi_modal_projector."}
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to, by its name: vision_tower, projector or language_model."""
+    return next((part for part, key in KEYS_OF_PART.items() if key in name), "language_model")
+
+
+def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Let the parameters of these parts train, freeze all others; returns (trained, all) counts for each part."""
+    counts = dict.fromkeys(PARTS, (0, 0))
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        parameter.requires_grad_(part in parts)
+        trained, total = counts[part]
+        counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+    return counts
+
+
+class VideoTrainer(Trainer):
+    """transformers' Trainer with a learning rate for each part, and evaluation without the logits of the prompt."""
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Groups by part and by weight decay; a part without a rate of its own takes `learning_rate`."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            rates = {"vision_tower": self.args.vision_tower_lr, "projector": self.args.projector_lr}
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[str, bool], dict[str, Any]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    part, decays = part_of(name), name in decayed
+                    rate = rates.get(part)
+                    new = {
+                        "params": [],
+                        "lr": self.args.learning_rate if rate is None else rate,
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                    }
+                    groups.setdefault((part, decays), new)["params"].append(parameter)
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(list(groups.values()), **settings)
+        return self.optimizer
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> dict[str, Any]:
+    """Fine-tune a FastVLM on video; returns what is written to `metrics.json`.
+
+    Into `output_dir` go the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
+
+    Raises:
+        FvvError: a setting, a sample or a file is wrong; always before the first step.
+
+    Lesson: 06.
+    """
+    set_seed(training_args.seed)
+    loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
+    configure(loaded, data_args, training_args)
+    counts = set_trainable(loaded.model, model_args.tunable_parts)
+    data = make_supervised_data_module(loaded.tokenizer, data_args)
+    test = None
+    if data_args.test_data_path:
+        test = LazySupervisedDataset(loaded.tokenizer, [data_args.test_data_path], data_args.for_evaluation())
+    report_plan(counts, data, data_args)
+    if data_args.check_media:
+        for dataset in filter(None, (data["train_dataset"], data["eval_dataset"], test)):
+            for _ in tqdm(dataset.check_media(), total=len(dataset), desc="checking media", disable=None):
+                pass
+
+    trainer = VideoTrainer(
+        model=loaded.model, args=training_args, processing_class=build_processor(loaded), **data
+    )
+    before = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) if test else None
+    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    after = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) if test else None
+    trainer.save_model()
+
+    metrics = {
+        "before": before,
+        "after": after,
+        "train": result.metrics,
+        "parameters": {part: {"trained": trained, "all": total} for part, (trained, total) in counts.items()},
+        "samples": {"train": len(data["train_dataset"]), "dropped": 0},
+        "arguments": {
+            "model": asdict(model_args),
+            "data": asdict(data_args),
+            "training": training_args.to_sanitized_dict(),
+        },
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "log": trainer.state.log_history,
+    }
+    if trainer.is_world_process_zero():
+        write_record(Path(training_args.output_dir), metrics)
+        print_table(before, after)
+    return metrics
+
+
+def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Let data, tokenizer and model agree: picture size, tokens per frame, token budget, and what is saved with it."""
+    data_args.image_size = processor_size(loaded.image_processor)
+    data_args.tokens_per_frame = tokens_per_frame(loaded.model, data_args.image_size)
+    loaded.tokenizer.model_max_length = min(training_args.model_max_length, loaded.context_len)
+    loaded.model.video_config = VideoConfig(
+        num_video_frames=data_args.num_video_frames,
+        frame_sampling=data_args.frame_sampling,
+        image_aspect_ratio=data_args.image_aspect_ratio,
+        version=data_args.version,
+        image_mean=tuple(loaded.image_processor.image_mean),
+        image_std=tuple(loaded.image_processor.image_std),
+    )
+
+
+def build_processor(loaded: LoadedModel) -> LlavaProcessor:
+    """What stock transformers needs beside the weights: tokenizer, image processor, and how they go together."""
+    return LlavaProcessor(
+        loaded.image_processor,
+        loaded.tokenizer,
+        patch_size=loaded.model.model.vision_tower.timm_model.feature_info[-1]["reduction"],
+        vision_feature_select_strategy="full",
+        chat_template=loaded.tokenizer.chat_template,
+    )
+
+
+def report_plan(counts: dict[str, tuple[int, int]], data: dict[str, Any], data_args: DataArguments) -> None:
+    """Print what will be trained, on what, before it begins."""
+    for part, (trained, total) in counts.items():
+        print(f"{part:<15} {trained:>13,} of {total:>13,} parameters are trained")
+    lengths = data["train_dataset"].lengths
+    print(
+        f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens; {data_args.num_video_frames} frames of "
+        f"{data_args.image_size}x{data_args.image_size} pixels and {data_args.tokens_per_frame} tokens per video"
+    )
+
+
+def write_record(folder: Path, metrics: dict[str, Any]) -> None:
+    """`metrics.json` and `loss.png`."""
+    from fvv_lib.plotting import plot_loss
+
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
+    plot_loss(metrics["log"]).savefig(folder / "loss.png")
+
+
+def print_table(before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+    """Accuracy per kind of question on the test split, before and after."""
+    if before is None or after is None:
+        return
+    print(f"\n{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}")
+    for kind, row in after.items():
+        print(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Flags, or one YAML file with the same names."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
+            parsed = parser.parse_yaml_file(arguments[0])
+        else:
+            parsed = parser.parse_args_into_dataclasses(arguments)
+        train(*parsed)
+    except FvvError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from fvv_lib.arguments import DataArguments
+from fvv_lib.loading import load_pretrained_model
+from fvv_lib.model import FastVlmForVideo
+from fvv_lib.scenes import motion_clip, still, write_video
+from fvv_lib.tiny import build_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def real_data():
+    """Folder of real clips and the real Qwen2 tokenizer."""
+    if "FVV_REAL_DATA" not in os.environ:
+        pytest.skip("set FVV_REAL_DATA to the folder of real clips")
+    return Path(os.environ["FVV_REAL_DATA"])
+
+
+@pytest.fixture(scope="session")
+def data_samples():
+    return ROOT / "data_samples"
+
+
+@pytest.fixture(scope="session")
+def loaded(base):
+    """The tiny base as `load_pretrained_model` gives it; do not change it."""
+    return load_pretrained_model(base, device="cpu")
+
+
+@pytest.fixture
+def data_args():
+    """DataArguments as training sets them for the tiny base."""
+
+    def make(**settings):
+        arguments = DataArguments(**settings)
+        arguments.image_size, arguments.tokens_per_frame = 64, 4
+        return arguments
+
+    return make
+
+
+@pytest.fixture
+def annotate(tmp_path):
+    """Write samples to an annotation file in `tmp_path` and return its path as text."""
+
+    def write(samples, name="data.json"):
+        path = tmp_path / name
+        path.write_text(samples if isinstance(samples, str) else json.dumps(samples))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def media(tmp_path):
+    """`clip.mp4` (24 frames), `short.mp4` (5 frames) and `still.png` in `tmp_path`."""
+    rng = np.random.default_rng(0)
+    write_video(tmp_path / "clip.mp4", motion_clip(rng, "left")[0])
+    write_video(tmp_path / "short.mp4", motion_clip(rng, "up", 5)[0])
+    Image.fromarray(still(rng)[0]).save(tmp_path / "still.png")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The tiny base of the course."""
+    return ROOT / "data_samples" / "tiny-fastvlm"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer():
+    """A small tokenizer of Llama's kind: SentencePiece BPE, a BOS token, `</s>` as one token."""
+    corpus = ["USER: What is it? ASSISTANT: It is a red square.</s>", "A chat between a curious user and an assistant."]
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer.train_from_iterator(
+        corpus * 5, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    )
+    tokenizer.pre_tokenizer = None  # as in Llama's own file: the normalizer alone marks the spaces
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+@pytest.fixture
+def model(base):
+    """The tiny base. A tower with random weights would not do: its features may be so small that a test passes whatever
+    the pixels are."""
+    return FastVlmForVideo.from_pretrained(base).eval()

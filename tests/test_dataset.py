@@ -1,0 +1,179 @@
+import json
+
+import pytest
+import torch
+
+from fvv_lib import (
+    IGNORE_INDEX,
+    IMAGE_TOKEN_INDEX,
+    DataCollatorForSupervisedDataset,
+    DataFormatError,
+    FvvError,
+    LazySupervisedDataset,
+    TokenBudgetError,
+    VideoDecodeError,
+    make_supervised_data_module,
+)
+
+
+def sample(question="<image>\nWhat colour is it?", answer="It is red.", **rest):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **rest}
+
+
+@pytest.fixture
+def make(tokenizer, data_args, annotate, media):
+    def build(samples, **settings):
+        return LazySupervisedDataset(tokenizer, [annotate(samples)], data_args(**settings))
+
+    return build
+
+
+def test_item_has_one_sentinel_per_frame(make):
+    dataset = make(
+        [
+            sample(image="clip.mp4"),
+            sample(video="short.mp4"),
+            sample(image="still.png"),
+            sample("Which colours?"),
+            sample("<image> then <image>?", image=["still.png", "clip.mp4"]),
+        ],
+        num_video_frames=6,
+    )
+    for item, count in zip(dataset, (6, 6, 1, 0, 7), strict=False):
+        assert item["images"].shape == (count, 3, 64, 64)
+        assert item["images"].dtype == torch.uint8
+        assert (item["input_ids"] == IMAGE_TOKEN_INDEX).sum() == count
+        assert item["labels"].shape == item["input_ids"].shape
+        assert (item["labels"] != IGNORE_INDEX).any()
+
+
+def test_lengths_are_known_before_pixels_are_read(make):
+    dataset = make([sample(image="clip.mp4"), sample("Which colours?")])
+    for index, length in enumerate(dataset.lengths):
+        ids = dataset[index]["input_ids"]
+        assert length == len(ids) + 3 * (ids == IMAGE_TOKEN_INDEX).sum()
+
+
+def test_short_clip_gives_as_many_frames_as_its_prompt_says(make):
+    item = make([sample(video="short.mp4")])[0]
+    assert len(item["images"]) == 8
+    assert len(item["images"].flatten(1).unique(dim=0)) == 5
+
+
+def test_paths_start_from_the_annotation_file_or_from_image_folder(tokenizer, data_args, annotate, media):
+    (media / "elsewhere").mkdir()
+    path = annotate([sample(video="clip.mp4")], "elsewhere/data.json")
+    with pytest.raises(VideoDecodeError, match=r"elsewhere.clip\.mp4: no such file"):
+        LazySupervisedDataset(tokenizer, [path], data_args())
+    assert len(LazySupervisedDataset(tokenizer, [path], data_args(image_folder=str(media)))) == 1
+
+
+def test_random_sampling_follows_sample_and_epoch(make):
+    samples = [sample(video="clip.mp4"), sample(video="clip.mp4")]
+    one, two = make(samples, frame_sampling="random"), make(samples, frame_sampling="random")
+    assert torch.equal(one[0]["images"], two[0]["images"])
+    assert not torch.equal(one[0]["images"], one[1]["images"])
+    two.set_epoch(1)
+    assert not torch.equal(one[0]["images"], two[0]["images"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "message"),
+    [
+        ("[{", DataFormatError, "not valid JSON"),
+        ("{}", DataFormatError, "must be a list"),
+        ("[]", DataFormatError, "at least one sample"),
+        ([sample(image="gone.mp4", id="x7")], VideoDecodeError, r"sample x7: .*gone\.mp4: no such file"),
+        ([sample(image="clip.mp4"), {"image": "clip.mp4"}], DataFormatError, "sample 1: it has no conversation"),
+        ([sample("No picture?", image="clip.mp4")], DataFormatError, "0 <image> but it has 1"),
+        ([sample("<image><image>", image="clip.mp4")], DataFormatError, "2 <image> but it has 1"),
+        ([sample("<image>?")], DataFormatError, "1 <image> but it has 0"),
+        ([sample(image="clip.mp4", video="clip.mp4")], DataFormatError, "both 'image' and 'video'"),
+        ([{**sample(image="clip.mp4"), "image": 3}], DataFormatError, "'image' must be"),
+        ([{"conversations": [{"from": "robot", "value": "x"}]}], DataFormatError, "unknown role 'robot'"),
+        ([{"conversations": [{"from": "human", "value": "x"}]}], DataFormatError, "no answer to learn"),
+    ],
+)
+def test_bad_annotations_are_errors_that_name_file_and_sample(make, samples, error, message):
+    with pytest.raises(error, match=message) as caught:
+        make(samples)
+    assert "data.json" in str(caught.value)
+
+
+def test_missing_annotation_file_is_an_error(tokenizer, data_args):
+    with pytest.raises(DataFormatError, match=r"nowhere\.json: no such annotation file"):
+        LazySupervisedDataset(tokenizer, ["nowhere.json"], data_args())
+
+
+def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer, make):
+    limit, tokenizer.model_max_length = tokenizer.model_max_length, 50
+    try:
+        with pytest.raises(TokenBudgetError, match=r"sample 0: \d+ tokens = \d+ of text \+ 8 frames x 4"):
+            make([sample(video="clip.mp4")])
+    finally:
+        tokenizer.model_max_length = limit
+
+
+def test_media_that_can_not_be_decoded_are_found_before_training(make, media):
+    (media / "broken.mp4").write_bytes((media / "clip.mp4").read_bytes()[:700])
+    (media / "text.mp4").write_text("not a video")
+    assert list(make([sample(video="clip.mp4"), sample("Hm?")]).check_media()) == [0, 1]
+    for name in ("broken.mp4", "text.mp4"):
+        dataset = make([sample(video="clip.mp4"), sample(video=name)])
+        with pytest.raises(VideoDecodeError, match=name):
+            list(dataset.check_media())
+
+
+def test_dataset_needs_what_the_checkpoint_says(tokenizer, data_args, annotate):
+    arguments = data_args()
+    arguments.tokens_per_frame = 0
+    with pytest.raises(FvvError, match="from the checkpoint"):
+        LazySupervisedDataset(tokenizer, [annotate([sample("Hm?")])], arguments)
+    with pytest.raises(DataFormatError, match="Unknown template"):
+        LazySupervisedDataset(tokenizer, [annotate([sample("Hm?")])], data_args(version="qwen"))
+
+
+def test_collator_stacks_equal_shapes_and_lists_the_others(tokenizer, make):
+    dataset = make([sample(video="clip.mp4"), sample(video="short.mp4"), sample(image="still.png"), sample("Hm?")])
+    collate = DataCollatorForSupervisedDataset(tokenizer)
+    assert collate([dataset[0], dataset[1]])["images"].shape == (2, 8, 3, 64, 64)
+    mixed = collate(list(map(dataset.__getitem__, range(4))))
+    assert [len(images) for images in mixed["images"]] == [8, 8, 1, 0]
+    for i in range(4):
+        length = len(dataset[i]["input_ids"])
+        assert mixed["attention_mask"][i].tolist() == [1] * length + [0] * (mixed["input_ids"].shape[1] - length)
+        assert (mixed["labels"][i, length:] == IGNORE_INDEX).all()
+        assert (mixed["input_ids"][i, length:] == tokenizer.pad_token_id).all()
+
+
+def test_pad_token_in_the_text_counts_as_text(tokenizer, make):
+    item = make([sample("What is <|endoftext|>?")])[0]
+    assert tokenizer.pad_token_id in item["input_ids"]
+    assert DataCollatorForSupervisedDataset(tokenizer)([item])["attention_mask"].all()
+
+
+def test_data_module_has_a_validation_set_when_one_is_named(tokenizer, data_args, annotate, media):
+    train = annotate([sample(video="clip.mp4")], "train.json")
+    val = annotate([sample(video="short.mp4")], "val.json")
+    module = make_supervised_data_module(tokenizer, data_args(data_path=[train]))
+    assert module["eval_dataset"] is None
+    module = make_supervised_data_module(
+        tokenizer, data_args(data_path=[train], validation_data_path=val, frame_sampling="random")
+    )
+    assert len(module["eval_dataset"]) == 1
+    assert module["eval_dataset"].data_args.frame_sampling == "segment"
+    assert module["train_dataset"].data_args.frame_sampling == "random"
+
+
+def test_a_clip_in_both_sets_is_an_error(tokenizer, data_args, annotate, media):
+    train = annotate([sample(video="clip.mp4")], "train.json")
+    with pytest.raises(DataFormatError, match=r"1 of its clips.*clip\.mp4"):
+        make_supervised_data_module(tokenizer, data_args(data_path=[train], validation_data_path=train))
+    with pytest.raises(DataFormatError, match="No training data"):
+        make_supervised_data_module(tokenizer, data_args())
+
+
+def test_committed_samples_are_well_formed(tokenizer, data_args, data_samples):
+    for split in ("train", "val", "test"):
+        dataset = LazySupervisedDataset(tokenizer, [str(data_samples / f"{split}.json")], data_args())
+        assert len(dataset) == len(json.loads((data_samples / f"{split}.json").read_text()))

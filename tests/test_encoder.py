@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from fvv_lib import FvvError, encode_images, flatten_frames, unflatten_frames
+
+
+def frames(*shape):
+    return torch.randint(0, 256, (*shape, 3, 64, 64), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"),
+    [
+        (frames(2, 3), [3, 3]),
+        (frames(4), [1, 1, 1, 1]),
+        (frames(), [1]),
+        ([frames(3), frames(), frames(0), frames(2)], [3, 1, 0, 2]),
+    ],
+)
+def test_flatten_lays_frames_in_one_contiguous_row(images, sizes):
+    row, found = flatten_frames(images)
+    assert found == sizes
+    assert row.shape == (sum(sizes), 3, 64, 64)
+    assert row.is_contiguous()
+
+
+def test_unflatten_is_the_way_back():
+    images = [frames(3), frames(1), frames(2)]
+    row, sizes = flatten_frames(images)
+    assert all(torch.equal(a, b) for a, b in zip(unflatten_frames(row, sizes), images, strict=True))
+
+
+def test_channels_last_frames_become_contiguous():
+    """What `torch.from_numpy(frames).permute(0, 3, 1, 2)` gives crashes some PyTorch versions in the backward pass."""
+    permuted = torch.rand(2, 4, 64, 64, 3).permute(0, 1, 4, 2, 3)
+    row, _ = flatten_frames(permuted)
+    assert row.is_contiguous()
+    assert row.stride()[-1] == 1
+    assert torch.equal(row[5], permuted[1, 1])
+
+
+def test_wrong_shapes_are_errors():
+    with pytest.raises(FvvError, match="images must be"):
+        flatten_frames(torch.zeros(2, 2, 2, 3, 8, 8))
+    with pytest.raises(FvvError, match="one size"):
+        flatten_frames([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16)])
+    with pytest.raises(FvvError, match="can not be cut"):
+        unflatten_frames(torch.zeros(5, 4, 8), [2, 2])
+
+
+@torch.no_grad()
+def test_one_pass_equals_a_loop_over_frames(model):
+    images = frames(2, 3)
+    features = encode_images(model, images)
+    for video, feature in zip(images, features, strict=True):
+        loop = torch.cat([encode_images(model, frame)[0] for frame in video])
+        torch.testing.assert_close(feature, loop, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_chunks_change_nothing(model):
+    images = [frames(3), frames(2)]
+    whole, chunked = encode_images(model, images), encode_images(model, images, frames_per_chunk=2)
+    for a, b in zip(whole, chunked, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_other_pixels_give_other_features(model):
+    one, other = encode_images(model, [frames(1), frames(1)])
+    assert (one - other).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_uint8_is_scaled_and_normalised_and_float_is_not(model):
+    pixels = frames(1)
+    torch.testing.assert_close(encode_images(model, pixels)[0], encode_images(model, pixels / 255)[0])
+
+
+@torch.no_grad()
+def test_text_alone_has_no_features(model):
+    (features,) = encode_images(model, [frames(0)])
+    assert len(features) == 0
+
+
+def test_backward_through_a_tower_in_train_mode_with_permuted_frames(model):
+    model.train_batchnorm = True
+    model.train()
+    permuted = torch.rand(2, 2, 64, 64, 3).permute(0, 1, 4, 2, 3)
+    sum(feature.square().sum() for feature in encode_images(model, permuted)).backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "vision_tower" in n)

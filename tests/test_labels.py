@@ -1,0 +1,166 @@
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from fvv_lib import DataFormatError, LabelMismatchError, conversation_templates, diagnose_labels, preprocess
+from fvv_lib.labels import count_labels, tokenize_pieces
+from fvv_lib.tiny import build_tokenizer
+from fvv_lib.tokens import IGNORE_INDEX, tokenizer_image_token
+
+TOKENIZER = build_tokenizer()
+
+
+def conversation(turns, end, image=True):
+    """`turns` rounds whose answers end with `end`."""
+    result = []
+    for i in range(turns):
+        before = "<image>\n" if image and i == 0 else ""
+        result += [
+            {"from": "human", "value": before + "What is it?"},
+            {"from": "gpt", "value": "It is a red square" + end},
+        ]
+    return result
+
+
+def learned_text(tokenizer, labels):
+    return tokenizer.decode([int(label) for label in labels if label != IGNORE_INDEX])
+
+
+def exact(tokenizer, turns, version):
+    both = preprocess([turns], tokenizer, has_image=True, version=version)
+    return both["input_ids"][0], both["labels"][0]
+
+
+@pytest.fixture(params=["tiny", "llama", "real qwen2"])
+def any_tokenizer(request, llama_tokenizer):
+    if request.param == "real qwen2":
+        folder = request.getfixturevalue("real_data") / "real" / "qwen2_tokenizer"
+        return AutoTokenizer.from_pretrained(folder)
+    return TOKENIZER if request.param == "tiny" else llama_tokenizer
+
+
+@pytest.mark.parametrize("version", conversation_templates)
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("end", [".", ""])
+def test_exact_labels_are_the_answers_and_their_end_marks(any_tokenizer, version, turns, end):
+    template = conversation_templates[version]
+    _, labels = exact(any_tokenizer, conversation(turns, end), version)
+    answer = template.answer_prefix + "It is a red square" + end + template.answer_end
+    assert learned_text(any_tokenizer, labels).lstrip() == (answer * turns).lstrip()
+
+
+sentence = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+    lambda text: text.strip() and "<image>" not in text
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(sentence, sentence), min_size=1, max_size=3), st.sampled_from(list(conversation_templates)))
+def test_exact_labels_hold_for_any_text(rounds, version):
+    turns = [
+        {"from": role, "value": value} for pair in rounds for role, value in zip(("human", "gpt"), pair, strict=True)
+    ]
+    template = conversation_templates[version]
+    pieces = template.render(turns)
+    ids, labels = tokenize_pieces(pieces, TOKENIZER)
+    assert TOKENIZER.decode(ids) == "".join(piece.text for piece in pieces)
+    assert learned_text(TOKENIZER, labels) == "".join(piece.text for piece in pieces if piece.learned)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("end", [".", ""])
+def test_with_qwen_2_exact_equals_the_original_algorithm(turns, end):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        strict = preprocess([conversation(turns, end)], TOKENIZER, True, "qwen_2", "strict")
+    ids, labels = exact(TOKENIZER, conversation(turns, end), "qwen_2")
+    assert strict["input_ids"][0].tolist() == ids.tolist()
+    assert strict["labels"][0].tolist() == labels.tolist()
+
+
+def test_exact_ids_are_those_of_the_whole_text():
+    for version, template in conversation_templates.items():
+        text = "".join(piece.text for piece in template.render(conversation(2, ".")))
+        ids, _ = exact(TOKENIZER, conversation(2, "."), version)
+        assert ids.tolist() == tokenizer_image_token(text, TOKENIZER)
+
+
+def merging_tokenizer():
+    """A tokenizer that merges the end mark's last letter with the next turn's first: `>U`."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", *letters, ">U"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [(">", "U")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
+def test_text_is_cut_where_a_token_would_cross_the_end_of_an_answer():
+    tokenizer = merging_tokenizer()
+    assert ">U" in tokenizer.tokenize("</s>USER")
+    _, labels = exact(tokenizer, conversation(2, "."), "v1")
+    assert learned_text(tokenizer, labels) == " It is a red square.</s>" * 2
+    with pytest.raises(LabelMismatchError, match="merges the end of an answer"):
+        diagnose_labels(conversation(2, "."), tokenizer, "v1")
+
+
+# The differences that a Vicuna template makes in front of a Qwen2 tokenizer: (rounds, end of the answers) -> counted
+# minus true length, measured on the real Qwen2 tokenizer with the original code.
+V1_DIFFERENCES = {(1, "."): -1, (1, ""): -2, (2, "."): -4, (2, ""): -6, (3, "."): -7}
+
+
+@pytest.mark.parametrize(("case", "difference"), V1_DIFFERENCES.items())
+def test_v1_mismatches_of_the_real_qwen2_tokenizer(real_data, case, difference):
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "real" / "qwen2_tokenizer")
+    turns = conversation(*case)
+    assert diagnose_labels(turns, tokenizer, "qwen_2").first_difference is None
+    report = diagnose_labels(turns, tokenizer, "v1")
+    assert report.counted - report.total == difference
+    with pytest.warns(UserWarning, match=rf"{report.counted} tokens counted, {report.total} in the text.*dropped"):
+        strict = preprocess([turns], tokenizer, True, "v1", "strict")
+    assert set(strict["labels"][0].tolist()) == {IGNORE_INDEX}
+    outcome = "dropped" if abs(difference) > 5 else "used as it is"
+    with pytest.warns(UserWarning, match=outcome):
+        tolerant = preprocess([turns], tokenizer, True, "v1", "tolerant")
+    assert (set(tolerant["labels"][0].tolist()) == {IGNORE_INDEX}) == (abs(difference) > 5)
+
+
+def test_tolerance_trains_on_the_wrong_tokens(real_data):
+    tokenizer = AutoTokenizer.from_pretrained(real_data / "real" / "qwen2_tokenizer")
+    report = diagnose_labels(conversation(2, "."), tokenizer, "v1")
+    assert report.learned == "ISTANT:"
+    assert report.missed == "> square.</s>"
+    text = str(report)
+    assert "difference -4" in text
+    assert "'>' at" in text
+
+
+def test_literal_pad_token_in_the_text_is_a_mismatch_by_counting_only():
+    turns = [{"from": "human", "value": "What is <|endoftext|>?"}, {"from": "gpt", "value": "A token."}]
+    template = conversation_templates["qwen_2"]
+    assert count_labels(template.render(turns), TOKENIZER, template).difference == 1
+    assert learned_text(TOKENIZER, exact(TOKENIZER, turns, "qwen_2")[1]) == "A token.<|im_end|>\n"
+
+
+def test_diagnosis_of_good_labels_says_so():
+    report = diagnose_labels(conversation(2, "."), TOKENIZER)
+    assert report.first_difference is None
+    assert "equal the exact ones" in str(report)
+    assert report.tokens.count("<image>") == 1
+
+
+def test_bad_requests_are_errors():
+    turns = conversation(1, ".")
+    with pytest.raises(LabelMismatchError, match="exact, tolerant, strict"):
+        preprocess([turns], TOKENIZER, True, mismatch="loose")
+    with pytest.raises(DataFormatError, match="no picture or video"):
+        preprocess([turns], TOKENIZER, has_image=False)
+    with pytest.raises(DataFormatError, match="no counting algorithm"):
+        preprocess([turns], TOKENIZER, True, "plain", "strict")
+    for mode in ("exact", "tolerant", "strict"):
+        with pytest.raises(DataFormatError, match="no answer to learn"):
+            preprocess([turns[:1]], TOKENIZER, True, mismatch=mode)

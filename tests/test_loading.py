@@ -1,0 +1,71 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fvv_lib import CheckpointError, FastVlmForVideo, VideoConfig, load_pretrained_model
+from fvv_lib.loading import tokens_per_frame
+
+
+@pytest.fixture
+def copy(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "model_x")
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_folder_of_any_name_loads_with_its_vision_tower(base, copy):
+    loaded = load_pretrained_model(copy, device="cpu")
+    assert isinstance(loaded.model, FastVlmForVideo)
+    assert not loaded.model.training
+    stored = load_file(base / "model.safetensors")
+    state = loaded.model.state_dict()
+    vision = [name for name in stored if "vision_tower" in name]
+    assert vision
+    assert all(torch.equal(state[name], stored[name]) for name in vision)
+    assert loaded.context_len == 2048
+    assert loaded.tokenizer.convert_tokens_to_ids("<image>") == loaded.model.config.image_token_index
+
+
+def test_missing_left_over_and_misshaped_weights_are_errors_that_list_them(copy):
+    name = "model.vision_tower.timm_model.final_conv.se.fc1.weight"
+    change_weights(copy, lambda weights: weights.pop(name))
+    with pytest.raises(CheckpointError, match=f"missing: .*{name}"):
+        load_pretrained_model(copy)
+    change_weights(copy, lambda weights: weights.update({name: torch.zeros(3), "extra.weight": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=f"unexpected: extra.weight; mismatched: .*{name}"):
+        load_pretrained_model(copy)
+
+
+def test_settings_come_from_the_folder(copy):
+    VideoConfig(num_video_frames=3, frame_sampling="segment").save(copy)
+    assert load_pretrained_model(copy, device="cpu").model.video_config.num_video_frames == 3
+    (copy / "fvv_config.json").unlink()
+    assert load_pretrained_model(copy, device="cpu").model.video_config == VideoConfig()
+    (copy / "fvv_config.json").write_text('{"frames": 3}')
+    with pytest.raises(CheckpointError, match="not a video configuration"):
+        load_pretrained_model(copy)
+
+
+def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load_pretrained_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="missing or broken"):
+        load_pretrained_model(tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "llava_qwen2"}))
+    with pytest.raises(CheckpointError, match="'llava_qwen2', supported is fast_vlm"):
+        load_pretrained_model(copy)
+
+
+def test_tokens_per_frame_follow_from_size_and_stride(model):
+    assert tokens_per_frame(model, 64) == 4
+    assert tokens_per_frame(model, 128) == 16
+    with pytest.raises(CheckpointError, match="no multiple"):
+        tokens_per_frame(model, 100)

@@ -1,0 +1,180 @@
+"""Samples: the committed data asks enough of each question, misses no case, and its files are all there."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fvv_lib.decoding import VIDEO_EXTENSIONS, is_video_file, read_video
+from fvv_lib.samples import SPLITS, Split, write_split
+from fvv_lib.scenes import DIRECTIONS
+
+FOLDER = Path(__file__).resolve().parents[1] / "data_samples"
+TINY = Split(motion=11, order=2, short=1, stills=2, texts=1)
+
+
+@pytest.fixture(scope="module")
+def records():
+    """The records of each split, by its name."""
+    return {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in SPLITS}
+
+
+def media(sample):
+    """The path of a sample's picture or clip; None for text."""
+    return sample.get("image") or sample.get("video")
+
+
+def questions(samples):
+    """Each question as (kind, text, answer, choices)."""
+    for sample in samples:
+        turns = [turn["value"] for turn in sample["conversations"]]
+        yield from zip(sample["kinds"], turns[::2], turns[1::2], sample["choices"], strict=True)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_split_has_as_many_samples_as_it_says(records, name):
+    kinds = Counter(sample["id"].split("-")[1] for sample in records[name])
+    split = SPLITS[name]
+    expected = {
+        "motion": split.motion,
+        "order": split.order,
+        "short": split.short,
+        "still": split.stills,
+        "text": split.texts,
+    }
+    assert kinds == expected
+
+
+def test_a_hundred_test_questions_of_each_kind(records):
+    counts = Counter(kind for kind, *_ in questions(records["test"]))
+    for kind in ("colour", "shape", "motion", "order"):
+        assert counts[kind] >= 100
+
+
+def test_ids_are_unique(records):
+    ids = [sample["id"] for samples in records.values() for sample in samples]
+    assert len(ids) == len(set(ids))
+
+
+def test_conversations_are_well_formed(records):
+    for sample in (sample for samples in records.values() for sample in samples):
+        turns = sample["conversations"]
+        assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
+        assert sum(turn["value"].count("<image>") for turn in turns) == (media(sample) is not None)
+        assert all(turn["value"] for turn in turns)
+        if media(sample):
+            assert turns[0]["value"].startswith("<image>\n")
+
+
+def test_each_answer_names_one_of_its_choices(records):
+    for kind, _, answer, choices in questions(sample for samples in records.values() for sample in samples):
+        if kind != "text":
+            named = [choice for choice in choices if choice in answer]
+            assert named
+            assert kind == "place" or len(named) == 1
+
+
+def test_no_answer_can_be_guessed_from_the_question(records):
+    """Ways to move are equally frequent, and the shape that comes first is named first in about half of the questions."""
+    asked = list(questions(records["test"]))
+    ways = Counter(way for kind, _, answer, _ in asked if kind == "motion" for way in DIRECTIONS if way in answer)
+    assert max(ways.values()) - min(ways.values()) <= 2
+    named_first = [choices[0] in answer for kind, _, answer, choices in asked if kind == "order"]
+    assert 0.35 < sum(named_first) / len(named_first) < 0.65
+
+
+def test_every_video_extension_occurs(records):
+    occurring = {Path(media(sample)).suffix for sample in records["train"] if media(sample)}
+    assert set(VIDEO_EXTENSIONS) <= occurring
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_both_keys_are_used_for_clips(records, name):
+    keys = {
+        key for sample in records[name] for key in ("image", "video") if key in sample and is_video_file(sample[key])
+    }
+    assert keys == {"image", "video"}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_some_conversations_have_several_turns(records, name):
+    assert any(len(sample["conversations"]) > 2 for sample in records[name])
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_split_has_a_clip_that_is_too_short(records, name):
+    short = next(media(sample) for sample in records[name] if "-short-" in sample["id"])
+    assert read_video(FOLDER / short, 8).total_frames < 8
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_split_has_a_still_picture_and_a_text(records, name):
+    still = next(media(sample) for sample in records[name] if "-still-" in sample["id"])
+    with Image.open(FOLDER / still) as picture:
+        picture.load()
+    assert any(media(sample) is None for sample in records[name])
+
+
+@pytest.mark.parametrize("extension", VIDEO_EXTENSIONS)
+def test_a_committed_clip_of_each_extension_can_be_read(records, extension):
+    paths = (media(sample) for sample in records["train"] if "-short-" not in sample["id"] and media(sample))
+    video = read_video(FOLDER / next(path for path in paths if path.endswith(extension)), 8)
+    assert video.total_frames == 24
+
+
+def test_every_file_is_there_and_every_file_is_used(records):
+    used = [media(sample) for samples in records.values() for sample in samples if media(sample)]
+    there = [path.relative_to(FOLDER).as_posix() for path in (FOLDER / "videos").rglob("*") if path.is_file()]
+    assert sorted(used) == sorted(there)
+
+
+def test_splits_share_no_file(records):
+    contents = {
+        name: {
+            hashlib.sha256((FOLDER / media(sample)).read_bytes()).hexdigest()
+            for sample in records[name]
+            if media(sample)
+        }
+        for name in SPLITS
+    }
+    assert not contents["train"] & contents["val"]
+    assert not contents["train"] & contents["test"]
+    assert not contents["val"] & contents["test"]
+
+
+def test_folder_is_small():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 12e6
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_split_is_written_with_the_same_bytes_every_time(tmp_path):
+    first, again = (write_split(tmp_path / folder, "train", TINY, seed=5) for folder in "ab")
+    assert first == again
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert len(contents(tmp_path / "a")) == len(first) - TINY.texts
+
+
+def test_another_seed_writes_other_samples(tmp_path):
+    write_split(tmp_path / "a", "train", TINY, seed=5)
+    write_split(tmp_path / "b", "train", TINY, seed=6)
+    assert contents(tmp_path / "a") != contents(tmp_path / "b")
+
+
+def test_writing_a_split_again_replaces_its_files_and_no_others(tmp_path):
+    write_split(tmp_path, "val", TINY, seed=1)
+    before = contents(tmp_path)
+    write_split(tmp_path, "test", TINY, seed=2)
+    records = write_split(tmp_path, "test", Split(motion=1, order=0, short=0, stills=0, texts=0), seed=2)
+    after = contents(tmp_path)
+    assert {path.parts[1] for path in after} == {"val", "test"}
+    assert all(after[path] == content for path, content in before.items())
+    assert [path.as_posix() for path in after if path not in before] == [media(sample) for sample in records]

@@ -1,0 +1,223 @@
+"""Scenes: no single frame answers a question of motion or order, and every container keeps every frame."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fvv_lib.decoding import VIDEO_EXTENSIONS, read_video
+from fvv_lib.sampling import sample_frame_indices
+from fvv_lib.scenes import (
+    CLIP_SIZES,
+    COLOURS,
+    DIRECTIONS,
+    ENCODERS,
+    NUM_FRAMES,
+    SHAPES,
+    Shape,
+    draw,
+    motion_clip,
+    order_clip,
+    place,
+    random_shape,
+    still,
+    write_video,
+)
+
+SEEDS = range(40)
+
+
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+def centre(frame):
+    """The centre (x, y) of what is not background, as fractions of the picture whose opposite edges meet.
+
+    The background is the corner's colour or, where a shape lies on the corner, the most frequent one.
+    """
+    colours, counts = np.unique(frame.reshape(-1, 3), axis=0, return_counts=True)
+    weight = (frame != colours[counts.argmax()]).any(axis=-1)
+    found = []
+    for axis in (0, 1):  # summing over rows leaves x
+        amounts = weight.sum(axis=axis)
+        angles = 2 * np.pi * (np.arange(len(amounts)) + 0.5) / len(amounts)
+        found.append(np.angle((amounts * np.exp(1j * angles)).sum()) / (2 * np.pi) % 1)
+    return np.array(found)
+
+
+def shown(frame, background, shapes):
+    """Which of the shapes a frame shows: their numbers, found by drawing each set anew."""
+    size = frame.shape[1], frame.shape[0]
+    sets = {(): [], (0,): [shapes[0]], (1,): [shapes[1]], (0, 1): list(shapes)}
+    matching = [numbers for numbers, drawn in sets.items() if np.array_equal(frame, draw(size, background, drawn))]
+    assert matching, "a frame shows something else than the two shapes"
+    return matching[0]
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", SHAPES)
+@pytest.mark.parametrize("colour", COLOURS)
+def test_shape_has_its_colour_at_its_centre_and_the_background_around(colour, form):
+    picture = draw((60, 40), 50, [Shape(colour, form, 0.25, 0.5, 0.25)])
+    assert (picture.shape, picture.dtype) == ((40, 60, 3), np.uint8)
+    assert picture[20, 15].tolist() == list(COLOURS[colour])
+    assert (picture[:, 31:] == 50).all()
+
+
+def test_shapes_differ_in_their_outlines():
+    pictures = [draw((48, 48), 50, [Shape("red", form, 0.5, 0.5, 0.25)]) for form in SHAPES]
+    for i, picture in enumerate(pictures):
+        for other in pictures[:i]:
+            assert (picture != other).any(axis=-1).sum() > 40
+
+
+def test_wrap_lets_opposite_edges_meet():
+    middle = draw((48, 48), 50, [Shape("blue", "circle", 0.5, 0.5, 0.25)], wrap=True)
+    corner = draw((48, 48), 50, [Shape("blue", "circle", 0.0, 0.0, 0.25)], wrap=True)
+    assert np.array_equal(np.roll(middle, (24, 24), axis=(0, 1)), corner)
+
+
+def test_still_shows_one_shape_where_it_says():
+    for seed in SEEDS:
+        picture, shape = still(rng(seed))
+        assert picture.shape[1::-1] in CLIP_SIZES
+        assert 0.1 <= min(shape.x, shape.y)
+        assert max(shape.x, shape.y) <= 0.9
+        x, y = int(shape.x * picture.shape[1]), int(shape.y * picture.shape[0])
+        assert picture[y, x].tolist() == list(COLOURS[shape.colour])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "name"),
+    [
+        (0.1, 0.1, "top left"),
+        (0.5, 0.1, "top"),
+        (0.9, 0.1, "top right"),
+        (0.1, 0.5, "left"),
+        (0.5, 0.5, "middle"),
+        (0.9, 0.5, "right"),
+        (0.1, 0.9, "bottom left"),
+        (0.5, 0.9, "bottom"),
+        (0.9, 0.9, "bottom right"),
+        (0.34, 0.5, None),
+        (0.5, 0.65, None),
+    ],
+)
+def test_place_names_the_third_and_leaves_out_borders(x, y, name):
+    assert place(Shape("red", "circle", x, y, 0.2)) == name
+
+
+def test_random_shapes_take_every_colour_and_form():
+    generator = rng(0)
+    shapes = [random_shape(generator) for _ in range(300)]
+    assert {shape.colour for shape in shapes} == set(COLOURS)
+    assert {shape.shape for shape in shapes} == set(SHAPES)
+
+
+# --- motion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_motion_clip_moves_its_way_and_no_other(direction):
+    for seed in range(5):
+        frames, start = motion_clip(rng(seed), direction)
+        assert len(frames) == NUM_FRAMES
+        path = np.array([centre(frame) for frame in frames])
+        steps = (np.diff(path, axis=0) + 0.5) % 1 - 0.5
+        travelled = steps.sum(axis=0)
+        along = travelled @ np.array(DIRECTIONS[direction])
+        assert 0.25 < along < 0.5
+        assert abs(travelled).sum() - along < 0.03
+        assert abs((path[0] - (start.x, start.y) + 0.5) % 1 - 0.5).max() < 0.08
+
+
+def test_first_frame_is_the_same_whichever_way_a_shape_goes():
+    for seed in SEEDS:
+        firsts = [motion_clip(rng(seed), direction, num_frames=2)[0][0] for direction in DIRECTIONS]
+        assert all(np.array_equal(first, firsts[0]) for first in firsts)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("moment", ["first", "last"])
+def test_position_in_a_frame_does_not_tell_the_direction(direction, moment):
+    """At the start and at the end each position is equally likely, both ways, whichever way the shape goes.
+
+    A clip of two frames starts and ends where one of 24 does. The bound is Kolmogorov and Smirnov's for a chance of
+    1 in 1000; the seeds are fixed, so the outcome is too.
+    """
+    count = 400
+    clips = (motion_clip(rng(1000 + seed), direction, num_frames=2)[0] for seed in range(count))
+    positions = np.sort([centre(frames[0 if moment == "first" else -1]) for frames in clips], axis=0)
+    uniform = (np.arange(count)[:, None] + 0.5) / count
+    assert abs(positions - uniform).max() < 1.95 / np.sqrt(count)
+
+
+def test_a_clip_of_two_frames_ends_where_a_long_one_does():
+    for direction in DIRECTIONS:
+        long, short = (motion_clip(rng(7), direction, num_frames=count)[0] for count in (NUM_FRAMES, 2))
+        assert abs(centre(long[-1]) - centre(short[-1])).max() < 1e-6
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_order_clip_shows_one_shape_then_the_other_and_never_both(seed):
+    frames, first, second = order_clip(rng(seed))
+    assert frames.shape[0] == NUM_FRAMES
+    assert first.name != second.name
+    background = int(frames[0, 0, 0, 0])
+    numbers = [shown(frame, background, (first, second)) for frame in frames]
+    assert numbers[0] == numbers[-1] == ()
+    assert (0, 1) not in numbers
+    changes = [now for before, now in zip([None, *numbers], numbers, strict=False) if now != before]
+    assert changes == [(), (0,), (), (1,), ()]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_eight_uniform_frames_show_each_shape_of_an_order_clip(seed):
+    frames, first, second = order_clip(rng(seed))
+    background = int(frames[0, 0, 0, 0])
+    sampled = frames[sample_frame_indices(len(frames), 8)]
+    assert {(0,), (1,)} <= {shown(frame, background, (first, second)) for frame in sampled}
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_every_video_extension_has_an_encoder():
+    assert set(ENCODERS) == set(VIDEO_EXTENSIONS)
+
+
+@pytest.mark.parametrize("extension", ENCODERS)
+def test_written_clip_reads_back_frame_by_frame(tmp_path, extension):
+    frames, _ = motion_clip(rng(0), "left")
+    write_video(tmp_path / f"clip{extension}", frames)
+    video = read_video(tmp_path / f"clip{extension}", len(frames))
+    assert video.total_frames == len(frames)
+    assert video.fps == pytest.approx(8, rel=0.01)
+    assert video.frames.shape == frames.shape
+    # Each frame is nearer to the one that it was than to any other.
+    distances = abs(video.frames[:, None].astype(np.int16) - frames[None]).mean(axis=(2, 3, 4))
+    assert distances.argmin(axis=1).tolist() == list(range(len(frames)))
+    assert distances.diagonal().max() < 8
+
+
+@pytest.mark.parametrize("extension", ENCODERS)
+def test_clip_is_written_with_the_same_bytes_every_time(tmp_path, extension):
+    frames, _, _ = order_clip(rng(1))
+    written = []
+    for name in ("a", "b"):
+        path = Path(tmp_path / f"{name}{extension}")
+        write_video(path, frames)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_the_same_seed_draws_the_same_clip_and_another_seed_another():
+    first, again, other = (motion_clip(rng(seed), "up")[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)

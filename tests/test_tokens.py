@@ -1,0 +1,89 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fvv_lib import (
+    IMAGE_TOKEN_INDEX,
+    DataFormatError,
+    FvvError,
+    TokenBudgetError,
+    check_token_budget,
+    expand_image_tokens,
+    expanded_length,
+    preprocess_multimodal,
+    tokenizer_image_token,
+)
+
+
+def test_one_image_becomes_one_per_frame():
+    assert expand_image_tokens("<image>\nWhat?", 3) == "<image><image><image>\nWhat?"
+
+
+def test_order_and_position_of_several_are_kept():
+    text = "First <image> then <image>, what changed?"
+    assert expand_image_tokens(text, [1, 3]) == "First <image> then <image><image><image>, what changed?"
+
+
+def test_text_without_image_stays():
+    assert expand_image_tokens("No picture.", 8) == "No picture."
+
+
+def test_counts_that_do_not_match_are_an_error():
+    with pytest.raises(DataFormatError, match="2 <image> but 1"):
+        expand_image_tokens("<image> and <image>", [4])
+    with pytest.raises(FvvError, match="at least one frame"):
+        expand_image_tokens("<image>", [0])
+
+
+def test_counts_run_through_all_turns_and_the_input_stays_as_it_was():
+    source = [
+        {"from": "human", "value": "<image>\nA?"},
+        {"from": "gpt", "value": "b"},
+        {"from": "human", "value": "And <image>?"},
+    ]
+    copy = [dict(turn) for turn in source]
+    (expanded,) = preprocess_multimodal([source], None, num_frames=[2, 3])
+    assert [turn["value"] for turn in expanded] == ["<image><image>\nA?", "b", "And <image><image><image>?"]
+    assert source == copy
+    with pytest.raises(DataFormatError, match="2 <image> but 1"):
+        preprocess_multimodal([source], None, num_frames=[2])
+
+
+def test_sentinels_stand_where_the_placeholders_stood(tokenizer):
+    ids = tokenizer_image_token("a<image><image>b", tokenizer)
+    a, b = (tokenizer(letter, add_special_tokens=False).input_ids for letter in "ab")
+    assert ids == [*a, IMAGE_TOKEN_INDEX, IMAGE_TOKEN_INDEX, *b]
+    tensor = tokenizer_image_token("a<image><image>b", tokenizer, return_tensors="pt")
+    assert tensor.dtype == torch.int64
+    assert tensor.tolist() == ids
+    with pytest.raises(FvvError, match="return_tensors"):
+        tokenizer_image_token("a", tokenizer, return_tensors="np")
+
+
+def test_bos_stands_once_at_the_start(llama_tokenizer):
+    ids = tokenizer_image_token("a<image>b<image>", llama_tokenizer)
+    assert ids[0] == llama_tokenizer.bos_token_id
+    assert ids.count(llama_tokenizer.bos_token_id) == 1
+
+
+@given(st.lists(st.integers(0, 50) | st.just(IMAGE_TOKEN_INDEX), max_size=40), st.integers(1, 256))
+def test_expanded_length_is_text_plus_frames_times_tokens(ids, tokens_per_frame):
+    frames = ids.count(IMAGE_TOKEN_INDEX)
+    assert expanded_length(ids, tokens_per_frame) == len(ids) - frames + frames * tokens_per_frame
+
+
+def test_eight_frames_at_1024_do_not_fit_2048_positions():
+    ids = [1] * 40 + [IMAGE_TOKEN_INDEX] * 8
+    with pytest.raises(TokenBudgetError) as error:
+        check_token_budget(ids, 256, 2048, "train.json, sample 7")
+    message = str(error.value)
+    assert "train.json, sample 7: 2088 tokens = 40 of text + 8 frames x 256" in message
+    assert "at most 7 frames" in message
+    assert check_token_budget(ids, 256, 2088, "sample") == 2088
+
+
+@pytest.mark.parametrize("tokens_per_frame", [1, 4])
+def test_budget_message_counts_frames_for_any_tokens_per_frame(tokens_per_frame):
+    with pytest.raises(TokenBudgetError, match=f"5 of text \\+ 3 frames x {tokens_per_frame}"):
+        check_token_budget([1] * 5 + [IMAGE_TOKEN_INDEX] * 3, tokens_per_frame, 6, "sample")
