@@ -8,6 +8,7 @@ import copy
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import transformers
 
@@ -51,8 +52,9 @@ class VideoConfig:
         if not file.is_file():
             return None
         try:
-            values = json.loads(file.read_text())
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            stored = json.loads(file.read_text())
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+            return cls(**values)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file}: not a video configuration ({error}). Restore or delete it.") from error
 

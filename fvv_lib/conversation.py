@@ -35,8 +35,9 @@ class Template:
         human: around a question, with `{}` in its place.
         answer_start, answer_end: around an answer. The end mark is learned: it is how the model stops.
         stop: the text that ends a generated answer.
-        answer_prefix: a space that stands before the answer and belongs to it: most tokenizers keep a space and the word
-            after it in one token, so a prompt that ended in the space would be followed by tokens never seen there.
+        answer_prefix: a space that stands before the answer and belongs to it: most tokenizers keep a space and the
+            word after it in one token, so a prompt that ended in the space would be followed by tokens never seen
+            there.
         first_human: the same as `human` for the first turn, where it differs.
     """
 
@@ -67,7 +68,7 @@ class Template:
             else:
                 pieces += [Piece(given, False), Piece(self.answer_prefix + turn["value"] + self.answer_end, True)]
                 given = ""
-        return pieces + [Piece(given, False)] if given else pieces
+        return [*pieces, Piece(given, False)] if given else pieces
 
 
 _QWEN_2 = Template(
@@ -94,8 +95,9 @@ _PLAIN = Template(
 _LLAMA_2 = Template(
     name="llama_2",
     system="",
-    first_human="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the visual "
-    "content that the user provides, and assist the user with a variety of tasks using natural language.\n<</SYS>>\n\n"
+    first_human="[INST] <<SYS>>\nYou are a helpful language and vision assistant. You are able to understand the "
+    "visual content that the user provides, and assist the user with a variety of tasks using natural language."
+    "\n<</SYS>>\n\n"
     "{} ",
     human="<s>[INST] {} ",
     answer_start="[/INST]",
@@ -133,7 +135,9 @@ def check_turns(turns: Sequence[dict[str, str]], sample: str, needs_answer: bool
         if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys() or not isinstance(turn["value"], str):
             raise DataFormatError(f'{where}: a turn must be {{"from": "human" or "gpt", "value": text}}, got {turn!r}.')
         if turn["from"] not in ROLES:
-            raise DataFormatError(f"{where}: unknown role {turn['from']!r}. Use 'human' for questions, 'gpt' for answers.")
+            raise DataFormatError(
+                f"{where}: unknown role {turn['from']!r}. Use 'human' for questions, 'gpt' for answers."
+            )
         expected = "human" if i % 2 == 0 else "gpt"
         if ROLES[turn["from"]] != expected:
             raise DataFormatError(

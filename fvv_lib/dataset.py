@@ -79,7 +79,9 @@ class LazySupervisedDataset(Dataset):
     def tokens(self, index: int) -> dict[str, torch.Tensor]:
         """`input_ids` and `labels` of a sample; no file is read."""
         media = self.media(index)
-        sources = preprocess_multimodal([self.samples[index]["conversations"]], self.data_args, self.frame_counts(index))
+        sources = preprocess_multimodal(
+            [self.samples[index]["conversations"]], self.data_args, self.frame_counts(index)
+        )
         try:
             both = preprocess(sources, self.tokenizer, bool(media), self.data_args.version, self.data_args.mismatch)
         except FvvError as error:
@@ -108,8 +110,7 @@ class LazySupervisedDataset(Dataset):
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
-        sample = self.samples[index]
-        value = sample.get("image", sample.get("video", []))
+        value: str | list[str] = _media_of(self.samples[index])
         return [self.folders[index] / path for path in ([value] if isinstance(value, str) else value)]
 
     def frame_counts(self, index: int) -> list[int]:
@@ -126,17 +127,19 @@ class LazySupervisedDataset(Dataset):
     def _check(self, index: int) -> int:
         """Check all of a sample but its pixels; returns its expanded length."""
         sample, name = self.samples[index], self.names[index]
-        check_turns(sample.get("conversations"), name)
+        check_turns(sample.get("conversations", []), name)
         if "image" in sample and "video" in sample:
-            raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one of them, with a list for several.")
-        value = sample.get("image", sample.get("video", []))
-        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(path, str) for path in value)):
+            raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
+        value = _media_of(sample)
+        if not isinstance(value, str) and not (
+            isinstance(value, list) and all(isinstance(path, str) for path in value)
+        ):
             raise DataFormatError(f"{name}: 'image' must be a path or a list of paths, got {value!r}.")
         media = self.media(index)
         placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
         if placeholders != len(media):
             raise DataFormatError(
-                f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but it has {len(media)} pictures or videos. "
+                f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(media)} pictures or videos. "
                 f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs."
             )
         for path in media:
@@ -144,6 +147,10 @@ class LazySupervisedDataset(Dataset):
                 raise VideoDecodeError(f"{name}: {path}: no such file. Check the path, or set image_folder.")
         ids = self.tokens(index)["input_ids"].tolist()
         return check_token_budget(ids, self.data_args.tokens_per_frame, self.tokenizer.model_max_length, name)
+
+
+def _media_of(sample: Sample) -> Any:
+    return sample.get("image", sample.get("video", []))
 
 
 def read_annotations(path: str | Path) -> list[Sample]:
@@ -168,7 +175,8 @@ class DataCollatorForSupervisedDataset:
     """Make a batch: pad the text to the longest, stack the frames when their shapes agree.
 
     Returns:
-        input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from the
+        input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from
+        the
         lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
         tensors (T, 3, S, S) when samples have different numbers of frames (0 for text alone).
 
@@ -205,7 +213,7 @@ def make_supervised_data_module(tokenizer: PreTrainedTokenizerBase, data_args: D
         shared = _all_media(train) & _all_media(evaluation)
         if shared:
             raise DataFormatError(
-                f"{data_args.validation_data_path}: {len(shared)} of its clips are in the training data too, for example "
+                f"{data_args.validation_data_path}: {len(shared)} of its clips are in the training data too, like "
                 f"{min(shared)}. A loss on clips that were learned says nothing: take them out of one of the two."
             )
     return {

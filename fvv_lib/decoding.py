@@ -144,10 +144,10 @@ def _average_fps(times: np.ndarray) -> float:
 
 # --- PyAV: exact ------------------------------------------------------------------------------------------------------
 #
-# A container lists its packets, and reading that list is cheap. Nearly always a packet is a frame, so the list tells how
-# many frames there are and when each is shown. But a packet may hold no visible frame (alt-ref frames of VP8), be cut
-# away by an edit list, or carry no time (AVI). So the decode checks the list frame by frame, and where the list is wrong
-# the clip is decoded in full to make a true one.
+# A container lists its packets, and reading that list is cheap. Nearly always a packet is a frame, so the list tells
+# how many frames there are and when each is shown. But a packet may hold no visible frame (alt-ref frames of VP8), be
+# cut away by an edit list, or carry no time (AVI). So the decode checks the list frame by frame, and where the list is
+# wrong the clip is decoded in full to make a true one.
 
 Chooser = Callable[[np.ndarray], np.ndarray]
 

@@ -1,7 +1,8 @@
 """`python -m fvv_lib.doctor`: what is installed, what works, what to do.
 
 Each check does the thing itself (encodes a clip and reads it back, runs a matrix product on the GPU) and gives a line:
-a name, whether it works, and a detail or a remedy. The exit code is 1 when something that the course needs does not work.
+a name, whether it works, and a detail or a remedy. The exit code is 1 when something that the course needs does not
+work.
 """
 
 import importlib.metadata

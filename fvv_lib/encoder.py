@@ -6,6 +6,7 @@ each picture on its own (as long as its BatchNorm is in eval mode). This module 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -60,9 +61,7 @@ def unflatten_frames(features: torch.Tensor, sizes: Sequence[int]) -> list[torch
     return list(features.split(list(sizes)))
 
 
-def encode_images(
-    model: torch.nn.Module, images: Images, frames_per_chunk: int | None = None
-) -> list[torch.Tensor]:
+def encode_images(model: Any, images: Images, frames_per_chunk: int | None = None) -> list[torch.Tensor]:
     """Encode all frames of a batch in one pass of vision tower and projector.
 
     Args:

@@ -36,9 +36,7 @@ class Answer:
     correct: bool
 
 
-def ask(
-    loaded: LoadedModel, media: str | Path | Sequence[str | Path], question: str, max_new_tokens: int = 128
-) -> str:
+def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question: str, max_new_tokens: int = 128) -> str:
     """Ask a question about a video, a picture, or several, in the way the model was trained; greedy.
 
     Args:

@@ -42,8 +42,8 @@ def preprocess_frames(
 
     Args:
         size: the side of the square in pixels.
-        aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop` keeps
-            the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
+        aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop`
+            keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
         background: RGB, 0 to 255.
 
     Resizing is bicubic with antialiasing. Differs from the described system, which pads each picture at full size and

@@ -37,8 +37,9 @@ def preprocess(
         has_image: whether the text may hold `<image>`; False and an `<image>` in the text is an error.
         version: the template; see `conversation_templates`.
         mismatch: `exact`, from the answers' spans: no mismatch is possible. `strict`: the original algorithm, which
-            drops a sample whose lengths do not add up. `tolerant`: the described one, which takes the separator's length
-            from the tokenizer and accepts up to 5 tokens. The last two warn when lengths differ, with both counts.
+            drops a sample whose lengths do not add up. `tolerant`: the described one, which takes the separator's
+            length from the tokenizer and accepts up to 5 tokens. The last two warn when lengths differ, with both
+            counts.
 
     Returns:
         `input_ids` and `labels`: for each conversation an int64 tensor (L,), placeholders as -200, ignored labels -100.
@@ -58,7 +59,9 @@ def preprocess(
         check_turns(turns, name)
         pieces = template.render(turns, name)
         if not has_image and any(DEFAULT_IMAGE_TOKEN in piece.text for piece in pieces):
-            raise DataFormatError(f"{name}: the text has {DEFAULT_IMAGE_TOKEN}, but the sample has no picture or video.")
+            raise DataFormatError(
+                f"{name}: the text has {DEFAULT_IMAGE_TOKEN}, but the sample has no picture or video."
+            )
         if mismatch == "exact":
             ids, learned = tokenize_pieces(pieces, tokenizer)
         else:
@@ -87,7 +90,7 @@ def tokenize_pieces(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase)
     text is cut at the border, as it is when the model generates: there, nothing follows the answer yet.
     """
     ids, labels = bos_ids(tokenizer), [IGNORE_INDEX] * len(bos_ids(tokenizer))
-    run, run_ids = "", []  # the text since the last cut, and its tokens
+    run, run_ids = "", list[int]()  # the text since the last cut, and its tokens
     for piece in pieces:
         for i, text in enumerate(piece.text.split(DEFAULT_IMAGE_TOKEN)):
             if i > 0:
@@ -249,8 +252,8 @@ def diagnose_labels(
     counted = count_labels(pieces, tokenizer, template, fixed_separator)
     if ids != counted.input_ids:
         raise LabelMismatchError(
-            f"With the template {version!r} this tokenizer merges the end of an answer with what follows it: labels can "
-            "not be compared token by token. Use the template that belongs to the model (FastVLM: qwen_2)."
+            f"With the template {version!r} this tokenizer merges the end of an answer with what follows it: labels "
+            "can not be compared token by token. Use the template that belongs to the model (FastVLM: qwen_2)."
         )
     tokens = [DEFAULT_IMAGE_TOKEN if i == IMAGE_TOKEN_INDEX else tokenizer.decode([i]) for i in ids]
     differing = [i for i, (a, b) in enumerate(zip(exact, counted.labels, strict=True)) if a != b]

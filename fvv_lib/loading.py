@@ -59,8 +59,8 @@ def load_pretrained_model(
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointError(
-            f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would see with random "
-            "weights. Copy the folder again, or restore the config.json that was saved with it."
+            f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would see with "
+            "random weights. Copy the folder again, or restore the config.json that was saved with it."
         )
     model.video_config = VideoConfig.load(path) or VideoConfig(
         image_mean=tuple(image_processor.image_mean), image_std=tuple(image_processor.image_std)
@@ -87,8 +87,8 @@ def _check_model_type(path: str | Path) -> None:
         raise CheckpointError(f"{folder}: config.json is missing or broken ({error}). Is this a checkpoint?") from error
     if model_type not in MODELS:
         raise CheckpointError(
-            f"{config}: model_type is {model_type!r}, supported is {', '.join(MODELS)}. Apple's own layout (llava_qwen2) "
-            "must be converted to Hugging Face's first."
+            f"{config}: model_type is {model_type!r}, supported is {', '.join(MODELS)}. Apple's own layout "
+            "(llava_qwen2) must be converted to Hugging Face's first."
         )
 
 

@@ -7,7 +7,7 @@ model), and computes logits only where there are labels. This module knows nothi
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,11 @@ from fvv_lib.arguments import VideoConfig
 from fvv_lib.encoder import Images, encode_images
 from fvv_lib.errors import DataFormatError, LabelMismatchError
 from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Model
+else:
+    _Model = object
 
 Prepared = tuple[None, torch.Tensor | None, torch.Tensor | None, Any, torch.Tensor, torch.Tensor | None]
 
@@ -106,7 +111,7 @@ def _check_sentinels(input_ids: torch.Tensor, features: list[torch.Tensor]) -> N
             )
 
 
-class VideoMixin:
+class VideoMixin(_Model):
     """Video for a transformers class that is built like LLaVA. Put it before that class in the bases.
 
     `forward` and `generate` take `images` of 3, 4 or 5 dimensions or a list, uint8 or float, next to `input_ids` with
@@ -127,7 +132,8 @@ class VideoMixin:
     train_batchnorm: bool = False
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames as the vision tower wants them: uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float is not."""
+        """Frames as the vision tower wants them: uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float is
+        not."""
         parameter = next(self.model.vision_tower.parameters())
         frames = frames.to(parameter.device)
         if frames.dtype != torch.uint8:
@@ -164,14 +170,14 @@ class VideoMixin:
         Args:
             images: see `encoder.flatten_frames`. The other inputs are those of the base class.
             full_logits: logits at every position (True), or only where the next token has a label (False): then
-                `logits` is (labelled tokens, V). By default False while training with labels, else True. 2,100 positions
-                of 152,000 words are 1.3 GB in float32, and an answer needs thirty of them.
+                `logits` is (labelled tokens, V). By default False while training with labels, else True. 2,100
+                positions of 152,000 words are 1.3 GB in float32, and an answer needs thirty of them.
             num_items_in_batch: divide the summed loss by this (the Trainer's count over accumulated batches).
 
         Raises:
             LabelMismatchError: no token of the batch is learned.
         """
-        if images is not None and inputs_embeds is None:
+        if images is not None and input_ids is not None and inputs_embeds is None:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 prepare_inputs_labels_for_multimodal(
                     self, input_ids, position_ids, attention_mask, past_key_values, labels, images

@@ -19,7 +19,7 @@ PALETTE = {
     "purple": "#CC79A7",
     "grey": "#8C8C8C",
 }
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "figure.dpi": 80}
+STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "figure.dpi": 80}
 
 
 def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = "", columns: int = 8) -> Figure:
@@ -44,7 +44,8 @@ def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = ""
 def plot_sampling(
     total_frames: int, chosen: Mapping[str, Sequence[int]], spans: Mapping[str, tuple[int, int]] | None = None
 ) -> Figure:
-    """A timeline for each name: the chosen frame indices on the row of all frames; `spans` marks events as (first, last)."""
+    """A timeline for each name: the chosen frame indices on the row of all frames; `spans` marks events as (first,
+    last)."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(10, 0.8 + 0.45 * len(chosen)))
         for (name, (first, last)), colour in zip((spans or {}).items(), ("orange", "purple", "green"), strict=False):

@@ -60,7 +60,8 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a kind, its answer, and the texts of which the answer names one (none: the answer is the sentence)."""
+    """A question of a kind, its answer, and the texts of which the answer names one (none: the answer is a
+    sentence)."""
 
     kind: str
     text: str
@@ -114,8 +115,8 @@ def _pair(rng: Generator, a: Shape, b: Shape) -> tuple[str, str]:
 
 
 def record(name: str, media: tuple[str, str] | None, questions: list[Question]) -> dict[str, Any]:
-    """One sample in LLaVA's format; `media` is its key (`image` or `video`) and path. `kinds` and `choices` are ours, for
-    scoring; a trainer ignores them."""
+    """One sample in LLaVA's format; `media` is its key (`image` or `video`) and path. `kinds` and `choices` are ours,
+    for scoring; a trainer ignores them."""
     turns = []
     for i, question in enumerate(questions):
         before = "<image>\n" if media and i == 0 else ""

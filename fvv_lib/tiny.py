@@ -31,14 +31,22 @@ from fvv_lib.dataset import DataCollatorForSupervisedDataset
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
 from fvv_lib.model import FastVlmForVideo
-from fvv_lib.samples import TEXTS, colour_question, motion_question, order_question, place_question, record
-from fvv_lib.samples import shape_question, which_question
-from fvv_lib.scenes import COLOURS, DIRECTIONS, PLACES, SHAPES, Shape, still
+from fvv_lib.samples import (
+    TEXTS,
+    colour_question,
+    motion_question,
+    order_question,
+    place_question,
+    record,
+    shape_question,
+    which_question,
+)
+from fvv_lib.scenes import COLOURS, DIRECTIONS, SHAPES, Shape, still
 
 IMAGE_SIZE, STRIDE = 64, 32  # pixels; pixels per token, so 2 x 2 tokens per frame
 EMBED_DIMS = (16, 32, 64, 64)
 MAX_POSITIONS = 2048
-PLACE_BINS = 8  # columns, and rows, that the tower learns to tell apart
+PLACE_BINS = 16  # columns, and rows, that the tower learns to tell apart
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # Qwen2's rule for cutting text into words before byte pairs are merged (Qwen2 Technical Report, 2024).
 QWEN2_WORDS = (
@@ -54,7 +62,8 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen2's word rule and special tokens, its merges learned from the course's text."""
+    """A byte-level BPE tokenizer with Qwen2's word rule and special tokens, its merges learned from the course's
+    text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -99,8 +108,8 @@ def _corpus() -> Iterator[str]:
 def build_model(tokenizer: PreTrainedTokenizerFast, inference_mode: bool = False) -> FastVlmForVideo:
     """FastVLM with random weights: a FastViT of four stages, the two-layer projector, a Qwen2 of four layers.
 
-    Layer scales start at 0.3. At timm's 1e-5 a tower of this size gives features around 1e-38 and no test could tell one
-    picture from another.
+    Layer scales start at 0.3. At timm's 1e-5 a tower of this size gives features around 1e-38 and no test could tell
+    one picture from another.
     """
     config = FastVlmConfig(
         vision_config={
@@ -135,9 +144,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, inference_mode: bool = False
         tie_word_embeddings=True,
     )
     model = FastVlmForVideo(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model
 
 
@@ -184,7 +191,8 @@ def train_tower(model: FastVlmForVideo, steps: int, batch_size: int = 64, learni
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         features = tower(model.normalize(batch[0])).last_hidden_state.mean((2, 3))  # (B, width)
-        return sum(F.cross_entropy(head(features), target) for head, target in zip(heads, batch[1].T, strict=True))
+        losses = [F.cross_entropy(head(features), target) for head, target in zip(heads, batch[1].T, strict=True)]
+        return torch.stack(losses).sum()
 
     loader = DataLoader(Stills(1), batch_size, collate_fn=collate, num_workers=1)
     _train("tower", loader, [*tower.parameters(), *heads.parameters()], loss, steps, learning_rate)

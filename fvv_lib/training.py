@@ -45,6 +45,8 @@ def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> dict[str, tup
 class VideoTrainer(Trainer):
     """transformers' Trainer with a learning rate for each part, and evaluation without the logits of the prompt."""
 
+    optimizer: torch.optim.Optimizer | None
+
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by part and by weight decay; a part without a rate of its own takes `learning_rate`."""
         if self.optimizer is None:
@@ -70,9 +72,7 @@ class VideoTrainer(Trainer):
         return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
 
 
-def train(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
-) -> dict[str, Any]:
+def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
     """Fine-tune a FastVLM on video; returns what is written to `metrics.json`.
 
     Into `output_dir` go the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
@@ -96,9 +96,7 @@ def train(
             for _ in tqdm(dataset.check_media(), total=len(dataset), desc="checking media", disable=None):
                 pass
 
-    trainer = VideoTrainer(
-        model=loaded.model, args=training_args, processing_class=build_processor(loaded), **data
-    )
+    trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=build_processor(loaded), **data)
     before = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) if test else None
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     after = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) if test else None

@@ -62,7 +62,10 @@ def test_batched_answers_equal_single_ones(loaded, small_test_set):
     ]
     images = [small_test_set.frames(i) for i in range(len(turns))]
     together = generate_answers(loaded.model, loaded.tokenizer, turns, images, "qwen_2")
-    alone = [generate_answers(loaded.model, loaded.tokenizer, [t], [i], "qwen_2")[0] for t, i in zip(turns, images, strict=True)]
+    alone = [
+        generate_answers(loaded.model, loaded.tokenizer, [t], [i], "qwen_2")[0]
+        for t, i in zip(turns, images, strict=True)
+    ]
     assert together == alone
 
 

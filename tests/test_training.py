@@ -60,9 +60,14 @@ def run(base, annotate, media, tmp_path):
 
 def test_text_images_and_videos_train_in_one_batch(run, annotate, media):
     shutil.copy(media / "clip.mp4", media / "held_out.mp4")
-    held_out = annotate([sample("<image>\nWhich way does it move?", "It moves to the left.", video="held_out.mp4")], "v.json")
+    held_out = annotate(
+        [sample("<image>\nWhich way does it move?", "It moves to the left.", video="held_out.mp4")], "v.json"
+    )
     output, metrics = run(
-        data={"validation_data_path": held_out, "test_data_path": held_out}, max_steps=8, eval_strategy="steps", eval_steps=4
+        data={"validation_data_path": held_out, "test_data_path": held_out},
+        max_steps=8,
+        eval_strategy="steps",
+        eval_steps=4,
     )
     losses = [entry["loss"] for entry in metrics["log"] if "loss" in entry]
     assert losses[-1] < losses[0] / 2
@@ -111,7 +116,12 @@ def test_frozen_parts_stay_as_they_were_and_trained_ones_do_not(run, model):
 
 def test_each_part_has_its_learning_rate(model, tmp_path):
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), learning_rate=1e-4, vision_tower_lr=1e-5, projector_lr=0.0, use_cpu=True, report_to="none"
+        output_dir=str(tmp_path),
+        learning_rate=1e-4,
+        vision_tower_lr=1e-5,
+        projector_lr=0.0,
+        use_cpu=True,
+        report_to="none",
     )
     optimizer = VideoTrainer(model=model, args=arguments).create_optimizer()
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -121,7 +131,7 @@ def test_each_part_has_its_learning_rate(model, tmp_path):
 
 
 def test_training_resumes_from_a_checkpoint(run):
-    whole, full = run(output="whole", max_steps=4, dataloader_num_workers=0)
+    _, full = run(output="whole", max_steps=4, dataloader_num_workers=0)
     half, _ = run(output="half", max_steps=4, save_strategy="steps", save_steps=2)
     _, resumed = run(output="half", max_steps=4, resume_from_checkpoint=str(half / "checkpoint-2"))
     losses = [[entry["loss"] for entry in metrics["log"] if "loss" in entry] for metrics in (full, resumed)]
@@ -131,7 +141,11 @@ def test_training_resumes_from_a_checkpoint(run):
 
 def test_same_seed_gives_the_same_losses(run):
     losses = [
-        [entry["loss"] for entry in run(output=f"run{i}", data={"frame_sampling": "random"})[1]["log"] if "loss" in entry]
+        [
+            entry["loss"]
+            for entry in run(output=f"run{i}", data={"frame_sampling": "random"})[1]["log"]
+            if "loss" in entry
+        ]
         for i in range(2)
     ]
     assert losses[0] == losses[1]
