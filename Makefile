@@ -10,7 +10,7 @@ help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 5 minutes on 2 CPU cores)"
 	@echo "make test       run the tests and the notebooks"
 	@echo "make lab        open the course in JupyterLab"
-	@echo "make notebooks  run notebooks/source/*.py and write notebooks/*.ipynb"
+	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"
 	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
 	@echo "make lint       ruff and mypy"
 
@@ -31,7 +31,7 @@ lab: $(READY)
 	$(PY) -m jupyter lab notebooks/
 
 notebooks: $(READY)
-	$(PY) -m jupytext --to ipynb --execute --output-dir notebooks notebooks/source/*.py
+	$(PY) scripts/build_notebooks.py
 
 samples: $(READY)
 	$(PY) -m fvv_lib.samples data_samples

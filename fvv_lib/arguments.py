@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from fvv_lib.errors import CheckpointError, FvvError
@@ -138,9 +139,14 @@ class TrainingArguments(transformers.TrainingArguments):
     """transformers' arguments, and a learning rate for each part."""
 
     output_dir: str = field(default="output", metadata={"help": "Folder for checkpoints, metrics and figures."})
-    model_max_length: int = field(
-        default=8192, metadata={"help": "Positions a sample may take, frames included. More is refused, never cut."}
+    model_max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Positions a sample may take, frames included; default: what the checkpoint allows. "
+            "A longer sample is refused, never cut."
+        },
     )
+    bf16: bool | None = field(default=None, metadata={"help": "Train in bfloat16; default: where the GPU has it."})
     vision_tower_lr: float | None = field(
         default=None, metadata={"help": "Learning rate of the vision tower; default: learning_rate."}
     )
@@ -154,4 +160,7 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
             raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        if self.bf16 is None:
+            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory &= torch.cuda.is_available()  # without a GPU it only warns
         super().__post_init__()

@@ -41,6 +41,10 @@ class LazySupervisedDataset(Dataset):
         data_path: annotation files.
         data_args: needs `image_size` and `tokens_per_frame`, which `training` sets from the checkpoint.
 
+    Attributes:
+        lengths: positions that each sample takes, frames included.
+        dropped: names of the samples in which nothing is learned, because `mismatch` is not `exact`.
+
     Raises:
         DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
         VideoDecodeError: a picture or video that does not exist.
@@ -64,6 +68,7 @@ class LazySupervisedDataset(Dataset):
             self.names += [f"{path}, sample {s.get('id', i)}" for i, s in enumerate(samples)]
             self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
         self.epoch = 0
+        self.dropped: list[str] = []
         self.lengths = [self._check(i) for i in range(len(self))]
 
     def __len__(self) -> int:
@@ -94,12 +99,11 @@ class LazySupervisedDataset(Dataset):
         clips = [torch.empty(0, 3, args.image_size, args.image_size, dtype=torch.uint8)]
         for path in self.media(index):
             if is_video_file(path):
-                seed = hash((self.epoch, index)) % 2**32  # integers: the same in every process
                 frames = read_video(
                     path,
                     args.num_video_frames,
                     strategy=args.frame_sampling,
-                    seed=seed,
+                    seed=(self.epoch, index),
                     backend=args.video_backend,
                     num_threads=1,
                 ).frames
@@ -145,8 +149,12 @@ class LazySupervisedDataset(Dataset):
         for path in media:
             if not path.is_file():
                 raise VideoDecodeError(f"{name}: {path}: no such file. Check the path, or set image_folder.")
-        ids = self.tokens(index)["input_ids"].tolist()
-        return check_token_budget(ids, self.data_args.tokens_per_frame, self.tokenizer.model_max_length, name)
+        tokens = self.tokens(index)
+        if (tokens["labels"] == IGNORE_INDEX).all():  # `strict` and `tolerant` drop what they can not count
+            self.dropped.append(name)
+        return check_token_budget(
+            tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, self.tokenizer.model_max_length, name
+        )
 
 
 def _media_of(sample: Sample) -> Any:

@@ -4,7 +4,7 @@ A frame's number is its place in the order of presentation, and the frames retur
 from the first packet to the last. This module knows nothing about tensors or models.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ def load_video_frames(
     num_frames: int = 8,
     *,
     strategy: str = "uniform",
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     sample_fps: float = 1.0,
     start: float | None = None,
     end: float | None = None,
@@ -85,7 +85,7 @@ def read_video(
     num_frames: int = 8,
     *,
     strategy: str = "uniform",
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     sample_fps: float = 1.0,
     start: float | None = None,
     end: float | None = None,

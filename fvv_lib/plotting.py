@@ -24,11 +24,12 @@ STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titles
 
 def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = "", columns: int = 8) -> Figure:
     """A strip of frames, uint8 (N, H, W, 3), with the time of each below it."""
-    rows = -(-len(frames) // columns)
+    side = 10 / columns  # inches for one frame
+    rows, columns = -(-len(frames) // columns), min(columns, len(frames))
     height, width = frames.shape[1:3]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            rows, columns, figsize=(10, rows * (10 / columns * height / width + 0.35)), squeeze=False
+            rows, columns, figsize=(columns * side, rows * (side * height / width + 0.35)), squeeze=False
         )
         for axis in axes.flat:
             axis.axis("off")
@@ -38,6 +39,21 @@ def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = ""
         if title:
             figure.suptitle(title)
         figure.tight_layout()
+    return figure
+
+
+def plot_pictures(pictures: Mapping[str, np.ndarray]) -> Figure:
+    """Pictures of any shapes beside each other, uint8 (H, W, 3), each framed and at the scale of its own pixels."""
+    with plt.rc_context(STYLE):
+        widths = [picture.shape[1] for picture in pictures.values()]
+        figure, axes = plt.subplots(
+            1, len(pictures), figsize=(10, 2.6), width_ratios=widths, squeeze=False, layout="constrained"
+        )
+        for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=True):
+            axis.imshow(picture)
+            axis.set(title=name, xticks=[], yticks=[])
+            axis.spines[:].set_visible(True)
+            axis.spines[:].set_color(PALETTE["grey"])
     return figure
 
 
@@ -72,6 +88,31 @@ def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -
         axis.set_ylabel(ylabel)
         axis.margins(y=0.2)
         figure.tight_layout()
+    return figure
+
+
+def plot_lines(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    limits: Mapping[str, float] | None = None,
+) -> Figure:
+    """A line for each name over the same x, each ended by its name; `limits` are dashed levels. Both scales double."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
+        for (name, values), colour, marker in zip(lines.items(), list(PALETTE)[:5], "osD^v", strict=False):
+            axis.plot(x, values, marker + "-", color=PALETTE[colour], markersize=4)
+            axis.annotate(name, (x[-1], values[-1]), xytext=(6, 0), textcoords="offset points", va="center")
+        for name, level in (limits or {}).items():
+            axis.axhline(level, color="black", linestyle="--", linewidth=1)
+            axis.annotate(name, (x[0], level), xytext=(0, 3), textcoords="offset points", va="bottom")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+        axis.set(xlabel=xlabel, ylabel=ylabel)
     return figure
 
 

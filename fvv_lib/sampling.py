@@ -5,6 +5,8 @@ frames, spread over the clip, are enough for most questions. This module only co
 files, pictures or tensors.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fvv_lib.errors import FvvError
@@ -17,7 +19,7 @@ def sample_frame_indices(
     num_frames: int,
     strategy: str = "uniform",
     *,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     video_fps: float | None = None,
     sample_fps: float = 1.0,
 ) -> np.ndarray:

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, LlavaProcessor, Trainer, set_seed
 
 from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.dataset import LazySupervisedDataset, make_supervised_data_module
-from fvv_lib.errors import FvvError
+from fvv_lib.errors import FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
 from fvv_lib.loading import LoadedModel, load_pretrained_model, tokens_per_frame
@@ -107,7 +107,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         "after": after,
         "train": result.metrics,
         "parameters": {part: {"trained": trained, "all": total} for part, (trained, total) in counts.items()},
-        "samples": {"train": len(data["train_dataset"]), "dropped": 0},
+        "samples": {"train": len(data["train_dataset"]), "dropped": data["train_dataset"].dropped},
         "arguments": {
             "model": asdict(model_args),
             "data": asdict(data_args),
@@ -126,7 +126,12 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
     """Let data, tokenizer and model agree: picture size, tokens per frame, token budget, and what is saved with it."""
     data_args.image_size = processor_size(loaded.image_processor)
     data_args.tokens_per_frame = tokens_per_frame(loaded.model, data_args.image_size)
-    loaded.tokenizer.model_max_length = min(training_args.model_max_length, loaded.context_len)
+    limit = training_args.model_max_length or loaded.context_len
+    if limit > loaded.context_len:
+        raise TokenBudgetError(
+            f"model_max_length={limit}, but the checkpoint reads {loaded.context_len} positions at most: lower it."
+        )
+    loaded.tokenizer.model_max_length = limit
     loaded.model.video_config = VideoConfig(
         num_video_frames=data_args.num_video_frames,
         frame_sampling=data_args.frame_sampling,

@@ -147,7 +147,7 @@ def test_frames_of_another_kind_are_an_error_that_shows_them(frames):
 
 
 def test_unknown_aspect_ratio_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(FvvError, match="'anyres'.*pad, crop, resize"):
+    with pytest.raises(FvvError, match=r"'anyres'.*pad, crop, resize"):
         preprocess_frames(noise(1, 8, 8, 3), 8, "anyres")
 
 

@@ -78,7 +78,7 @@ def test_each_answer_names_one_of_its_choices(records):
 
 
 def test_no_answer_can_be_guessed_from_the_question(records):
-    """Ways to move are equally frequent, and the shape that comes first is named first in about half of the questions."""
+    """Ways to move are equally frequent, and the shape that comes first is named first about half of the time."""
     asked = list(questions(records["test"]))
     ways = Counter(way for kind, _, answer, _ in asked if kind == "motion" for way in DIRECTIONS if way in answer)
     assert max(ways.values()) - min(ways.values()) <= 2
@@ -161,6 +161,12 @@ def test_split_is_written_with_the_same_bytes_every_time(tmp_path):
     assert first == again
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "a")) == len(first) - TINY.texts
+
+
+def test_written_split_uses_both_keys_and_other_containers(tmp_path):
+    records = write_split(tmp_path, "train", TINY, seed=5)
+    assert {key for sample in records for key in ("image", "video") if key in sample} == {"image", "video"}
+    assert len({Path(media(sample)).suffix for sample in records if media(sample)} - {".mp4", ".png"}) >= 1
 
 
 def test_another_seed_writes_other_samples(tmp_path):

@@ -105,7 +105,7 @@ def test_fps_repeats_frames_where_a_clip_is_too_short():
 
 
 def test_fps_above_that_of_the_clip_takes_every_frame():
-    assert sample_frame_indices(4, 4, "fps", video_fps=10.0, sample_fps=60.0).tolist() == [0, 1, 2, 3]
+    assert sample_frame_indices(5, 4, "fps", video_fps=10.0, sample_fps=60.0).tolist() == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -130,5 +130,5 @@ def test_counts_below_one_are_errors(total, count):
 
 
 def test_unknown_strategy_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(FvvError, match="'middle'.*uniform, segment, random, fps"):
+    with pytest.raises(FvvError, match=r"'middle'.*uniform, segment, random, fps"):
         sample_frame_indices(10, 2, "middle")

@@ -1,7 +1,5 @@
 """Scenes: no single frame answers a question of motion or order, and every container keeps every frame."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -32,12 +30,11 @@ def rng(seed):
 
 
 def centre(frame):
-    """The centre (x, y) of what is not background, as fractions of the picture whose opposite edges meet.
+    """The centre (x, y) of what is not background, as fractions of a picture whose opposite edges meet.
 
-    The background is the corner's colour or, where a shape lies on the corner, the most frequent one.
+    A shape covers less than half of a picture, so the median is the background.
     """
-    colours, counts = np.unique(frame.reshape(-1, 3), axis=0, return_counts=True)
-    weight = (frame != colours[counts.argmax()]).any(axis=-1)
+    weight = (frame != np.median(frame, axis=(0, 1))).any(axis=-1)
     found = []
     for axis in (0, 1):  # summing over rows leaves x
         amounts = weight.sum(axis=axis)
@@ -84,8 +81,6 @@ def test_still_shows_one_shape_where_it_says():
     for seed in SEEDS:
         picture, shape = still(rng(seed))
         assert picture.shape[1::-1] in CLIP_SIZES
-        assert 0.1 <= min(shape.x, shape.y)
-        assert max(shape.x, shape.y) <= 0.9
         x, y = int(shape.x * picture.shape[1]), int(shape.y * picture.shape[0])
         assert picture[y, x].tolist() == list(COLOURS[shape.colour])
 
@@ -93,20 +88,22 @@ def test_still_shows_one_shape_where_it_says():
 @pytest.mark.parametrize(
     ("x", "y", "name"),
     [
-        (0.1, 0.1, "top left"),
-        (0.5, 0.1, "top"),
-        (0.9, 0.1, "top right"),
-        (0.1, 0.5, "left"),
+        (0.2, 0.2, "top left"),
+        (0.5, 0.2, "top"),
+        (0.8, 0.2, "top right"),
+        (0.2, 0.5, "left"),
         (0.5, 0.5, "middle"),
-        (0.9, 0.5, "right"),
-        (0.1, 0.9, "bottom left"),
-        (0.5, 0.9, "bottom"),
-        (0.9, 0.9, "bottom right"),
+        (0.8, 0.5, "right"),
+        (0.2, 0.8, "bottom left"),
+        (0.5, 0.8, "bottom"),
+        (0.8, 0.8, "bottom right"),
         (0.34, 0.5, None),
         (0.5, 0.65, None),
+        (0.03, 0.5, None),
+        (0.5, 0.97, None),
     ],
 )
-def test_place_names_the_third_and_leaves_out_borders(x, y, name):
+def test_place_names_the_third_and_leaves_out_borders_and_edges(x, y, name):
     assert place(Shape("red", "circle", x, y, 0.2)) == name
 
 
@@ -129,7 +126,7 @@ def test_motion_clip_moves_its_way_and_no_other(direction):
         steps = (np.diff(path, axis=0) + 0.5) % 1 - 0.5
         travelled = steps.sum(axis=0)
         along = travelled @ np.array(DIRECTIONS[direction])
-        assert 0.25 < along < 0.5
+        assert 0.25 < along < 0.6
         assert abs(travelled).sum() - along < 0.03
         assert abs((path[0] - (start.x, start.y) + 0.5) % 1 - 0.5).max() < 0.08
 
@@ -141,18 +138,17 @@ def test_first_frame_is_the_same_whichever_way_a_shape_goes():
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("moment", ["first", "last"])
-def test_position_in_a_frame_does_not_tell_the_direction(direction, moment):
+def test_position_in_a_frame_does_not_tell_the_direction(direction):
     """At the start and at the end each position is equally likely, both ways, whichever way the shape goes.
 
     A clip of two frames starts and ends where one of 24 does. The bound is Kolmogorov and Smirnov's for a chance of
     1 in 1000; the seeds are fixed, so the outcome is too.
     """
-    count = 400
+    count = 300
     clips = (motion_clip(rng(1000 + seed), direction, num_frames=2)[0] for seed in range(count))
-    positions = np.sort([centre(frames[0 if moment == "first" else -1]) for frames in clips], axis=0)
-    uniform = (np.arange(count)[:, None] + 0.5) / count
-    assert abs(positions - uniform).max() < 1.95 / np.sqrt(count)
+    positions = np.array([[centre(frame) for frame in frames] for frames in clips])  # (clip, start or end, x or y)
+    uniform = (np.arange(count) + 0.5) / count
+    assert abs(np.sort(positions, axis=0) - uniform[:, None, None]).max() < 1.95 / np.sqrt(count)
 
 
 def test_a_clip_of_two_frames_ends_where_a_long_one_does():
@@ -208,13 +204,12 @@ def test_written_clip_reads_back_frame_by_frame(tmp_path, extension):
 
 @pytest.mark.parametrize("extension", ENCODERS)
 def test_clip_is_written_with_the_same_bytes_every_time(tmp_path, extension):
-    frames, _, _ = order_clip(rng(1))
-    written = []
-    for name in ("a", "b"):
-        path = Path(tmp_path / f"{name}{extension}")
-        write_video(path, frames)
-        written.append(path.read_bytes())
-    assert written[0] == written[1]
+    frames, _ = motion_clip(rng(3), "left")
+    written = set()
+    for name in "abcdef":
+        write_video(tmp_path / f"{name}{extension}", frames)
+        written.add((tmp_path / f"{name}{extension}").read_bytes())
+    assert len(written) == 1
 
 
 def test_the_same_seed_draws_the_same_clip_and_another_seed_another():

@@ -197,6 +197,18 @@ def test_wrong_settings_are_errors(tmp_path):
         TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=True)
 
 
+def test_budget_beyond_the_checkpoint_is_refused(run):
+    with pytest.raises(TokenBudgetError, match="reads 2048 positions at most"):
+        run(model_max_length=4096)
+
+
+@pytest.mark.filterwarnings("ignore:conversation 0")
+def test_dropped_samples_are_listed_in_the_record(run):
+    turns = [turn for _ in range(3) for turn in sample("What?", "It is a red square.")["conversations"]]
+    _, metrics = run([*MIXED, {"id": "x7", "conversations": turns}], {"version": "v1", "mismatch": "tolerant"})
+    assert [name.split(", ")[-1] for name in metrics["samples"]["dropped"]] == ["sample x7"]
+
+
 def test_every_setting_has_help():
     for arguments in (ModelArguments, DataArguments, TrainingArguments):
         for field in arguments.__dataclass_fields__.values():
