@@ -21,6 +21,7 @@ from fvv_lib.scenes import (
     COLOURS,
     DIRECTIONS,
     ENCODERS,
+    NUM_FRAMES,
     PLACES,
     SHAPES,
     Shape,
@@ -32,6 +33,8 @@ from fvv_lib.scenes import (
     write_video,
 )
 
+GRID = 8
+EASY_MARGIN = 0.2  # two thirds of the training clips start so far from the edges; no clip of val and test does
 SHORT_CLIP_FRAMES = 5  # fewer than the 8 that are sampled
 TEXTS = (
     ("Which shapes do you know?", f"I know the {', the '.join(SHAPES)}."),
@@ -52,9 +55,9 @@ class Split:
 
 
 SPLITS = {
-    "train": Split(motion=1000, order=500, short=20, stills=60, texts=3),
+    "train": Split(motion=1000, order=500, short=20, stills=60, texts=30),
     "val": Split(motion=40, order=30, short=2, stills=6, texts=1),
-    "test": Split(motion=120, order=120, short=4, stills=20, texts=1),
+    "test": Split(motion=120, order=120, short=4, stills=20, texts=3),
 }
 
 
@@ -83,6 +86,12 @@ def place_question(shape: Shape) -> Question | None:
     if name is None:
         return None
     return Question("place", "Where is it?", f"It is at the {name}.", tuple(name for row in PLACES for name in row))
+
+
+def grid_question(shape: Shape) -> Question:
+    """Place more exactly: the picture is cut into 8 columns and 8 rows."""
+    column, row = int(shape.x * GRID) + 1, int(shape.y * GRID) + 1
+    return Question("grid", "In which column and row is it?", f"It is in column {column}, row {row}.")
 
 
 def which_question(rng: Generator, shape: Shape) -> Question:
@@ -153,11 +162,14 @@ def write_split(folder: Path, name: str, split: Split, seed: int) -> list[dict[s
             records.append(record(f"{name}-{stem}", None, [Question("text", question, answer)]))
             continue
         path = f"videos/{name}/{stem}{'.png' if kind == 'still' else _extension(number)}"
-        records.append(record(f"{name}-{stem}", (_key(number), path), _write_one(rng, folder / path, kind, number)))
+        easy = name == "train" and number % 3 < 2
+        records.append(
+            record(f"{name}-{stem}", (_key(number), path), _write_one(rng, folder / path, kind, number, easy))
+        )
     return records
 
 
-def _write_one(rng: Generator, path: Path, kind: str, number: int) -> list[Question]:
+def _write_one(rng: Generator, path: Path, kind: str, number: int, easy: bool) -> list[Question]:
     """Write the file of one sample; returns its questions, in a random order."""
     if kind == "still":
         picture, shape = still(rng)
@@ -170,7 +182,8 @@ def _write_one(rng: Generator, path: Path, kind: str, number: int) -> list[Quest
         questions = [order_question(rng, first, second)]
     else:
         direction = list(DIRECTIONS)[number % 4]
-        frames, shape = motion_clip(rng, direction, *([SHORT_CLIP_FRAMES] if kind == "short" else []))
+        length = SHORT_CLIP_FRAMES if kind == "short" else NUM_FRAMES
+        frames, shape = motion_clip(rng, direction, length, EASY_MARGIN if easy else 0.0)
         write_video(path, frames)
         questions = [colour_question(shape), shape_question(shape), motion_question(direction)]
     return [questions[i] for i in rng.permutation(len(questions))]

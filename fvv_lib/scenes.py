@@ -123,10 +123,16 @@ def place(shape: Shape, margin: float = 0.04) -> str | None:
 # --- clips ------------------------------------------------------------------------------------------------------
 
 
-def motion_clip(rng: Generator, direction: str, num_frames: int = NUM_FRAMES) -> tuple[np.ndarray, Shape]:
-    """A shape that drifts in a direction: uint8 (T, H, W, 3), and the shape where it starts."""
-    start = random_shape(rng)
-    travel = rng.uniform(0.4, 0.55) / (num_frames - 1)  # of the picture's side, each frame
+def motion_clip(
+    rng: Generator, direction: str, num_frames: int = NUM_FRAMES, margin: float = 0.0
+) -> tuple[np.ndarray, Shape]:
+    """A shape that drifts in a direction: uint8 (T, H, W, 3), and the shape where it starts.
+
+    It starts at least `margin` from the edges. With a margin it seldom leaves the picture, which is easier to learn
+    from, but then a late frame tells something about the direction; with 0 no frame ever does.
+    """
+    start = random_shape(rng, margin, 1 - margin)
+    travel = rng.uniform(0.2, 0.3) / (num_frames - 1)  # of the picture's side, each frame
     step = np.array(DIRECTIONS[direction]) * travel
     size, background = CLIP_SIZES[rng.integers(len(CLIP_SIZES))], int(rng.integers(20, 90))
     frames = []

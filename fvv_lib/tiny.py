@@ -34,6 +34,7 @@ from fvv_lib.model import FastVlmForVideo
 from fvv_lib.samples import (
     TEXTS,
     colour_question,
+    grid_question,
     motion_question,
     order_question,
     place_question,
@@ -101,6 +102,7 @@ def _corpus() -> Iterator[str]:
     for i, shape in enumerate(shapes):
         other = shapes[(7 * i + 1) % len(shapes)]
         questions = [colour_question(shape), shape_question(shape), place_question(shape), which_question(rng, shape)]
+        questions += [grid_question(shape)]
         questions += [motion_question(list(DIRECTIONS)[i % 4]), order_question(rng, shape, other)]
         yield from (f"user\n{q.text}\nassistant\n{q.answer}\n" for q in questions if q)
 
@@ -218,8 +220,9 @@ def train_answers(
 def _still_sample(
     tokenizer: PreTrainedTokenizerFast, pixels: torch.Tensor, shape: Shape, rng: np.random.Generator
 ) -> dict[str, torch.Tensor]:
-    asked = [colour_question(shape), shape_question(shape), place_question(shape), which_question(rng, shape)]
-    questions = [asked[i] for i in rng.permutation(4) if asked[i] is not None]
+    asked = [colour_question(shape), shape_question(shape), which_question(rng, shape)]
+    asked += [question for question in (place_question(shape), grid_question(shape)) if question]
+    questions = [asked[i] for i in rng.permutation(len(asked))]
     turns = record("", ("image", ""), questions)["conversations"]
     both = preprocess([turns], tokenizer, has_image=True)
     return {"input_ids": both["input_ids"][0], "labels": both["labels"][0], "images": pixels[None]}
@@ -246,8 +249,8 @@ def _train(name: str, loader: Any, parameters: list[Any], loss_of: Any, steps: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the checkpoint is written")
-    parser.add_argument("--tower_steps", type=int, default=1000)
-    parser.add_argument("--answer_steps", type=int, default=1500)
+    parser.add_argument("--tower_steps", type=int, default=800)
+    parser.add_argument("--answer_steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     settings = parser.parse_args()
 

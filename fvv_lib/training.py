@@ -118,7 +118,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     }
     if trainer.is_world_process_zero():
         write_record(Path(training_args.output_dir), metrics)
-        print_table(before, after)
+        if before and after:
+            print(f"\nAccuracy on {data_args.test_data_path}:\n\n{format_table(before, after)}")
     return metrics
 
 
@@ -172,13 +173,12 @@ def write_record(folder: Path, metrics: dict[str, Any]) -> None:
     plot_loss(metrics["log"]).savefig(folder / "loss.png")
 
 
-def print_table(before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
     """Accuracy per kind of question on the test split, before and after."""
-    if before is None or after is None:
-        return
-    print(f"\n{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}")
+    lines = [f"{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}"]
     for kind, row in after.items():
-        print(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")
+        lines.append(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -75,6 +75,6 @@ def test_optional_packages_are_not_needed_to_import(missing):
 def test_without_decord_its_backend_says_what_to_do(monkeypatch, data_samples):
     monkeypatch.setitem(sys.modules, "decord", None)
     clip = data_samples / "videos" / "test" / "motion-0001.mp4"
-    with pytest.raises(fvv_lib.FvvError, match="decord is not installed.*backend='pyav'"):
+    with pytest.raises(fvv_lib.FvvError, match=r"decord is not installed.*backend='pyav'"):
         fvv_lib.read_video(clip, backend="decord")
     assert fvv_lib.read_video(clip).total_frames == 24

@@ -1,0 +1,436 @@
+# %% [markdown]
+# # 01 · Sparse sampling
+#
+# A clip has more frames than a model can read. Which ones do you take, and are they the
+# ones that you asked for?
+
+# %% [markdown]
+# ## What you will be able to do
+#
+# - choose frames with four strategies, and say when each is the right one
+# - say what a number of frames can show, and what it can not
+# - compute what frames cost, in tokens
+# - catch a video reader that hands out wrong frames
+# - fit a wide frame into a square without losing its sides
+
+# %% [markdown]
+# ## Minutes and hardware
+#
+# 40 minutes. Any computer with Python; no GPU, no network.
+
+# %% [markdown]
+# ## The problem, seen with your own eyes
+#
+# A model has room for only a few frames. Here are two of a clip, the first and the last.
+# The question is: *which shape comes first?*
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+import fvv_lib
+from fvv_lib import plotting
+
+folder = "../data_samples"
+path = f"{folder}/videos/test/order-0121.mp4"
+two = fvv_lib.read_video(path, num_frames=2)
+
+print("frames", two.indices.tolist(), "of", two.total_frames)
+plotting.plot_frames(two.frames, two.timestamps)
+plt.show()
+
+# %% [markdown]
+# *Figure: two frames, both empty.*
+#
+# No model can answer from these two, however large it is. Look at the whole clip.
+
+# %%
+clip = fvv_lib.read_video(path, num_frames=two.total_frames)
+print("frames", len(clip.frames), "of", clip.total_frames)
+plotting.plot_frames(clip.frames, clip.timestamps, columns=12)
+plt.show()
+
+# %% [markdown]
+# *Figure: all frames in two rows. Nothing, then one shape, nothing, then another shape,
+# nothing.*
+#
+# So take all frames? FastVLM at full size turns a frame of 1024 × 1024 pixels into
+# (1024 / 64)² tokens, and Apple trained it to read up to 8192 tokens.
+
+# %%
+tokens_per_frame = (1024 // 64) ** 2
+print("tokens of one frame:", tokens_per_frame)
+print("tokens of this clip:", tokens_per_frame * clip.total_frames)
+print("tokens of one minute at 30 frames per second:", tokens_per_frame * 60 * 30)
+
+# %% [markdown]
+# This clip lasts three seconds and fits. A minute of ordinary video does not, by far.
+# **You must choose frames, and what you leave out does not exist for the model.**
+
+# %% [markdown]
+# ## The smallest thing that works
+#
+# Spread the frames evenly from the first to the last. That is one line of NumPy, and it
+# is what `sample_frame_indices` does unless you tell it otherwise.
+
+# %%
+indices = fvv_lib.sample_frame_indices(clip.total_frames, 8)
+print(indices)
+print(np.array_equal(indices, np.linspace(0, clip.total_frames - 1, 8, dtype=int)))
+
+# %% [markdown]
+# How many frames does this clip need? First find out when a shape is to be seen: a frame
+# with nothing in it has (almost) no contrast.
+
+# %%
+visible = clip.frames.std(axis=(1, 2, 3)) > 3
+first_in, first_out, second_in, second_out = np.flatnonzero(np.diff(visible))
+shown = {
+    "first shape": (int(first_in) + 1, int(first_out)),
+    "second shape": (int(second_in) + 1, int(second_out)),
+}
+print(shown)
+
+# %%
+uniform = {
+    n: fvv_lib.sample_frame_indices(clip.total_frames, n) for n in (1, 2, 4, 8, 16)
+}
+for n, chosen in uniform.items():
+    seen = [int(((chosen >= a) & (chosen <= b)).sum()) for a, b in shown.values()]
+    print(f"{n:>2} frames: {seen[0]} show the first shape, {seen[1]} show the second")
+
+plotting.plot_sampling(
+    clip.total_frames, {f"N = {n}": chosen for n, chosen in uniform.items()}, shown
+)
+plt.show()
+
+# %% [markdown]
+# *Figure: five timelines. With one or two frames every dot lies outside the two shaded
+# spans in which a shape is shown; with four frames a dot falls into each span.*
+#
+# One frame and two frames see nothing. Four see each shape, and more frames see the same
+# again. The question needs **few frames in the right places**.
+#
+# `read_video` chooses and reads in one step. You get the frames as uint8
+# (N, height, width, 3), and where each comes from.
+
+# %%
+video = fvv_lib.read_video(path, num_frames=4)
+print(video.frames.shape, video.frames.dtype)
+print("indices", video.indices.tolist(), "of", video.total_frames)
+print("fps", round(video.fps, 2), "seconds", round(video.duration, 2))
+plotting.plot_frames(video.frames, video.timestamps)
+plt.show()
+
+# %% [markdown]
+# *Figure: four frames. Nothing, the first shape, the second shape, nothing.*
+#
+# ### What one frame can not show
+#
+# Motion is harder than order. Play a clip backwards: the pages are the same, and what
+# moved left now moves right. Take one frame out of the middle of each.
+
+# %%
+from fvv_lib.scenes import motion_clip
+
+forwards, _ = motion_clip(np.random.default_rng(54), "right", num_frames=25)
+backwards = forwards[::-1]
+for n in (1, 4, 8, 16):
+    chosen = fvv_lib.sample_frame_indices(25, n, strategy="segment")
+    same = np.array_equal(forwards[chosen], backwards[chosen])
+    print(f"{n:>2} frames, the same both ways: {same}")
+
+chosen = fvv_lib.sample_frame_indices(25, 4, strategy="segment")
+plotting.plot_frames(forwards[chosen], chosen / 8, title="forwards")
+plotting.plot_frames(backwards[chosen], chosen / 8, title="backwards")
+plt.show()
+
+# %% [markdown]
+# *Figure: two strips of four frames of one shape. Forwards it moves to the right,
+# backwards to the left.*
+#
+# One frame is the same both ways, so no model can tell left from right by it. Four
+# frames, **kept in order**, can. Shuffle them and the answer is gone again.
+
+# %% [markdown]
+# ### Four strategies
+#
+# - `uniform` takes both ends, and evenly between them.
+# - `segment` cuts the clip into equal parts and takes the middle of each. It never takes
+#   the very first or last frame, where clips often fade or are cut.
+# - `random` takes one frame anywhere in each part, with a seed so that you can repeat it.
+# - `fps` takes so many frames per second, and thins them where they are too many.
+
+# %%
+total = clip.total_frames
+rows = {
+    "uniform": fvv_lib.sample_frame_indices(total, 6),
+    "segment": fvv_lib.sample_frame_indices(total, 6, "segment"),
+    "random, seed 0": fvv_lib.sample_frame_indices(total, 6, "random", seed=0),
+    "random, seed 1": fvv_lib.sample_frame_indices(total, 6, "random", seed=1),
+    "fps, 2 per second": fvv_lib.sample_frame_indices(
+        total, 6, "fps", video_fps=clip.fps, sample_fps=2
+    ),
+}
+for name, chosen in rows.items():
+    print(f"{name:<18}{chosen.tolist()}")
+plotting.plot_sampling(total, rows)
+plt.show()
+
+# %% [markdown]
+# *Figure: five timelines with six dots each. Uniform starts at the first frame and ends
+# at the last; segment stays clear of both ends; the two random rows differ; fps has
+# equal steps from the first frame on.*
+#
+# For answers you want the same frames each time: `uniform` or `segment`. For training,
+# `random` has a charm that the ClipBERT paper made famous. Each epoch draws other frames,
+# so you pay for few and, in time, see nearly all.
+
+# %%
+chosen = [fvv_lib.sample_frame_indices(total, 4, "random", seed=s) for s in range(16)]
+for epochs in (1, 4, 16):
+    different = len(np.unique(np.concatenate(chosen[:epochs])))
+    print(f"{epochs:>2} epochs of 4 frames: {different} of {total} frames seen")
+
+# %% [markdown]
+# That is ClipBERT's argument: *less is more*. Neighbouring frames say the same, a few
+# sparse ones carry nearly all, and what you save pays for training the whole model, end
+# to end, instead of on features that were computed once and frozen.
+
+# %% [markdown]
+# ### Cost against coverage
+#
+# The prompt grows with frames × tokens per frame. What the frames leave out shrinks: the
+# longest stretch in which something can happen and never be seen.
+
+# %%
+counts = [1, 2, 4, 8, 16, 32, 64]
+tokens = {f"{s} px": [n * (s // 64) ** 2 for n in counts] for s in (256, 512, 1024)}
+for n, *row in zip(counts, *tokens.values(), strict=True):
+    chosen = fvv_lib.sample_frame_indices(900, n, "segment")
+    unseen = np.diff(chosen, prepend=-1, append=900).max() - 1
+    print(f"{n:>2} frames: tokens {row}, unseen in 30 s: {unseen / 30:.1f} s")
+
+plotting.plot_lines(
+    counts, tokens, "frames", "tokens", limits={"8192: what the model may read": 8192}
+)
+plt.show()
+
+# %% [markdown]
+# *Figure: three rising lines, one for each picture size. At 1024 pixels the line meets
+# the dashed level of 8192 tokens at 32 frames; at 256 pixels it stays far below.*
+#
+# At 1024 pixels 32 frames fill all that the model may read, and leave no room for a
+# question. Eight frames at 1024 pixels cost what 32 frames cost at 512. More frames or
+# more pixels: that is a choice, and lesson 07 shows how to measure which one pays.
+
+# %% [markdown]
+# ### A wide frame in a square
+#
+# The encoder wants squares, video is wide. `preprocess_frames` fits all frames of a clip
+# at once, in one of three ways.
+
+# %%
+from fvv_lib.scenes import Shape, draw
+
+shapes = [
+    Shape("red", "circle", 0.12, 0.5, 0.16),
+    Shape("yellow", "cross", 0.88, 0.5, 0.16),
+]
+wide = draw((320, 180), 60, [*shapes, Shape("blue", "square", 0.5, 0.5, 0.16)])
+pictures = {"320 x 180": wide}
+for way in ("pad", "crop", "resize"):
+    pixels = fvv_lib.preprocess_frames(
+        wide[None], 180, aspect_ratio=way
+    )  # (1, 3, S, S)
+    print(f"{way:<7}{tuple(pixels.shape)}")
+    pictures[way] = pixels[0].permute(1, 2, 0).numpy()
+print(f"crop loses {1 - 180 / 320:.0%} of the width")
+plotting.plot_pictures(pictures)
+plt.show()
+
+# %% [markdown]
+# *Figure: a wide picture of a circle, a square and a cross, and three squares made of it.
+# Pad keeps all three shapes, smaller, between black bars; crop keeps the square only;
+# resize keeps all three, squeezed.*
+#
+# `pad` is what FastVLM was trained with, and it is the default. The stock processor of
+# transformers crops: of a wide frame it throws 44 % of the width away, and with it
+# whatever happens at the sides.
+
+# %% [markdown]
+# ## What can go wrong
+#
+# ### A clip shorter than the number of frames
+#
+# **Break it.** The described system takes as many frames as there are, when there are
+# fewer than you ask for. But the prompt gets one `<image>` for each frame *asked for*.
+
+# %%
+short = f"{folder}/videos/test/short-0240.mp4"
+frames_there = fvv_lib.read_video(short).total_frames
+prompt = fvv_lib.expand_image_tokens("<image>\nWhich way does it move?", 8)
+print("places in the prompt:", prompt.count("<image>"))
+print("pictures for them:   ", min(8, frames_there))
+
+# %% [markdown]
+# **Symptom.** Nothing yet. It crashes later, in the model, with a message about shapes,
+# on the one batch that holds the short clip.
+#
+# **Measure.** Count places and pictures, as you just did.
+#
+# **Mend.** Always give as many frames as were asked for: a short clip repeats some.
+
+# %%
+padded = fvv_lib.read_video(short, num_frames=8)
+print(padded.indices.tolist())
+plotting.plot_frames(padded.frames, padded.timestamps)
+plt.show()
+
+# %% [markdown]
+# *Figure: eight frames; some stand twice in a row, with the same time below them.*
+#
+# **Guard.** A property that holds for every length, every count and every strategy.
+
+# %%
+settings = {"random": {"seed": 0}, "fps": {"video_fps": 8}}
+for strategy in ("uniform", "segment", "random", "fps"):
+    for total in range(1, 40):
+        for n in range(1, 40):
+            more = settings.get(strategy, {})
+            chosen = fvv_lib.sample_frame_indices(total, n, strategy, **more)
+            assert len(chosen) == n
+            assert chosen.min() >= 0
+            assert chosen.max() < total
+            assert (np.diff(chosen) >= 0).all()
+    print(f"{strategy:<8} always as many as asked for, sorted, in range")
+
+# %% [markdown]
+# ### Frames that you did not ask for
+#
+# **Break it.** You ask for frame 40. How do you know that you got frame 40? Here is a
+# clip that tells: frame *t* has a bar that is *t* + 1 pixels long.
+
+# %%
+import tempfile
+from pathlib import Path
+
+import av
+
+bars = np.full((96, 64, 96, 3), 40, dtype=np.uint8)
+for t in range(96):
+    bars[t, 20:44, : t + 1] = 220
+
+
+def write_avi(path, frames, codec="libx264", gop=12):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=24, width=96, height=64)
+        stream.pix_fmt, stream.codec_context.gop_size = "yuv420p", gop
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+temporary = tempfile.TemporaryDirectory()
+avi = Path(temporary.name) / "bars.avi"
+write_avi(avi, bars)
+print(avi.name, "has", fvv_lib.read_video(avi).total_frames, "frames")
+
+# %% [markdown]
+# An ordinary file: H.264 in an `.avi`, with a key frame every 12 frames. A reader that
+# wants frame 40 jumps to the key frame before it and decodes from there. Two readers, the
+# same eight frames; the length of the bar says which frame each one really is.
+#
+# **Symptom.** Look for an error. There is none.
+
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+# Reason: decord has no wheels for many machines; without it, this cell says so.
+def bar_says(frames):
+    return [int((frame[32, :, 0] > 130).sum()) - 1 for frame in frames]
+
+
+for backend in ("pyav", "decord"):
+    try:
+        read = fvv_lib.read_video(avi, 8, backend=backend)
+    except fvv_lib.FvvError as error:
+        print(error)
+        continue
+    print(f"{backend:<7}asked for {read.indices.tolist()}")
+    print(f"{backend:<7}got       {bar_says(read.frames)}")
+    plotting.plot_frames(read.frames, read.timestamps, title=backend)
+    plt.show()
+
+# %% [markdown]
+# *Figure: two strips of eight frames. In the upper one, read by PyAV, the bar grows from
+# nearly nothing to the full width. In the lower one, read by decord, it stays short: all
+# frames are from the beginning of the clip, and each has the time 0.*
+#
+# decord, the reader of the described system, counts from the start again after each jump.
+# Your model would be trained on the first moments of the clip and graded on all of it,
+# and nothing would ever say so. If decord is not installed on your machine, the cell says
+# so instead; that is fine, since the library does not need it.
+#
+# **Measure.** Decode the file from the first packet to the last, without any jump. That
+# is slow, and always right. Compare bit for bit.
+
+# %%
+with av.open(str(avi)) as container:
+    every = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+read = fvv_lib.read_video(avi, 8)
+print("frames decoded:", len(every))
+print("same frames:", np.array_equal(read.frames, np.stack(every)[read.indices]))
+
+# %% [markdown]
+# **Mend.** `read_video` uses PyAV unless you ask for decord. The frames that it returns
+# are those of a decode from the first packet to the last.
+#
+# **Guard.** The test-suite writes clips in many pairs of container and codec and makes
+# this comparison for each. Make it once for *your* files too, before you train:
+
+# %%
+for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm"):
+    sample = min(Path(f"{folder}/videos/test").glob(f"*{extension}"))
+    with av.open(str(sample)) as container:
+        every = [
+            frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)
+        ]
+    read = fvv_lib.read_video(sample, 8)
+    print(f"{extension:<6}", np.array_equal(read.frames, np.stack(every)[read.indices]))
+temporary.cleanup()
+
+# %% [markdown]
+# ## Takeaways
+#
+# - What you do not sample does not exist for the model.
+# - `uniform` takes both ends, `segment` the middles, `random` is for training, `fps` for
+#   clips of very different lengths.
+# - You always get as many frames as you ask for; a short clip repeats some.
+# - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
+# - A wrong frame makes no noise. Compare with a full decode.
+# - Pad wide frames; a crop loses the sides.
+
+# %% [markdown]
+# ## Exercises
+#
+# Three, in [exercises/01_sparse_sampling.ipynb](exercises/01_sparse_sampling.ipynb). Each
+# checks itself; the answers are in
+# [solutions/01_sparse_sampling.ipynb](solutions/01_sparse_sampling.ipynb).
+#
+# Before: [00 · Start here](00_start_here.ipynb). Next: 02, a prompt with one `<image>`
+# for each frame (coming).
+
+# %% [markdown]
+# ## References
+#
+# - Lei et al., *Less is More: ClipBERT for Video-and-Language Learning via Sparse
+#   Sampling*, CVPR 2021, [arXiv:2102.06183](https://arxiv.org/abs/2102.06183)
+# - Wang et al., *Temporal Segment Networks*, ECCV 2016,
+#   [arXiv:1608.00859](https://arxiv.org/abs/1608.00859)
+# - Vasu et al., *FastVLM*, CVPR 2025,
+#   [arXiv:2412.13303](https://arxiv.org/abs/2412.13303)
+# - [PyAV](https://github.com/PyAV-Org/PyAV) and
+#   [decord](https://github.com/dmlc/decord), the two readers

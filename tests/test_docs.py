@@ -1,0 +1,95 @@
+"""The README and the package files say what is true."""
+
+import json
+import re
+import tomllib
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from fvv_lib.training import format_table
+
+README = (ROOT / "README.md").read_text()
+MOTION = json.loads((ROOT / "benchmarks" / "results" / "motion.json").read_text())
+RUNS = {(run["seed"], run["frames"]): run for run in MOTION["runs"]}
+
+
+def test_readme_quotes_the_measured_table():
+    run = MOTION["runs"][0]
+    rows = {
+        when: {kind: {"accuracy": value, "total": run["questions"][kind]} for kind, value in run[when].items()}
+        for when in ("before", "after")
+    }
+    assert format_table(rows["before"], rows["after"]) in README
+
+
+def test_readme_quotes_the_seeds_and_the_single_frame():
+    eight = [run for run in MOTION["runs"] if run["frames"] == 8]
+    (one,) = [run for run in MOTION["runs"] if run["frames"] == 1]
+    assert len({run["seed"] for run in eight}) == 3
+    motion = ", ".join(f"{run['after']['motion']:.1%}" for run in eight)
+    order = ", ".join(f"{run['after']['order']:.1%}" for run in eight)
+    assert f"motion {motion}; order {order}" in README
+    assert f"motion {one['after']['motion']:.1%}" in README
+    assert f"{max(run['train_seconds'] for run in eight):.0f} seconds" in README
+    assert MOTION["hardware"] in README
+
+
+def test_the_model_learned_what_no_single_frame_tells():
+    for run in MOTION["runs"]:
+        assert run["questions"]["motion"] >= 100
+        assert run["questions"]["order"] >= 100
+        assert run["before"]["motion"] <= 0.4
+        assert run["before"]["order"] <= 0.65
+        if run["frames"] == 1:
+            assert run["after"]["motion"] <= 0.45
+        else:
+            assert min(run["after"][kind] for kind in ("motion", "order", "colour", "shape")) >= 0.95
+            assert run["train_seconds"] <= 300
+
+
+@pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_every_module_and_every_flag_of_the_readme_exists():
+    for module in re.findall(r"fvv_lib\.(\w+)", README):
+        assert (ROOT / "fvv_lib" / f"{module}.py").exists() or module in (ROOT / "fvv_lib" / "__init__.py").read_text()
+    arguments = (ROOT / "fvv_lib" / "arguments.py").read_text()
+    stock = {"max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"}
+    stock |= {"gradient_checkpointing", "output_dir", "help"}
+    for flag in set(re.findall(r"--(\w+)", README)) - stock - {"nbval"}:
+        assert f"{flag}:" in arguments, flag
+
+
+def test_conda_users_get_the_same_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["course"], *extras["scale"], *extras["dev"]]
+    wanted = {requirement for requirement in wanted if not requirement.startswith("fvv_lib")}
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in environment if isinstance(entry, dict))
+    assert set(pip) - {"-e ."} == wanted
+    assert f"python{project['requires-python']}" in environment
+
+
+def test_tested_versions_are_in_the_ranges():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    ranges = {Requirement(text).name.lower(): Requirement(text).specifier for group in groups for text in group}
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    pins = {name.lower(): version for name, version in pins.items()}
+    assert set(pins) == set(ranges) - {"fvv_lib"}
+    for name, version in pins.items():
+        assert ranges[name].contains(version), name
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert "make test" in README
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
