@@ -42,6 +42,8 @@ def run(seed: int, frames: int) -> dict:
 
 
 def main() -> None:
+    target = ROOT / "benchmarks" / "results" / "motion.json"
+    target.parent.mkdir(exist_ok=True)
     results = []
     for settings in RUNS:
         results.append(run(**settings))
@@ -51,7 +53,7 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "runs": results,
     }
-    (ROOT / "benchmarks" / "results" / "motion.json").write_text(json.dumps(record, indent=2) + "\n")
+    target.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def main() -> None:
         for row, question in enumerate(QUESTIONS):
             figure.text(0.02, 0.3 - 0.11 * row, question)
             figure.text(x, 0.3 - 0.11 * row, fvv_lib.ask(loaded, CLIP, question), color=colour)
+    (ROOT / "docs").mkdir(exist_ok=True)
     figure.savefig(ROOT / "docs" / "before_after.png", dpi=100)
 
 

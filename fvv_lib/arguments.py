@@ -19,6 +19,10 @@ VIDEO_CONFIG_NAME = "fvv_config.json"
 PARTS = ("vision_tower", "projector", "language_model")
 
 
+def _without_chance(strategy: str) -> str:
+    return "segment" if strategy == "random" else strategy
+
+
 @dataclass(frozen=True)
 class VideoConfig:
     """How videos were sampled, prepared and prompted: what evaluation and chat must do as training did.
@@ -36,7 +40,7 @@ class VideoConfig:
     @property
     def inference_sampling(self) -> str:
         """`random` frames are for training: outside of it the middle of each part stands for it (TSN)."""
-        return "segment" if self.frame_sampling == "random" else self.frame_sampling
+        return _without_chance(self.frame_sampling)
 
     def save(self, folder: str | Path) -> None:
         text = json.dumps(asdict(self), indent=2)
@@ -106,12 +110,14 @@ class DataArguments:
     mismatch: str = field(
         default="exact", metadata={"help": "How labels are found: exact; strict and tolerant are for study."}
     )
+    max_new_tokens: int = field(default=64, metadata={"help": "Tokens that an answer to a test question may have."})
     check_media: bool = field(
         default=True, metadata={"help": "Decode every picture and video once before the first training step."}
     )
     # Set from the checkpoint, not from the command line.
     image_size: int = field(default=0, init=False)
     tokens_per_frame: int = field(default=0, init=False)
+    max_length: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.num_video_frames < 1:
@@ -129,8 +135,7 @@ class DataArguments:
     def for_evaluation(self) -> "DataArguments":
         """The same, without chance: `random` sampling becomes `segment`, the middle of each part."""
         evaluation = copy.copy(self)
-        if self.frame_sampling == "random":
-            evaluation.frame_sampling = "segment"
+        evaluation.frame_sampling = _without_chance(self.frame_sampling)
         return evaluation
 
 
@@ -160,7 +165,10 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
             raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        if self.model_max_length is not None and self.model_max_length < 1:
+            raise FvvError(f"model_max_length must be at least 1, got {self.model_max_length}.")
         if self.bf16 is None:
-            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            has_gpu = torch.cuda.is_available() and not self.use_cpu and not self.fp16
+            self.bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory &= torch.cuda.is_available()  # without a GPU it only warns
         super().__post_init__()

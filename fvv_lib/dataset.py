@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from fvv_lib.arguments import DataArguments
 from fvv_lib.conversation import check_turns, get_template
 from fvv_lib.decoding import is_video_file, read_video
-from fvv_lib.errors import DataFormatError, FvvError, VideoDecodeError
+from fvv_lib.errors import DataFormatError, FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.images import load_image, preprocess_frames
 from fvv_lib.labels import preprocess
 from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
@@ -43,7 +43,7 @@ class LazySupervisedDataset(Dataset):
 
     Attributes:
         lengths: positions that each sample takes, frames included.
-        dropped: names of the samples in which nothing is learned, because `mismatch` is not `exact`.
+        dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
 
     Raises:
         DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
@@ -67,16 +67,17 @@ class LazySupervisedDataset(Dataset):
             self.samples += samples
             self.names += [f"{path}, sample {s.get('id', i)}" for i, s in enumerate(samples)]
             self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
-        self.epoch = 0
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
         self.dropped: list[str] = []
         self.lengths = [self._check(i) for i in range(len(self))]
+        self._leave_out_dropped()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer: random sampling takes other frames in each epoch, the same in every run."""
-        self.epoch = epoch
+        self.epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {**self.tokens(index), "images": self.frames(index)}
@@ -87,30 +88,32 @@ class LazySupervisedDataset(Dataset):
         sources = preprocess_multimodal(
             [self.samples[index]["conversations"]], self.data_args, self.frame_counts(index)
         )
-        try:
-            both = preprocess(sources, self.tokenizer, bool(media), self.data_args.version, self.data_args.mismatch)
-        except FvvError as error:
-            raise type(error)(f"{self.names[index]}: {error}") from error
+        both = preprocess(
+            sources,
+            self.tokenizer,
+            bool(media),
+            self.data_args.version,
+            self.data_args.mismatch,
+            names=[self.names[index]],
+        )
         return {key: values[0] for key, values in both.items()}
 
-    def frames(self, index: int) -> torch.Tensor:
-        """Frames of all media of a sample: uint8 (T, 3, S, S)."""
+    def frames(self, index: int, strategy: str | None = None) -> torch.Tensor:
+        """Frames of all media of a sample, uint8 (T, 3, S, S), by the dataset's sampling strategy or another."""
         args = self.data_args
-        clips = [torch.empty(0, 3, args.image_size, args.image_size, dtype=torch.uint8)]
-        for path in self.media(index):
-            if is_video_file(path):
-                frames = read_video(
-                    path,
-                    args.num_video_frames,
-                    strategy=args.frame_sampling,
-                    seed=(self.epoch, index),
-                    backend=args.video_backend,
-                    num_threads=1,
-                ).frames
-            else:
-                frames = load_image(path)
-            clips.append(preprocess_frames(frames, args.image_size, args.image_aspect_ratio))
-        return torch.cat(clips)
+        clips = [
+            load_pixels(
+                path,
+                args.image_size,
+                args.num_video_frames,
+                strategy=strategy or args.frame_sampling,
+                seed=(int(self.epoch), index),
+                backend=args.video_backend,
+                aspect_ratio=args.image_aspect_ratio,
+            )
+            for path in self.media(index)
+        ]
+        return torch.cat([torch.empty(0, 3, args.image_size, args.image_size, dtype=torch.uint8), *clips])
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
@@ -122,11 +125,29 @@ class LazySupervisedDataset(Dataset):
         return [self.data_args.num_video_frames if is_video_file(path) else 1 for path in self.media(index)]
 
     def check_media(self) -> Iterator[int]:
-        """Decode the frames of every sample, in threads; yields as samples turn out well, raises at the first that does
-        not (a VideoDecodeError that names the file)."""
+        """Decode every sample once, in threads, from the first frame to the last; yields as samples turn out well.
+
+        Raises:
+            VideoDecodeError: the first that does not; names the file.
+        """
+
+        def check(index: int) -> int:
+            self.frames(index, strategy="uniform")  # takes the last frame, so all before it are decoded
+            return index
+
         with ThreadPoolExecutor() as pool:
-            for index, _ in enumerate(pool.map(self.frames, range(len(self)))):
-                yield index
+            yield from pool.map(check, range(len(self)))
+
+    def _leave_out_dropped(self) -> None:
+        """Take samples in which nothing is learned out of the dataset; they stay listed in `dropped`."""
+        keep = [i for i, name in enumerate(self.names) if name not in set(self.dropped)]
+        if not keep:
+            raise LabelMismatchError(
+                f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
+                "would be learned. Look at it with diagnose_labels; often the template does not suit the tokenizer."
+            )
+        for name in ("samples", "names", "folders", "lengths"):
+            setattr(self, name, [getattr(self, name)[i] for i in keep])
 
     def _check(self, index: int) -> int:
         """Check all of a sample but its pixels; returns its expanded length."""
@@ -155,6 +176,23 @@ class LazySupervisedDataset(Dataset):
         return check_token_budget(
             tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, self.tokenizer.model_max_length, name
         )
+
+
+def load_pixels(
+    path: Path,
+    size: int,
+    num_frames: int,
+    *,
+    strategy: str = "uniform",
+    seed: Sequence[int] | None = None,
+    backend: str = "auto",
+    aspect_ratio: str = "pad",
+) -> torch.Tensor:
+    """A video's sampled frames, or a picture as one frame, as pixels: uint8 (T, 3, size, size)."""
+    if is_video_file(path):
+        video = read_video(path, num_frames, strategy=strategy, seed=seed, backend=backend, num_threads=1)
+        return preprocess_frames(video.frames, size, aspect_ratio)
+    return preprocess_frames(load_image(path), size, aspect_ratio)
 
 
 def _media_of(sample: Sample) -> Any:
@@ -218,17 +256,22 @@ def make_supervised_data_module(tokenizer: PreTrainedTokenizerBase, data_args: D
     evaluation = None
     if data_args.validation_data_path:
         evaluation = LazySupervisedDataset(tokenizer, [data_args.validation_data_path], data_args.for_evaluation())
-        shared = _all_media(train) & _all_media(evaluation)
-        if shared:
-            raise DataFormatError(
-                f"{data_args.validation_data_path}: {len(shared)} of its clips are in the training data too, like "
-                f"{min(shared)}. A loss on clips that were learned says nothing: take them out of one of the two."
-            )
+        check_disjoint(train, evaluation)
     return {
         "train_dataset": train,
         "eval_dataset": evaluation,
         "data_collator": DataCollatorForSupervisedDataset(tokenizer),
     }
+
+
+def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
+    """Raise a DataFormatError when a picture or video of a held-out set is in the training set too."""
+    shared = _all_media(train) & _all_media(held_out)
+    if shared:
+        raise DataFormatError(
+            f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
+            f"{min(shared)}. A result on clips that were learned says nothing: take them out of one of the two."
+        )
 
 
 def _all_media(dataset: LazySupervisedDataset) -> set[Path]:

@@ -208,6 +208,8 @@ def _collect(path: Path, times: np.ndarray, indices: np.ndarray, num_threads: in
             if i in wanted:
                 if frame.is_corrupt:
                     raise VideoDecodeError(f"{path}: frame {i} is damaged. Download or encode the file again.")
+                if frame.rotation % 90:
+                    raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
                 rgb = reformatter.reformat(frame, format="rgb24", threads=num_threads).to_ndarray()  # (H, W, 3)
                 found[i] = np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
             if i == indices[-1]:

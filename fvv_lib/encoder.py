@@ -76,9 +76,9 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
     Lesson: 04.
     """
     frames, sizes = flatten_frames(images)
-    if len(frames) == 0:
-        embedding = model.get_input_embeddings().weight
-        return unflatten_frames(embedding.new_zeros(0, 1, embedding.shape[1]), sizes)
+    if len(frames) == 0:  # every rank must run the encoder in every step, or the others wait for it for ever
+        blank = frames.new_zeros(1, *frames.shape[1:])
+        return unflatten_frames(model.get_image_features(model.normalize(blank)).pooler_output[:0], sizes)
     chunks = frames.split(frames_per_chunk or len(frames))
     features = [model.get_image_features(model.normalize(chunk)).pooler_output for chunk in chunks]  # (f, K, D) each
     return unflatten_frames(torch.cat(features), sizes)

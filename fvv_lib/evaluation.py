@@ -14,10 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.conversation import get_template
-from fvv_lib.dataset import LazySupervisedDataset
-from fvv_lib.decoding import is_video_file, read_video
+from fvv_lib.dataset import LazySupervisedDataset, load_pixels
 from fvv_lib.errors import DataFormatError, FvvError
-from fvv_lib.images import load_image, preprocess_frames, processor_size
+from fvv_lib.images import processor_size
 from fvv_lib.labels import tokenize_pieces
 from fvv_lib.loading import LoadedModel
 from fvv_lib.model import FastVlmForVideo
@@ -49,20 +48,23 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
     """
     config = loaded.model.video_config
     paths = [media] if isinstance(media, str | Path) else list(media)
-    clips = []
+    size = processor_size(loaded.image_processor)
+    clips = [torch.empty(0, 3, size, size, dtype=torch.uint8)]
     for path in paths:
-        frames = (
-            read_video(path, config.num_video_frames, strategy=config.inference_sampling).frames
-            if is_video_file(path)
-            else load_image(path)
+        clips.append(
+            load_pixels(
+                Path(path),
+                size,
+                config.num_video_frames,
+                strategy=config.inference_sampling,
+                aspect_ratio=config.image_aspect_ratio,
+            )
         )
-        clips.append(preprocess_frames(frames, processor_size(loaded.image_processor), config.image_aspect_ratio))
     if DEFAULT_IMAGE_TOKEN not in question:
         question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(paths) + question
-    turns = preprocess_multimodal([[{"from": "human", "value": question}]], None, [len(clip) for clip in clips])[0]
-    images = torch.cat(clips) if clips else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    turns = preprocess_multimodal([[{"from": "human", "value": question}]], None, [len(clip) for clip in clips[1:]])[0]
     return generate_answers(
-        loaded.model, loaded.tokenizer, [turns], [images], config.version, max_new_tokens=max_new_tokens
+        loaded.model, loaded.tokenizer, [turns], [torch.cat(clips)], config.version, max_new_tokens=max_new_tokens
     )[0]
 
 
@@ -121,8 +123,13 @@ def evaluate(
     A sample may say what its questions are: `kinds`, a name for each question, and `choices`, for each question the
     texts of which an answer must name the right one. Without choices an answer is right when it is the expected text.
 
+    Raises:
+        DataFormatError: a sample whose `kinds` or `choices` do not match its questions, before anything is asked.
+
     Lesson: 07.
     """
+    for index in range(len(dataset)):
+        _check_questions(dataset, index)
     questions = []
     for index, sample in enumerate(dataset.samples):
         turns = preprocess_multimodal([sample["conversations"]], None, dataset.frame_counts(index))[0]
@@ -148,14 +155,22 @@ def evaluate(
 def _score(
     dataset: LazySupervisedDataset, index: int, number: int, turns: Sequence[dict[str, str]], generated: str
 ) -> Answer:
-    sample, name = dataset.samples[index], dataset.names[index]
-    for key in ("kinds", "choices"):
-        if key in sample and len(sample[key]) != len(turns) // 2:
-            raise DataFormatError(f"{name}: {key!r} must have an entry for each of its {len(turns) // 2} questions.")
+    sample = dataset.samples[index]
     kind = sample["kinds"][number] if "kinds" in sample else "all"
     choices = sample["choices"][number] if "choices" in sample else []
-    expected = turns[2 * number + 1]["value"]
-    return Answer(name, kind, turns[2 * number]["value"], expected, generated, is_correct(generated, expected, choices))
+    question, expected = turns[2 * number]["value"], turns[2 * number + 1]["value"]
+    return Answer(dataset.names[index], kind, question, expected, generated, is_correct(generated, expected, choices))
+
+
+def _check_questions(dataset: LazySupervisedDataset, index: int) -> None:
+    sample, name = dataset.samples[index], dataset.names[index]
+    answers = [turn["value"] for turn in sample["conversations"][1::2]]
+    for key in ("kinds", "choices"):
+        if key in sample and len(sample[key]) != len(answers):
+            raise DataFormatError(f"{name}: {key!r} must have an entry for each of its {len(answers)} questions.")
+    for answer, choices in zip(answers, sample.get("choices", []), strict=False):
+        if choices and len(_named(answer, choices)) != 1:
+            raise DataFormatError(f"{name}: the answer {answer!r} must name exactly one of its choices {choices}.")
 
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
@@ -169,7 +184,8 @@ def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bo
 def _named(text: str, choices: Sequence[str]) -> set[str]:
     """The choices that stand in a text as whole words; "top left" is one, not also "left"."""
     longest_first = sorted(choices, key=len, reverse=True)
-    return set(re.findall(rf"\b({'|'.join(map(re.escape, longest_first))})\b", text.lower()))
+    pattern = rf"\b({'|'.join(map(re.escape, longest_first))})\b"
+    return {hit.lower() for hit in re.findall(pattern, text, re.IGNORECASE)}
 
 
 def _plain(text: str) -> str:

@@ -29,6 +29,7 @@ def preprocess(
     has_image: bool = False,
     version: str = "qwen_2",
     mismatch: str = "exact",
+    names: Sequence[str] | None = None,
 ) -> dict[str, list[torch.Tensor]]:
     """Tokenize conversations and label their answers.
 
@@ -40,6 +41,8 @@ def preprocess(
             drops a sample whose lengths do not add up. `tolerant`: the described one, which takes the separator's
             length from the tokenizer and accepts up to 5 tokens. The last two warn when lengths differ, with both
             counts.
+
+        names: what each conversation is called in errors and warnings.
 
     Returns:
         `input_ids` and `labels`: for each conversation an int64 tensor (L,), placeholders as -200, ignored labels -100.
@@ -55,7 +58,7 @@ def preprocess(
     template = get_template(version)
     input_ids, labels = [], []
     for number, turns in enumerate(sources):
-        name = f"conversation {number}"
+        name = names[number] if names else f"conversation {number}"
         check_turns(turns, name)
         pieces = template.render(turns, name)
         if not has_image and any(DEFAULT_IMAGE_TOKEN in piece.text for piece in pieces):
@@ -145,6 +148,7 @@ def count_labels(
             labels[i] = IGNORE_INDEX
         position += length
     labels[position:] = [IGNORE_INDEX] * len(labels[position:])
+    labels = [IGNORE_INDEX if label == IMAGE_TOKEN_INDEX else label for label in labels]
     return CountedLabels(list(ids), labels, position, total)
 
 
@@ -152,7 +156,10 @@ def _rounds(
     text: str, tokenizer: PreTrainedTokenizerBase, template: Template, fixed_separator: bool
 ) -> list[tuple[int, int]]:
     """(masked tokens, all tokens) of each round of question and answer, found by splitting the text again."""
-    size = lambda part: len(tokenizer_image_token(part, tokenizer))  # noqa: E731
+
+    def size(part: str) -> int:
+        return len(tokenizer_image_token(part, tokenizer))
+
     if template.name == "qwen_2":
         end = template.answer_end  # "<|im_end|>\n", after every turn and after the system prompt
         separator = 2 if fixed_separator else len(tokenizer(end, add_special_tokens=False).input_ids)

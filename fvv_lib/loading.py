@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer, LlavaProcessor, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 
 from fvv_lib.arguments import VideoConfig
 from fvv_lib.errors import CheckpointError
-from fvv_lib.images import processor_size
 from fvv_lib.model import FastVlmForVideo
 
 MODELS = {"fast_vlm": FastVlmForVideo}
@@ -62,9 +61,9 @@ def load_pretrained_model(
             f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would see with "
             "random weights. Copy the folder again, or restore the config.json that was saved with it."
         )
-    model.video_config = VideoConfig.load(path) or VideoConfig(
-        image_mean=tuple(image_processor.image_mean), image_std=tuple(image_processor.image_std)
-    )
+    if VideoConfig.load(path) is None:
+        mean, std = tuple(image_processor.image_mean), tuple(image_processor.image_std)
+        model.video_config = VideoConfig(image_mean=mean, image_std=std)
     context_len = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
     return LoadedModel(
         tokenizer,
@@ -98,10 +97,25 @@ def tokens_per_frame(model: FastVlmForVideo, image_size: int) -> int:
     Raises:
         CheckpointError: the size is no multiple of the tower's stride.
     """
-    stride = model.model.vision_tower.timm_model.feature_info[-1]["reduction"]
+    stride = vision_stride(model)
     if image_size % stride:
         raise CheckpointError(f"The picture size {image_size} is no multiple of the vision tower's stride {stride}.")
     return (image_size // stride) ** 2
 
 
-__all__ = ["LoadedModel", "load_pretrained_model", "processor_size", "tokens_per_frame"]
+def vision_stride(model: FastVlmForVideo) -> int:
+    """Pixels per token of the vision tower, in each direction: 64 for FastVLM."""
+    return int(model.model.vision_tower.timm_model.feature_info[-1]["reduction"])
+
+
+def build_processor(
+    tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor, stride: int
+) -> LlavaProcessor:
+    """What stock transformers needs beside the weights: tokenizer, image processor, and how they go together."""
+    return LlavaProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=stride,
+        vision_feature_select_strategy="full",
+        chat_template=tokenizer.chat_template,
+    )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import FastVlmForConditionalGeneration
-from transformers.models.fast_vlm.modeling_fast_vlm import FastVlmCausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fvv_lib.arguments import VideoConfig
 from fvv_lib.encoder import Images, encode_images
@@ -177,7 +177,11 @@ class VideoMixin(_Model):
         Raises:
             LabelMismatchError: no token of the batch is learned.
         """
-        if images is not None and input_ids is not None and inputs_embeds is None:
+        if images is None and input_ids is not None and (input_ids == IMAGE_TOKEN_INDEX).any():
+            raise DataFormatError("The prompt has image sentinels but images is None: pass the frames.")
+        if images is not None:
+            if input_ids is None or inputs_embeds is not None:
+                raise DataFormatError("images need input_ids with one sentinel per frame, and no inputs_embeds.")
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 prepare_inputs_labels_for_multimodal(
                     self, input_ids, position_ids, attention_mask, past_key_values, labels, images
@@ -209,7 +213,7 @@ class VideoMixin(_Model):
         logits = self.lm_head(hidden[:, :-1][learned])  # (S, V)
         total = F.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum")
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
-        return FastVlmCausalLMOutputWithPast(loss=total / count, logits=logits)
+        return CausalLMOutputWithPast(loss=total / count, logits=logits)
 
     @torch.no_grad()
     def generate(
@@ -223,7 +227,7 @@ class VideoMixin(_Model):
 
         Args:
             inputs: prompts, int64 (B, L), one sentinel per frame. (`input_ids` is taken too.)
-            images: see `encoder.flatten_frames`; None leaves everything to the base class.
+            images: see `encoder.flatten_frames`; None leaves all to the base class, which returns prompt and answer.
         """
         inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
         if images is None:
@@ -235,14 +239,24 @@ class VideoMixin(_Model):
         )
         return super().generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Load as the base class does, with the `video_config` of the folder if it has one."""
+        result = super().from_pretrained(path, *args, **kwargs)
+        config = VideoConfig.load(path)
+        if config is not None:
+            (result[0] if isinstance(result, tuple) else result).video_config = config
+        return result
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as the base class does, under its name, with `video_config` in a small file beside `config.json`."""
         super().save_pretrained(save_directory, **kwargs)
-        config_file = Path(save_directory) / "config.json"
-        if not config_file.is_file():  # not the process that writes
+        if not kwargs.get("is_main_process", True):
             return
+        config_file = Path(save_directory) / "config.json"
         config = json.loads(config_file.read_text())
-        config["architectures"] = [type(self).__mro__[2].__name__]  # this class, VideoMixin, the transformers class
+        bases = type(self).__mro__
+        config["architectures"] = [bases[bases.index(VideoMixin) + 1].__name__]
         config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         self.video_config.save(save_directory)
 

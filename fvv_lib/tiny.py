@@ -21,7 +21,6 @@ from transformers import (
     CLIPImageProcessor,
     FastVlmConfig,
     GenerationConfig,
-    LlavaProcessor,
     PreTrainedTokenizerFast,
     set_seed,
 )
@@ -30,6 +29,7 @@ from fvv_lib.conversation import conversation_templates
 from fvv_lib.dataset import DataCollatorForSupervisedDataset
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
+from fvv_lib.loading import build_processor
 from fvv_lib.model import FastVlmForVideo
 from fvv_lib.samples import (
     TEXTS,
@@ -150,18 +150,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, inference_mode: bool = False
     return model
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """The processor of stock transformers; FastVLM's pixels are only scaled to [0, 1]."""
+def build_image_processor() -> CLIPImageProcessor:
+    """FastVLM's pixels are only scaled to [0, 1]."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    image_processor = CLIPImageProcessor(
+    return CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE}, crop_size=size, image_mean=[0.0] * 3, image_std=[1.0] * 3
-    )
-    return LlavaProcessor(
-        image_processor,
-        tokenizer,
-        patch_size=STRIDE,
-        vision_feature_select_strategy="full",
-        chat_template=tokenizer.chat_template,
     )
 
 
@@ -263,7 +256,7 @@ def main() -> None:
     train_answers(model, tokenizer, settings.answer_steps)
     model.eval()
     model.save_pretrained(settings.folder)
-    build_processor(tokenizer).save_pretrained(settings.folder)
+    build_processor(tokenizer, build_image_processor(), STRIDE).save_pretrained(settings.folder)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import transformers
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, LlavaProcessor, Trainer, set_seed
+from transformers import HfArgumentParser, Trainer, TrainerCallback, set_seed
 
 from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
-from fvv_lib.dataset import LazySupervisedDataset, make_supervised_data_module
+from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
 from fvv_lib.errors import FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
-from fvv_lib.loading import LoadedModel, load_pretrained_model, tokens_per_frame
+from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame, vision_stride
 
 KEYS_OF_PART = {"vision_tower": "vision_tower.", "projector": "multi_modal_projector."}
 
@@ -40,6 +40,16 @@ def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> dict[str, tup
         trained, total = counts[part]
         counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
     return counts
+
+
+class EpochCallback(TrainerCallback):
+    """Tell the dataset which epoch it is, so that `random` sampling takes other frames in each."""
+
+    def __init__(self, dataset: LazySupervisedDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(int(state.epoch or 0))
 
 
 class VideoTrainer(Trainer):
@@ -82,6 +92,11 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
     Lesson: 06.
     """
+    if training_args.n_gpu > 1:
+        raise FvvError(
+            "Several GPUs in one process would cut videos apart: start with torchrun --nproc_per_node N -m "
+            "fvv_lib.training, or choose one GPU with CUDA_VISIBLE_DEVICES."
+        )
     set_seed(training_args.seed)
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure(loaded, data_args, training_args)
@@ -90,17 +105,34 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     test = None
     if data_args.test_data_path:
         test = LazySupervisedDataset(loaded.tokenizer, [data_args.test_data_path], data_args.for_evaluation())
-    report_plan(counts, data, data_args)
+        check_disjoint(data["train_dataset"], test)
+    if training_args.process_index == 0:
+        report_plan(counts, data, data_args)
     if data_args.check_media:
         for dataset in filter(None, (data["train_dataset"], data["eval_dataset"], test)):
-            for _ in tqdm(dataset.check_media(), total=len(dataset), desc="checking media", disable=None):
+            for _ in tqdm(
+                dataset.check_media(),
+                total=len(dataset),
+                desc="checking media",
+                disable=training_args.disable_tqdm or None,
+            ):
                 pass
 
-    trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=build_processor(loaded), **data)
-    before = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) if test else None
+    processor = build_processor(loaded.tokenizer, loaded.image_processor, vision_stride(loaded.model))
+    trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=processor, **data)
+    trainer.add_callback(EpochCallback(data["train_dataset"]))
+
+    def quiz() -> dict[str, Any] | None:
+        if test is None:
+            return None
+        batch_size = training_args.per_device_eval_batch_size
+        answers = evaluate(loaded.model, loaded.tokenizer, test, batch_size, data_args.max_new_tokens)
+        return accuracy_by_kind(answers)
+
+    before = quiz()
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    after = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) if test else None
     trainer.save_model()
+    after = quiz()
 
     metrics = {
         "before": before,
@@ -132,7 +164,7 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
         raise TokenBudgetError(
             f"model_max_length={limit}, but the checkpoint reads {loaded.context_len} positions at most: lower it."
         )
-    loaded.tokenizer.model_max_length = limit
+    data_args.max_length = limit
     loaded.model.video_config = VideoConfig(
         num_video_frames=data_args.num_video_frames,
         frame_sampling=data_args.frame_sampling,
@@ -143,26 +175,16 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
     )
 
 
-def build_processor(loaded: LoadedModel) -> LlavaProcessor:
-    """What stock transformers needs beside the weights: tokenizer, image processor, and how they go together."""
-    return LlavaProcessor(
-        loaded.image_processor,
-        loaded.tokenizer,
-        patch_size=loaded.model.model.vision_tower.timm_model.feature_info[-1]["reduction"],
-        vision_feature_select_strategy="full",
-        chat_template=loaded.tokenizer.chat_template,
-    )
-
-
 def report_plan(counts: dict[str, tuple[int, int]], data: dict[str, Any], data_args: DataArguments) -> None:
     """Print what will be trained, on what, before it begins."""
     for part, (trained, total) in counts.items():
         print(f"{part:<15} {trained:>13,} of {total:>13,} parameters are trained")
     lengths = data["train_dataset"].lengths
-    print(
-        f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens; {data_args.num_video_frames} frames of "
-        f"{data_args.image_size}x{data_args.image_size} pixels and {data_args.tokens_per_frame} tokens per video"
-    )
+    print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens")
+    size, frames = data_args.image_size, data_args.num_video_frames
+    print(f"a video gives {frames} frames of {size}x{size} pixels, {data_args.tokens_per_frame} tokens each")
+    if dropped := data["train_dataset"].dropped:
+        print(f"{len(dropped)} samples are dropped by mismatch={data_args.mismatch!r}: {', '.join(dropped[:5])}")
 
 
 def write_record(folder: Path, metrics: dict[str, Any]) -> None:
@@ -190,6 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
             parsed = parser.parse_yaml_file(arguments[0])
         else:
             parsed = parser.parse_args_into_dataclasses(arguments)
+        if str(parsed[2].resume_from_checkpoint).lower() == "true":  # the last checkpoint of output_dir
+            parsed[2].resume_from_checkpoint = True
         train(*parsed)
     except FvvError as error:
         sys.exit(f"error: {error}")

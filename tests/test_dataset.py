@@ -105,13 +105,11 @@ def test_missing_annotation_file_is_an_error(tokenizer, data_args):
         LazySupervisedDataset(tokenizer, ["nowhere.json"], data_args())
 
 
-def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer, make):
-    limit, tokenizer.model_max_length = tokenizer.model_max_length, 50
-    try:
-        with pytest.raises(TokenBudgetError, match=r"sample 0: \d+ tokens = \d+ of text \+ 8 frames x 4"):
-            make([sample(video="clip.mp4")])
-    finally:
-        tokenizer.model_max_length = limit
+def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer, data_args, annotate, media):
+    arguments = data_args()
+    arguments.max_length = 50
+    with pytest.raises(TokenBudgetError, match=r"sample 0: \d+ tokens = \d+ of text \+ 8 frames x 4"):
+        LazySupervisedDataset(tokenizer, [annotate([sample(video="clip.mp4")])], arguments)
 
 
 def test_media_that_can_not_be_decoded_are_found_before_training(make, media):

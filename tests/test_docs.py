@@ -93,3 +93,9 @@ def test_tested_versions_are_in_the_ranges():
 def test_ci_runs_the_test_command_of_the_readme():
     assert "make test" in README
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_sample_shown_is_a_sample():
+    text = (ROOT / "data_samples" / "README.md").read_text()
+    shown = json.loads(text.split("```json")[1].split("```")[0])
+    assert shown in json.loads((ROOT / "data_samples" / "test.json").read_text())

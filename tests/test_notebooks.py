@@ -312,7 +312,7 @@ BREAKS = [
     (it_is_quiet, add_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}})),
     (it_prints_the_same_everywhere, add_output("execute_result", data={"text/plain": "<object at 0x7f3a5c0b>"})),
     (it_prints_the_same_everywhere, prints("/home/ada/fvv/clip.mp4: no such file")),
-    (it_prints_the_same_everywhere, prints("read '/work/main/clip.mp4'")),
+    (it_prints_the_same_everywhere, prints("read '/srv/course/clip.mp4'")),
     (it_prints_the_same_everywhere, prints("C:\\Users\\ada\\clip.mp4")),
     (it_prints_the_same_everywhere, prints("written on 2026-01-31")),
     (it_prints_the_same_everywhere, prints("at 12:30:59")),

@@ -110,7 +110,7 @@ def test_split_has_a_clip_that_is_too_short(records, name):
     assert read_video(FOLDER / short, 8).total_frames < 8
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", ["train", "val"])
 def test_split_has_a_still_picture_and_a_text(records, name):
     still = next(media(sample) for sample in records[name] if "-still-" in sample["id"])
     with Image.open(FOLDER / still) as picture:
