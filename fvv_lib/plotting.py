@@ -128,6 +128,7 @@ def plot_loss(log_history: Sequence[Mapping[str, Any]]) -> Figure:
             if points:
                 axis.plot(*zip(*points, strict=True), line, color=PALETTE[colour], label=label, markersize=4)
         axis.set(xlabel="step", ylabel="loss per learned token (nats)", yscale="log")
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
         figure.tight_layout()
     return figure

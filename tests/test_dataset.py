@@ -85,9 +85,9 @@ def test_random_sampling_follows_sample_and_epoch(make):
         ("[]", DataFormatError, "at least one sample"),
         ([sample(image="gone.mp4", id="x7")], VideoDecodeError, r"sample x7: .*gone\.mp4: no such file"),
         ([sample(image="clip.mp4"), {"image": "clip.mp4"}], DataFormatError, "sample 1: it has no conversation"),
-        ([sample("No picture?", image="clip.mp4")], DataFormatError, "0 <image> but it has 1"),
-        ([sample("<image><image>", image="clip.mp4")], DataFormatError, "2 <image> but it has 1"),
-        ([sample("<image>?")], DataFormatError, "1 <image> but it has 0"),
+        ([sample("No picture?", image="clip.mp4")], DataFormatError, "0 <image> but 1 pictures"),
+        ([sample("<image><image>", image="clip.mp4")], DataFormatError, "2 <image> but 1 pictures"),
+        ([sample("<image>?")], DataFormatError, "1 <image> but 0 pictures"),
         ([sample(image="clip.mp4", video="clip.mp4")], DataFormatError, "both 'image' and 'video'"),
         ([{**sample(image="clip.mp4"), "image": 3}], DataFormatError, "'image' must be"),
         ([{"conversations": [{"from": "robot", "value": "x"}]}], DataFormatError, "unknown role 'robot'"),
@@ -107,7 +107,7 @@ def test_missing_annotation_file_is_an_error(tokenizer, data_args):
 
 def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer, data_args, annotate, media):
     arguments = data_args()
-    arguments.max_length = 50
+    arguments.max_length = 40
     with pytest.raises(TokenBudgetError, match=r"sample 0: \d+ tokens = \d+ of text \+ 8 frames x 4"):
         LazySupervisedDataset(tokenizer, [annotate([sample(video="clip.mp4")])], arguments)
 
