@@ -173,9 +173,8 @@ class LazySupervisedDataset(Dataset):
         tokens = self.tokens(index)
         if (tokens["labels"] == IGNORE_INDEX).all():  # `strict` and `tolerant` drop what they can not count
             self.dropped.append(name)
-        return check_token_budget(
-            tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, self.tokenizer.model_max_length, name
-        )
+        limit = self.data_args.max_length or self.tokenizer.model_max_length
+        return check_token_budget(tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, limit, name)
 
 
 def load_pixels(

@@ -45,7 +45,7 @@ def test_split_has_as_many_samples_as_it_says(records, name):
         "still": split.stills,
         "text": split.texts,
     }
-    assert kinds == expected
+    assert kinds == {kind: count for kind, count in expected.items() if count}
 
 
 def test_a_hundred_test_questions_of_each_kind(records):

@@ -213,6 +213,11 @@ def test_wrong_settings_are_errors(tmp_path):
         TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=True)
 
 
+def test_budget_below_a_sample_is_an_error_before_training(run):
+    with pytest.raises(TokenBudgetError, match="model_max_length is 40"):
+        run(model_max_length=40)
+
+
 def test_budget_beyond_the_checkpoint_is_refused(run):
     with pytest.raises(TokenBudgetError, match="reads 2048 positions at most"):
         run(model_max_length=4096)
