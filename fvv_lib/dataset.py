@@ -140,7 +140,8 @@ class LazySupervisedDataset(Dataset):
 
     def _leave_out_dropped(self) -> None:
         """Take samples in which nothing is learned out of the dataset; they stay listed in `dropped`."""
-        keep = [i for i, name in enumerate(self.names) if name not in set(self.dropped)]
+        dropped = set(self.dropped)
+        keep = [i for i, name in enumerate(self.names) if name not in dropped]
         if not keep:
             raise LabelMismatchError(
                 f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
@@ -221,8 +222,7 @@ class DataCollatorForSupervisedDataset:
 
     Returns:
         input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from
-        the
-        lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
+        the lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
         tensors (T, 3, S, S) when samples have different numbers of frames (0 for text alone).
 
     Lesson: 05.

@@ -138,7 +138,7 @@ def evaluate(
     answers: list[Answer] = []
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
-        frames = {index: dataset.frames(index) for index, _, _ in batch}
+        frames = {index: dataset.frames(index) for index in {index for index, _, _ in batch}}
         generated = generate_answers(
             model,
             tokenizer,

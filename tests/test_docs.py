@@ -12,7 +12,6 @@ from fvv_lib.training import format_table
 
 README = (ROOT / "README.md").read_text()
 MOTION = json.loads((ROOT / "benchmarks" / "results" / "motion.json").read_text())
-RUNS = {(run["seed"], run["frames"]): run for run in MOTION["runs"]}
 
 
 def test_readme_quotes_the_measured_table():
