@@ -62,8 +62,7 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a kind, its answer, and the texts of which the answer names one (none: the answer is a
-    sentence)."""
+    """A question of a kind, its answer, and the texts of which the answer names one (none for a free answer)."""
 
     kind: str
     text: str

@@ -63,8 +63,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen2's word rule and special tokens, its merges learned from the course's
-    text."""
+    """A byte-level BPE tokenizer with Qwen2's word rule and special tokens; merges learned from the course's text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
