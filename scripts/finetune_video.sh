@@ -19,16 +19,18 @@ exec "$PYTHON" -m fvv_lib.training \
     --output_dir output/tiny-fastvlm-video \
     --num_video_frames 8 \
     --version qwen_2 \
-    --max_steps 650 \
+    --max_steps 600 \
     --per_device_train_batch_size 16 \
-    --learning_rate 6e-4 \
+    --learning_rate 1e-3 \
+    --vision_tower_lr 1e-4 \
+    --adam_beta2 0.98 \
     --lr_scheduler_type cosine \
-    --warmup_steps 30 \
+    --warmup_steps 60 \
     --weight_decay 0.01 \
     --eval_strategy steps \
-    --eval_steps 130 \
+    --eval_steps 150 \
     --save_strategy steps \
-    --save_steps 325 \
+    --save_steps 300 \
     --save_total_limit 2 \
     --dataloader_num_workers 1 \
     --logging_steps 10 \
