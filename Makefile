@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 .PHONY: help finetune test lab notebooks samples base lint clean
 
 help:
-	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (5 to 7 minutes of training on 2 CPU cores)"
+	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
 	@echo "make test       run the tests and the notebooks"
 	@echo "make lab        open the course in JupyterLab"
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"

@@ -44,8 +44,8 @@ def test_the_model_learned_what_no_single_frame_tells():
         if run["frames"] == 1:
             assert run["after"]["motion"] <= 0.45
         else:
-            assert min(run["after"][kind] for kind in ("order", "colour", "shape")) >= 0.95
-            assert run["after"]["motion"] >= 0.85
+            assert min(run["after"].values()) >= 0.95
+            assert run["train_seconds"] <= 300
 
 
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
