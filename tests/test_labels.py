@@ -102,8 +102,10 @@ def merging_tokenizer():
 def test_text_is_cut_where_a_token_would_cross_the_end_of_an_answer():
     tokenizer = merging_tokenizer()
     assert ">U" in tokenizer.tokenize("</s>USER")
-    _, labels = exact(tokenizer, conversation(2, "."), "v1")
+    ids, labels = exact(tokenizer, conversation(2, "."), "v1")
     assert learned_text(tokenizer, labels) == " It is a red square.</s>" * 2
+    text = "".join(piece.text for piece in conversation_templates["v1"].render(conversation(2, ".")))
+    assert tokenizer.decode([i for i in ids.tolist() if i >= 0]) == text.replace("<image>", "")  # nothing is lost
     with pytest.raises(LabelMismatchError, match="merges the end of an answer"):
         diagnose_labels(conversation(2, "."), tokenizer, "v1")
 
