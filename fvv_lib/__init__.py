@@ -20,8 +20,8 @@ _PUBLIC = {
     ),
     "arguments": ("VideoConfig", "ModelArguments", "DataArguments", "TrainingArguments"),
     "sampling": ("sample_frame_indices",),
-    "decoding": ("is_video_file", "load_video_frames", "read_video", "VideoFrames"),
-    "images": ("load_image", "preprocess_frames"),
+    "decoding": ("is_video_file", "load_image", "load_video_frames", "read_video", "VideoFrames"),
+    "images": ("preprocess_frames",),
     "conversation": ("conversation_templates",),
     "tokens": (
         "DEFAULT_IMAGE_TOKEN",

@@ -114,6 +114,16 @@ class DataArguments:
     check_media: bool = field(
         default=True, metadata={"help": "Decode every picture and video once before the first training step."}
     )
+    bad_samples: str = field(
+        default="raise",
+        metadata={"help": "A sample that can not be used: raise an error, or skip it (listed in metrics.json)."},
+    )
+    decode_timeout: float = field(
+        default=60.0,
+        metadata={
+            "help": "Seconds that reading one video may take, in a process of its own; 0: no limit, in this process."
+        },
+    )
     # Set from the checkpoint, not from the command line.
     image_size: int = field(default=0, init=False)
     tokens_per_frame: int = field(default=0, init=False)
@@ -127,10 +137,13 @@ class DataArguments:
             "video_backend": ("auto", "pyav", "decord"),
             "image_aspect_ratio": ("pad", "crop", "resize"),
             "mismatch": ("exact", "tolerant", "strict"),
+            "bad_samples": ("raise", "skip"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise FvvError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        if self.bad_samples == "skip" and not self.check_media:
+            raise FvvError("bad_samples='skip' needs check_media=True: what can not be read must be known beforehand.")
 
     def for_evaluation(self) -> "DataArguments":
         """The same, without chance: `random` sampling becomes `segment`, the middle of each part."""

@@ -6,6 +6,7 @@ for. This module knows nothing about models.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.arguments import DataArguments
 from fvv_lib.conversation import check_turns, get_template
-from fvv_lib.decoding import is_video_file, read_video
+from fvv_lib.decoding import VideoFrames, count_frames, is_video, read_media
 from fvv_lib.errors import DataFormatError, FvvError, LabelMismatchError, VideoDecodeError
-from fvv_lib.images import load_image, preprocess_frames
+from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
 from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
 
@@ -44,8 +45,10 @@ class LazySupervisedDataset(Dataset):
     Attributes:
         lengths: positions that each sample takes, frames included.
         dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
+        bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
+            `bad_samples="skip"`.
 
-    Raises:
+    Raises (with `bad_samples="raise"`):
         DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
         VideoDecodeError: a picture or video that does not exist.
         TokenBudgetError: a sample that is too long. All three before any training step.
@@ -68,9 +71,10 @@ class LazySupervisedDataset(Dataset):
             self.names += [f"{path}, sample {s.get('id', i)}" for i, s in enumerate(samples)]
             self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
+        self.lengths = [0] * len(self)
         self.dropped: list[str] = []
-        self.lengths = [self._check(i) for i in range(len(self))]
-        self._leave_out_dropped()
+        self.bad: dict[str, FvvError] = {}
+        self._check_all()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -98,22 +102,27 @@ class LazySupervisedDataset(Dataset):
         )
         return {key: values[0] for key, values in both.items()}
 
-    def frames(self, index: int, strategy: str | None = None) -> torch.Tensor:
-        """Frames of all media of a sample, uint8 (T, 3, S, S), by the dataset's sampling strategy or another."""
+    def frames(self, index: int) -> torch.Tensor:
+        """Frames of all media of a sample, uint8 (T, 3, S, S)."""
+        size, aspect_ratio = self.data_args.image_size, self.data_args.image_aspect_ratio
+        clips = [preprocess_frames(self.read(path, index).frames, size, aspect_ratio) for path in self.media(index)]
+        return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
+
+    def read(self, path: Path, index: int) -> VideoFrames:
+        """The frames of one picture or video of a sample that training takes in this epoch."""
         args = self.data_args
-        clips = [
-            load_pixels(
+        try:
+            return read_media(
                 path,
-                args.image_size,
                 args.num_video_frames,
-                strategy=strategy or args.frame_sampling,
+                strategy=args.frame_sampling,
                 seed=(int(self.epoch), index),
                 backend=args.video_backend,
-                aspect_ratio=args.image_aspect_ratio,
+                num_threads=1,
+                timeout=args.decode_timeout or None,
             )
-            for path in self.media(index)
-        ]
-        return torch.cat([torch.empty(0, 3, args.image_size, args.image_size, dtype=torch.uint8), *clips])
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{self.names[index]}: {error}") from error
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
@@ -122,36 +131,62 @@ class LazySupervisedDataset(Dataset):
 
     def frame_counts(self, index: int) -> list[int]:
         """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
-        return [self.data_args.num_video_frames if is_video_file(path) else 1 for path in self.media(index)]
+        return [self.data_args.num_video_frames if is_video(path) else 1 for path in self.media(index)]
 
-    def check_media(self) -> Iterator[int]:
-        """Decode every sample once, in threads, from the first frame to the last; yields as samples turn out well.
+    def check_media(self) -> Iterator[tuple[int, FvvError | None]]:
+        """Read the frames of every sample once, in threads; yields each sample's index and what is wrong with it.
 
-        Raises:
-            VideoDecodeError: the first that does not; names the file.
+        Where training takes other frames in each epoch (`random`), every frame of a video is decoded.
         """
 
-        def check(index: int) -> int:
-            self.frames(index, strategy="uniform")  # takes the last frame, so all before it are decoded
-            return index
+        def check(index: int) -> tuple[int, FvvError | None]:
+            try:
+                if self.data_args.frame_sampling == "random":
+                    for path in filter(is_video, self.media(index)):
+                        count_frames(path, timeout=self.data_args.decode_timeout or None)
+                self.frames(index)
+            except FvvError as error:
+                return index, error
+            return index, None
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from pool.map(check, range(len(self)))
 
-    def _leave_out_dropped(self) -> None:
-        """Take samples in which nothing is learned out of the dataset; they stay listed in `dropped`."""
-        dropped = set(self.dropped)
-        keep = [i for i, name in enumerate(self.names) if name not in dropped]
-        if not keep:
+    def leave_out(self, problems: dict[int, FvvError]) -> None:
+        """Do with samples that can not be used what `bad_samples` says: raise the first error, or take them out."""
+        if problems and self.data_args.bad_samples == "raise":
+            raise problems[min(problems)]
+        self.bad.update({self.names[index]: error for index, error in problems.items()})
+        self._remove(set(problems))
+
+    def _check_all(self) -> None:
+        """Check all of each sample but its pixels; leave out what can not be used, then what teaches nothing."""
+        problems: dict[int, FvvError] = {}
+        learned = [True] * len(self)
+        for index in range(len(self)):
+            try:
+                self.lengths[index], learned[index] = self._check(index)
+            except FvvError as error:
+                if self.data_args.bad_samples == "raise":
+                    raise
+                problems[index] = error
+        learned = [learns for index, learns in enumerate(learned) if index not in problems]
+        self.leave_out(problems)
+        # `strict` and `tolerant` drop what they can not count.
+        self.dropped = [name for name, learns in zip(self.names, learned, strict=True) if not learns]
+        if self.dropped and not any(learned):
             raise LabelMismatchError(
                 f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
                 "would be learned. Look at it with diagnose_labels; often the template does not suit the tokenizer."
             )
-        for name in ("samples", "names", "folders", "lengths"):
-            setattr(self, name, [getattr(self, name)[i] for i in keep])
+        self._remove({index for index, learns in enumerate(learned) if not learns})
 
-    def _check(self, index: int) -> int:
-        """Check all of a sample but its pixels; returns its expanded length."""
+    def _remove(self, indices: set[int]) -> None:
+        for name in ("samples", "names", "folders", "lengths"):
+            setattr(self, name, [value for i, value in enumerate(getattr(self, name)) if i not in indices])
+
+    def _check(self, index: int) -> tuple[int, bool]:
+        """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
         sample, name = self.samples[index], self.names[index]
         check_turns(sample.get("conversations", []), name)
         if "image" in sample and "video" in sample:
@@ -169,30 +204,12 @@ class LazySupervisedDataset(Dataset):
                 f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs."
             )
         for path in media:
-            if not path.is_file():
+            if not path.exists():
                 raise VideoDecodeError(f"{name}: {path}: no such file. Check the path, or set image_folder.")
         tokens = self.tokens(index)
-        if (tokens["labels"] == IGNORE_INDEX).all():  # `strict` and `tolerant` drop what they can not count
-            self.dropped.append(name)
         limit = self.data_args.max_length or self.tokenizer.model_max_length
-        return check_token_budget(tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, limit, name)
-
-
-def load_pixels(
-    path: Path,
-    size: int,
-    num_frames: int,
-    *,
-    strategy: str = "uniform",
-    seed: Sequence[int] | None = None,
-    backend: str = "auto",
-    aspect_ratio: str = "pad",
-) -> torch.Tensor:
-    """A video's sampled frames, or a picture as one frame, as pixels: uint8 (T, 3, size, size)."""
-    if is_video_file(path):
-        video = read_video(path, num_frames, strategy=strategy, seed=seed, backend=backend, num_threads=1)
-        return preprocess_frames(video.frames, size, aspect_ratio)
-    return preprocess_frames(load_image(path), size, aspect_ratio)
+        length = check_token_budget(tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, limit, name)
+        return length, bool((tokens["labels"] != IGNORE_INDEX).any())
 
 
 def _media_of(sample: Sample) -> Any:

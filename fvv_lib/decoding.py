@@ -1,31 +1,48 @@
 """Frames of a file: PyAV (exact, default) and decord (the described backend) behind one door.              Lesson 1
 
-A frame's number is its place in the order of presentation, and the frames returned are bit for bit those of a decode
-from the first packet to the last. This module knows nothing about tensors or models.
+A video is a file, an animated GIF, a folder of numbered pictures or a list of pictures; a picture is a video of one
+frame. How frames are found exactly is `reader`'s part. This module knows nothing about tensors or models.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from fvv_lib import isolation
+from fvv_lib.containers import promised_size
 from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.reader import Chooser, frame_times, read_exact, read_key_frames
 from fvv_lib.sampling import sample_frame_indices
 
-if TYPE_CHECKING:
-    import av
-
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".flv", ".wmv", ".webm", ".m4v")
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BACKENDS = ("auto", "pyav", "decord")
+ACCURACIES = ("exact", "keyframe")
+
+Source = str | Path | Sequence[str | Path]
 
 
 def is_video_file(path: str | Path) -> bool:
     """Tell by the extension, in any case, whether a path is a video: .mp4 .avi .mov .mkv .flv .wmv .webm .m4v."""
     return str(path).lower().endswith(VIDEO_EXTENSIONS)
+
+
+def is_video(path: str | Path) -> bool:
+    """Tell whether a path is read as a video: a video file, a folder of frames, or a GIF with more than one frame."""
+    if is_video_file(path) or Path(path).is_dir():
+        return True
+    if not str(path).lower().endswith(".gif"):
+        return False
+    try:
+        with Image.open(path) as picture:
+            return bool(getattr(picture, "is_animated", False))
+    except OSError:
+        return False  # `load_image` says what is wrong
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,8 @@ class VideoFrames:
         fps: average frames per second of the whole file.
         total_frames: frames in the whole file.
         duration: seconds, `total_frames / fps`.
+        errors: float64 (N,), seconds by which each frame is later than the one that was asked for; 0 unless
+            `accuracy="keyframe"`.
     """
 
     frames: np.ndarray
@@ -47,41 +66,20 @@ class VideoFrames:
     fps: float
     total_frames: int
     duration: float
+    errors: np.ndarray
 
 
-def load_video_frames(
-    video_path: str | Path,
-    num_frames: int = 8,
-    *,
-    strategy: str = "uniform",
-    seed: int | Sequence[int] | None = None,
-    sample_fps: float = 1.0,
-    start: float | None = None,
-    end: float | None = None,
-    backend: str = "auto",
-    num_threads: int = 0,
-) -> list[Image.Image]:
-    """Sample exactly `num_frames` frames of a video as RGB pictures. See `read_video` for the arguments and errors.
+def load_video_frames(video_path: Source, num_frames: int = 8, **options: Any) -> list[Image.Image]:
+    """Sample exactly `num_frames` frames of a video as RGB pictures. See `read_video` for the options and errors.
 
     Differs from the described system: a clip shorter than `num_frames` repeats frames instead of returning fewer, and
     the frames are the true ones in every container. Lesson: 01.
     """
-    video = read_video(
-        video_path,
-        num_frames,
-        strategy=strategy,
-        seed=seed,
-        sample_fps=sample_fps,
-        start=start,
-        end=end,
-        backend=backend,
-        num_threads=num_threads,
-    )
-    return [Image.fromarray(frame) for frame in video.frames]
+    return [Image.fromarray(frame) for frame in read_video(video_path, num_frames, **options).frames]
 
 
 def read_video(
-    video_path: str | Path,
+    video_path: Source,
     num_frames: int = 8,
     *,
     strategy: str = "uniform",
@@ -90,51 +88,122 @@ def read_video(
     start: float | None = None,
     end: float | None = None,
     backend: str = "auto",
+    accuracy: str = "exact",
+    picture_rate: float = 1.0,
     num_threads: int = 0,
+    timeout: float | None = None,
 ) -> VideoFrames:
     """Sample frames of a video, with their numbers and times.
 
     Args:
+        video_path: a video file, an animated GIF, a folder of numbered pictures, or a list of picture files.
         num_frames: how many; always exactly as many come.
         strategy, seed, sample_fps: see `sampling.sample_frame_indices`.
         start, end: seconds; only frames with start <= time < end are sampled.
         backend: `pyav` is exact. `decord` is the described system's; it returns wrong frames without a word for most
             H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and can not open AV1. `auto` is `pyav`.
+        accuracy: `keyframe` gives the key frame nearest to each frame asked for, which needs no other frame decoded;
+            `errors` says how far off each is. Where a file does not tell its key frames the frames are exact.
+        picture_rate: frames per second of a folder or list of pictures, which do not tell.
         num_threads: of the decoder; 0 is one per core. Where workers read in parallel, 1 is best.
+        timeout: seconds. With it the file is read in a process of its own (`isolation`), so that a hang or a crash of
+            the decoder is an error about this file and nothing else.
 
     Raises:
-        VideoDecodeError: the file is missing, empty, no video, damaged, or has no frame between start and end.
-        FvvError: an unknown backend or strategy.
+        VideoDecodeError: the file is missing, empty, no video, damaged, too large, took longer than `timeout`, crashed
+            the decoder, or has no frame between start and end.
+        FvvError: an unknown backend, accuracy or strategy.
 
     Lesson: 01.
     """
-    path = Path(video_path)
+    arguments = locals()
     if backend not in BACKENDS:
         raise FvvError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
-    if not path.is_file():
-        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.")
-    if path.stat().st_size == 0:
-        raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
+    if accuracy not in ACCURACIES:
+        raise FvvError(f"Unknown accuracy {accuracy!r}: choose one of {', '.join(ACCURACIES)}.")
+    if backend == "decord" and accuracy == "keyframe":
+        raise FvvError("accuracy='keyframe' needs backend='pyav'.")
+    if timeout is not None:
+        return _in_child("read_video", {**arguments, "timeout": None}, timeout)
 
-    read = _read_decord if backend == "decord" else _read_pyav
+    name = str(video_path) if isinstance(video_path, str | Path) else f"{len(video_path)} pictures"
+    asked = np.empty(0, dtype=np.int64)
 
     def choose(times: np.ndarray) -> np.ndarray:
         """Frame times in seconds, float64 (total_frames,), to the indices of the frames to read."""
+        nonlocal asked
         first = 0 if start is None else int(np.searchsorted(times, start, side="left"))
         last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
         window = np.arange(first, last)
         if len(window) == 0:
             raise VideoDecodeError(
-                f"{path}: no frame between start={start} and end={end} seconds; the last frame is at {times[-1]:.2f} s."
+                f"{name}: no frame between start={start} and end={end} seconds; the last frame is at {times[-1]:.2f} s."
             )
         chosen = sample_frame_indices(
             len(window), num_frames, strategy, seed=seed, video_fps=_average_fps(times), sample_fps=sample_fps
         )
-        return window[chosen]
+        asked = window[chosen]
+        return asked
 
-    times, indices, frames = read(path, choose, num_threads)
+    times, indices, frames = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
     fps = _average_fps(times)
-    return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps)
+    errors = times[indices] - times[asked]
+    return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors)
+
+
+def read_media(path: str | Path, num_frames: int, **options: Any) -> VideoFrames:
+    """`read_video`, or a still picture as a video of one frame."""
+    if is_video(path):
+        return read_video(path, num_frames, **options)
+    nothing = np.zeros(1)
+    return VideoFrames(load_image(path), nothing.astype(np.int64), nothing, 1.0, 1, 1.0, nothing)
+
+
+def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float | None = None) -> int:
+    """Decode all of a video, keep nothing, and count its frames (the pictures of a folder are counted, not read).
+
+    Raises:
+        VideoDecodeError: as `read_video`, wherever in the file it is damaged.
+    """
+    if timeout is not None:
+        return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
+    path = Path(video_path)
+    return len(_numbered(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
+
+
+Frames = tuple[np.ndarray, np.ndarray, np.ndarray]  # times of all frames, indices of those read, these frames
+
+
+def _read(
+    source: Source, choose: Chooser, backend: str, accuracy: str, picture_rate: float, num_threads: int
+) -> Frames:
+    if not isinstance(source, str | Path):
+        return _read_pictures([Path(path) for path in source], choose, picture_rate)
+    path = Path(source)
+    if path.is_dir():
+        return _read_pictures(_numbered(path), choose, picture_rate)
+    _existing(path)
+    if backend == "decord":
+        return _read_decord(path, choose, num_threads)
+    if accuracy == "keyframe":
+        near = read_key_frames(path, choose, num_threads)
+        if near is not None:
+            return near
+    return read_exact(path, choose, num_threads)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.")
+    if path.stat().st_size == 0:
+        raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
+    promised, size = promised_size(path), path.stat().st_size
+    if promised is not None and size < promised:
+        raise VideoDecodeError(
+            f"{path}: it has {size:,} of the {promised:,} bytes that its header tells: it is cut short. Download or "
+            "copy it again."
+        )
+    return path
 
 
 def _average_fps(times: np.ndarray) -> float:
@@ -142,109 +211,67 @@ def _average_fps(times: np.ndarray) -> float:
     return float((len(times) - 1) / (times[-1] - times[0])) if len(times) > 1 and times[-1] > times[0] else 1.0
 
 
-# --- PyAV: exact ------------------------------------------------------------------------------------------------------
-#
-# A container lists its packets, and reading that list is cheap. Nearly always a packet is a frame, so the list tells
-# how many frames there are and when each is shown. But a packet may hold no visible frame (alt-ref frames of VP8), be
-# cut away by an edit list, or carry no time (AVI). So the decode checks the list frame by frame, and where the list is
-# wrong the clip is decoded in full to make a true one.
-
-Chooser = Callable[[np.ndarray], np.ndarray]
-
-
-def _read_pyav(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times of all frames, indices of the chosen ones, and those frames."""
-    for list_times in (_packet_times, _frame_times):
-        times = list_times(path, num_threads)
-        if times is not None:
-            shown = np.sort(times) - times.min()  # AVI says only when a frame is decoded: sorted, when it is shown
-            indices = choose(shown)
-            frames = _collect(path, times, indices, num_threads)
-            if frames is not None:
-                return shown, indices, frames
-    raise VideoDecodeError(f"{path}: two decodes of the file differ. Copy or encode it again.")
-
-
-def _packet_times(path: Path, num_threads: int) -> np.ndarray | None:
-    """The time in seconds of every packet, in order of presentation; None where the container does not tell."""
-    with _open(path, num_threads) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        listed = sum(entry.size > 0 for entry in stream.index_entries)
-    if len(packets) < listed:
-        raise VideoDecodeError(
-            f"{path}: the file lists {listed} frames, but {len(packets)} are there: it is cut short or damaged. "
-            "Download or copy it again."
-        )
-    packets = [packet for packet in packets if not packet.is_discard]
-    if not packets or any(packet.pts is None for packet in packets):
-        return None
-    return np.array(sorted(packet.pts for packet in packets)) * float(packets[0].time_base)
-
-
-def _frame_times(path: Path, num_threads: int) -> np.ndarray:
-    """The time in seconds of every frame, from a full decode; frames without a time follow the average rate."""
-    with _open(path, num_threads) as (container, stream):
-        rate = float(stream.average_rate or 1)
-        times = [_time(frame, i, rate) for i, frame in enumerate(container.decode(stream))]
-    if not times:
-        raise VideoDecodeError(f"{path}: no frame can be decoded. Download or encode the file again.")
-    return np.array(times)
-
-
-def _time(frame: "av.VideoFrame", index: int, rate: float) -> float:
-    return index / rate if frame.pts is None else frame.pts * float(frame.time_base)
-
-
-def _collect(path: Path, times: np.ndarray, indices: np.ndarray, num_threads: int) -> np.ndarray | None:
-    """The frames at these indices, uint8 (N, H, W, 3); None where the decoded frames do not keep to `times`."""
-    from av.video.reformatter import VideoReformatter
-
-    wanted, found, reformatter = set(indices.tolist()), {}, VideoReformatter()
-    with _open(path, num_threads) as (container, stream):
-        rate = float(stream.average_rate or 1)
-        for i, frame in enumerate(container.decode(stream)):
-            if i >= len(times) or abs(_time(frame, i, rate) - times[i]) > 1e-6:
-                return None
-            if i in wanted:
-                if frame.is_corrupt:
-                    raise VideoDecodeError(f"{path}: frame {i} is damaged. Download or encode the file again.")
-                if frame.rotation % 90:
-                    raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
-                rgb = reformatter.reformat(frame, format="rgb24", threads=num_threads).to_ndarray()  # (H, W, 3)
-                found[i] = np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
-            if i == indices[-1]:
-                break
-        else:
-            return None
-    if len({frame.shape for frame in found.values()}) > 1:
-        raise VideoDecodeError(f"{path}: the picture size changes within the clip. Encode it again at one size.")
-    return np.stack([found[i] for i in indices.tolist()])
-
-
-@contextmanager
-def _open(path: Path, num_threads: int) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
-    """Open the first video stream; whatever FFmpeg says against the file becomes one `VideoDecodeError`."""
-    import av
-
+def _in_child(function: str, arguments: dict[str, Any], timeout: float) -> Any:
+    name = arguments["video_path"]
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise VideoDecodeError(f"{path}: the file has no video stream. Is it sound only?")
-            stream = container.streams.video[0]
-            stream.thread_type = "SLICE" if num_threads == 1 else "AUTO"
-            stream.codec_context.thread_count = num_threads
-            yield container, stream
-    except av.FFmpegError as error:
+        return isolation.call(f"fvv_lib.decoding.{function}", arguments, timeout)
+    except isolation.ChildTimeoutError as error:
         raise VideoDecodeError(
-            f"{path}: it can not be decoded as a video ({error.strerror}). "
-            "Check that it plays to its end; download or encode it again."
+            f"{name}: it was not decoded within {timeout:g} seconds. Cut or encode it again, or allow more time."
         ) from error
+    except isolation.ChildCrashError as error:
+        raise VideoDecodeError(
+            f"{name}: the decoder crashed on it ({error}). Encode it again, or leave it out."
+        ) from error
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Read a still picture, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
+
+    Raises:
+        VideoDecodeError: the file is missing or is not a whole picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
+    except FileNotFoundError as error:
+        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoDecodeError(
+            f"{path}: it can not be read as a picture ({error}). Export it again, or give it its true extension."
+        ) from error
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The pictures of a folder by the numbers in their names, 2 before 10; hidden files do not count."""
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    others = sorted(path.name for path in files if path.suffix.lower() not in PICTURE_EXTENSIONS)
+    if others or not files:
+        found = f"{others[0]!r} is none" if others else "it is empty"
+        raise VideoDecodeError(f"{folder}: a folder of frames must hold pictures and nothing else, and {found}.")
+    return sorted(
+        files, key=lambda path: [(int(n), "") if n.isdigit() else (0, n) for n in re.split(r"(\d+)", path.name)]
+    )
+
+
+def _read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
+    if not files or rate <= 0:
+        raise FvvError(f"A video of pictures needs a picture and a picture_rate above 0, got {len(files)} and {rate}.")
+    times = np.arange(len(files)) / rate
+    indices = choose(times)
+    frames = {i: load_image(files[i])[0] for i in set(indices.tolist())}
+    if len({frame.shape for frame in frames.values()}) > 1:
+        raise VideoDecodeError(f"{files[0].parent}: its pictures differ in size. Export them again at one size.")
+    return times, indices, np.stack([frames[i] for i in indices.tolist()])
 
 
 # --- decord: the described backend ------------------------------------------------------------------------------------
 
 
-def _read_decord(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_decord(path: Path, choose: Chooser, num_threads: int) -> Frames:
     try:
         import decord
     except ImportError as error:

@@ -14,9 +14,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.conversation import get_template
-from fvv_lib.dataset import LazySupervisedDataset, load_pixels
+from fvv_lib.dataset import LazySupervisedDataset
+from fvv_lib.decoding import read_media
 from fvv_lib.errors import DataFormatError, FvvError
-from fvv_lib.images import processor_size
+from fvv_lib.images import preprocess_frames, processor_size
 from fvv_lib.labels import tokenize_pieces
 from fvv_lib.loading import LoadedModel
 from fvv_lib.model import FastVlmForVideo
@@ -51,15 +52,8 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
     size = processor_size(loaded.image_processor)
     clips = [torch.empty(0, 3, size, size, dtype=torch.uint8)]
     for path in paths:
-        clips.append(
-            load_pixels(
-                Path(path),
-                size,
-                config.num_video_frames,
-                strategy=config.inference_sampling,
-                aspect_ratio=config.image_aspect_ratio,
-            )
-        )
+        video = read_media(Path(path), config.num_video_frames, strategy=config.inference_sampling)
+        clips.append(preprocess_frames(video.frames, size, config.image_aspect_ratio))
     if DEFAULT_IMAGE_TOKEN not in question:
         question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(paths) + question
     turns = preprocess_multimodal([[{"from": "human", "value": question}]], None, [len(clip) for clip in clips[1:]])[0]

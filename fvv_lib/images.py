@@ -4,35 +4,16 @@ Pixels stay uint8 until they reach the model's device: a quarter of the bytes th
 Scaling to [0, 1] and normalising is the encoder's first step. This module knows nothing about models or tokens.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.errors import FvvError
 
 ASPECT_RATIOS = ("pad", "crop", "resize")
-
-
-def load_image(path: str | Path) -> np.ndarray:
-    """Read a still picture, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
-
-    Raises:
-        VideoDecodeError: the file is missing or is not a whole picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
-    except FileNotFoundError as error:
-        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoDecodeError(
-            f"{path}: it can not be read as a picture ({error}). Export it again, or give it its true extension."
-        ) from error
 
 
 def preprocess_frames(

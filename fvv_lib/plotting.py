@@ -57,6 +57,26 @@ def plot_pictures(pictures: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def plot_data(
+    seconds: Sequence[float], sizes: Sequence[tuple[int, int]], tokens: Sequence[int], max_length: int
+) -> Figure:
+    """What a data set holds: histograms of the videos' durations, of widths and heights, and of tokens per sample."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
+        axes[0].hist(seconds, bins=30, color=PALETTE["blue"])
+        axes[0].set(title="duration of a video", xlabel="seconds", ylabel="videos")
+        for i, (name, colour, hatch) in enumerate((("width", "orange", ""), ("height", "purple", "//"))):
+            values = [size[i] for size in sizes]
+            axes[1].hist(values, bins=30, color=PALETTE[colour], alpha=0.6, hatch=hatch, label=name)
+        axes[1].set(title="size", xlabel="pixels", ylabel="pictures and videos")
+        axes[1].legend(frameon=False)
+        axes[2].hist(tokens, bins=30, color=PALETTE["green"])
+        axes[2].axvline(max_length, color=PALETTE["red"], linestyle="--", label=f"limit {max_length}")
+        axes[2].set(title="length of a sample", xlabel="tokens, frames included", ylabel="samples")
+        axes[2].legend(frameon=False)
+    return figure
+
+
 def plot_sampling(
     total_frames: int, chosen: Mapping[str, Sequence[int]], spans: Mapping[str, tuple[int, int]] | None = None
 ) -> Figure:

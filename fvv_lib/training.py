@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, Trainer, TrainerCallback, set_seed
 
 from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
-from fvv_lib.errors import FvvError, TokenBudgetError
+from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame, vision_stride
@@ -110,13 +111,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         report_plan(counts, data, data_args)
     if data_args.check_media:
         for dataset in filter(None, (data["train_dataset"], data["eval_dataset"], test)):
-            for _ in tqdm(
-                dataset.check_media(),
-                total=len(dataset),
-                desc="checking media",
-                disable=training_args.disable_tqdm or None,
-            ):
-                pass
+            leave_out_bad_media(dataset, training_args)
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, vision_stride(loaded.model))
     trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=processor, **data)
@@ -139,7 +134,15 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         "after": after,
         "train": result.metrics,
         "parameters": {part: {"trained": trained, "all": total} for part, (trained, total) in counts.items()},
-        "samples": {"train": len(data["train_dataset"]), "dropped": data["train_dataset"].dropped},
+        "samples": {
+            name: {"used": len(dataset), "dropped": dataset.dropped, "bad": {k: str(v) for k, v in dataset.bad.items()}}
+            for name, dataset in (
+                ("train", data["train_dataset"]),
+                ("validation", data["eval_dataset"]),
+                ("test", test),
+            )
+            if dataset is not None
+        },
         "arguments": {
             "model": asdict(model_args),
             "data": asdict(data_args),
@@ -153,6 +156,23 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         if before and after:
             print(f"\nAccuracy on {data_args.test_data_path}:\n\n{format_table(before, after)}")
     return metrics
+
+
+def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:
+    """Read every picture and video once, on one process for all, and do what `bad_samples` says with what fails."""
+    problems: dict[int, FvvError] = {}
+    if training_args.process_index == 0:
+        hidden = training_args.disable_tqdm or None
+        for index, error in tqdm(dataset.check_media(), total=len(dataset), desc="checking media", disable=hidden):
+            if error is not None:
+                problems[index] = error
+                if dataset.data_args.bad_samples == "raise":
+                    break
+    shared = [problems]
+    broadcast_object_list(shared)  # every process must leave out the same samples
+    dataset.leave_out(shared[0])
+    if not len(dataset):
+        raise DataFormatError(f"All samples are bad. The first: {next(iter(dataset.bad.values()))}")
 
 
 def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
@@ -183,6 +203,8 @@ def report_plan(counts: dict[str, tuple[int, int]], data: dict[str, Any], data_a
     print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens")
     size, frames = data_args.image_size, data_args.num_video_frames
     print(f"a video gives {frames} frames of {size}x{size} pixels, {data_args.tokens_per_frame} tokens each")
+    if bad := data["train_dataset"].bad:
+        print(f"{len(bad)} samples are skipped by bad_samples='skip'; metrics.json lists them")
     if dropped := data["train_dataset"].dropped:
         print(f"{len(dropped)} samples are dropped by mismatch={data_args.mismatch!r}: {', '.join(dropped[:5])}")
 

@@ -3,6 +3,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
@@ -17,6 +18,18 @@ from fvv_lib.scenes import motion_clip, still, write_video
 from fvv_lib.tiny import build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def decode_all(path):
+    """The reference: every frame upright, from the first packet to the last, without a seek."""
+    with av.open(str(path)) as container:
+        return [np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in container.decode(video=0)]
+
+
+def assert_true_frames(video, reference):
+    assert video.total_frames == len(reference)
+    for index, frame in zip(video.indices, video.frames, strict=True):
+        assert np.array_equal(frame, reference[index]), f"frame {index} is not that of a sequential decode"
 
 
 def pytest_configure(config):

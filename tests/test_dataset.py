@@ -2,10 +2,12 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from fvv_lib import (
     IGNORE_INDEX,
     IMAGE_TOKEN_INDEX,
+    DataArguments,
     DataCollatorForSupervisedDataset,
     DataFormatError,
     FvvError,
@@ -112,14 +114,53 @@ def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer,
         LazySupervisedDataset(tokenizer, [annotate([sample(video="clip.mp4")])], arguments)
 
 
-def test_media_that_can_not_be_decoded_are_found_before_training(make, media):
+@pytest.mark.parametrize("frame_sampling", ["uniform", "random"])
+def test_media_that_can_not_be_decoded_are_found_before_training(make, media, frame_sampling):
     (media / "broken.mp4").write_bytes((media / "clip.mp4").read_bytes()[:700])
     (media / "text.mp4").write_text("not a video")
-    assert list(make([sample(video="clip.mp4"), sample("Hm?")]).check_media()) == [0, 1]
-    for name in ("broken.mp4", "text.mp4"):
-        dataset = make([sample(video="clip.mp4"), sample(video=name)])
-        with pytest.raises(VideoDecodeError, match=name):
-            list(dataset.check_media())
+    samples = [sample(video="clip.mp4"), sample(video="broken.mp4"), sample("Hm?"), sample(video="text.mp4")]
+    found = dict(make(samples, frame_sampling=frame_sampling).check_media())
+    assert [found[0], found[2]] == [None, None]
+    for index, name in ((1, "broken.mp4"), (3, "text.mp4")):
+        assert isinstance(found[index], VideoDecodeError)
+        assert name in str(found[index])
+
+
+def test_bad_samples_are_raised_or_left_out_and_listed(make, media):
+    (media / "text.mp4").write_text("not a video")
+    good = sample(video="clip.mp4", id="good")
+    samples = [sample("Two <image>?", id="words"), good, sample(video="text.mp4", id="pixels")]
+    with pytest.raises(DataFormatError, match="sample words"):
+        make(samples)
+    dataset = make(samples, bad_samples="skip")
+    assert [name.split("sample ")[1] for name in dataset.names] == ["good", "pixels"]
+    dataset.leave_out({index: error for index, error in dataset.check_media() if error})
+    assert [name.split("sample ")[1] for name in dataset.names] == ["good"]
+    assert [name.split("sample ")[1] for name in dataset.bad] == ["words", "pixels"]
+    assert (len(dataset), len(dataset.lengths), len(dataset.folders)) == (1, 1, 1)
+    assert torch.equal(dataset[0]["images"], make([good])[0]["images"])
+    dataset = make(samples[1:])
+    with pytest.raises(VideoDecodeError, match=r"text\.mp4"):
+        dataset.leave_out({index: error for index, error in dataset.check_media() if error})
+
+
+def test_two_samples_of_one_name_are_left_out_one_by_one(make):
+    same = [sample("Two <image>?", id="same"), sample("Fine?", id="same")]
+    dataset = make(same, bad_samples="skip")
+    assert len(dataset) == len(dataset.bad) == 1
+
+
+def test_skipping_needs_the_check():
+    with pytest.raises(FvvError, match="needs check_media=True"):
+        DataArguments(bad_samples="skip", check_media=False)
+
+
+def test_a_folder_of_frames_is_a_video(make, media):
+    (media / "frames").mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 30), (60 * number, 0, 0)).save(media / "frames" / f"{number}.png")
+    item = make([sample(video="frames")], num_video_frames=4)[0]
+    assert item["images"][:, 0, 32, 32].tolist() == [0, 60, 120, 180]
 
 
 def test_dataset_needs_what_the_checkpoint_says(tokenizer, data_args, annotate):

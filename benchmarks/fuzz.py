@@ -1,0 +1,161 @@
+"""What does the reader do with files that are damaged, or lie? Right frames or an error, and nothing else.
+
+    python benchmarks/fuzz.py                       # 1,400 files; writes benchmarks/results/fuzz.json
+
+Eight clips in seven containers are damaged in five ways by a seeded generator. Each is read in a child process, so that
+a crash of the decoder is counted and not suffered. A frame that comes back is right when a decode of the file from the
+first packet to the last gives the same picture, or when it is that frame of the undamaged clip; every other is *wrong*,
+and there may be none.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+
+from fvv_lib import VideoDecodeError, isolation, read_video
+from fvv_lib.numbered import write_numbered
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 20.0  # seconds
+CLIPS = {
+    "clip.mp4": ("libx264", {"b_frames": 2}),
+    "first.mp4": ("libx264", {"b_frames": 2, "container_options": {"movflags": "faststart"}}),
+    "clip.mov": ("libx265", {"b_frames": 2}),
+    "clip.mkv": ("libx264", {"b_frames": 2}),
+    "clip.webm": ("libvpx-vp9", {}),
+    "clip.avi": ("mpeg4", {"b_frames": 2}),
+    "clip.flv": ("flv", {}),
+    "clip.wmv": ("wmv2", {}),
+}
+
+
+def truncate(rng: np.random.Generator, data: bytearray) -> None:
+    del data[int(rng.integers(1, len(data))) :]
+
+
+def flip_bits(rng: np.random.Generator, data: bytearray) -> None:
+    for at in rng.integers(0, len(data), size=rng.integers(1, 40)):
+        data[at] ^= 1 << rng.integers(8)
+
+
+def zero_block(rng: np.random.Generator, data: bytearray) -> None:
+    start, length = int(rng.integers(len(data))), int(rng.integers(16, 4096))
+    data[start : start + length] = bytes(len(data[start : start + length]))
+
+
+def swap_blocks(rng: np.random.Generator, data: bytearray) -> None:
+    """Two stretches of equal length change places: boxes, clusters or chunks in the wrong order."""
+    length = int(rng.integers(16, max(len(data) // 3, 17)))
+    first, second = sorted(int(at) for at in rng.integers(0, len(data) - length, size=2))
+    second = max(second, first + length)
+    one, other = bytes(data[first : first + length]), bytes(data[second : second + length])
+    data[first : first + len(other)], data[second : second + len(other)] = other, one[: len(other)]
+
+
+def lie_in_header(rng: np.random.Generator, data: bytearray) -> None:
+    """A four-byte number near the beginning or the end, where containers keep their tables, becomes another."""
+    region = int(rng.integers(4, min(1500, len(data) - 4)))
+    at = region if rng.random() < 0.5 else len(data) - region - 4
+    value = int(rng.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, int(rng.integers(2**32))]))
+    data[at : at + 4] = value.to_bytes(4, "big" if rng.random() < 0.5 else "little")
+
+
+DAMAGES = (truncate, flip_bits, zero_block, swap_blocks, lie_in_header)
+
+
+def digest(picture: np.ndarray) -> str:
+    return hashlib.sha1(np.ascontiguousarray(picture).tobytes()).hexdigest()
+
+
+def sequential(path: str) -> list[str]:
+    """Digest of every frame that a decode of each packet in turn gives; packets that fail are passed over."""
+    frames = []
+    with av.open(path, metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.options = {"err_detect": "explode"}
+        stream.codec_context.thread_count = 1  # by slices, two threads read damaged HEVC otherwise than one
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+                decoded = packet.decode()
+            except StopIteration:
+                break
+            except av.FFmpegError:
+                continue
+            for frame in decoded:
+                frames.append(digest(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)))
+    return frames
+
+
+def examine(path: Path, undamaged: list[str]) -> str:
+    """`right`, `error`, `timeout`, `crash` (of the child; an error for the caller), or `wrong`."""
+    try:
+        video = read_video(path, 8, timeout=TIMEOUT)
+    except VideoDecodeError as error:
+        causes = {isolation.ChildTimeoutError: "timeout", isolation.ChildCrashError: "crash"}
+        return causes.get(type(error.__cause__), "error")
+    try:
+        reference = isolation.call("fuzz.sequential", {"path": str(path)}, TIMEOUT)
+    except Exception as error:
+        return f"wrong: no reference ({type(error).__name__})"
+    given = [digest(frame) for frame in video.frames]
+    true = [undamaged[index] if index < len(undamaged) else "" for index in video.indices]
+    return "right" if all(one in reference or one == other for one, other in zip(given, true, strict=True)) else "wrong"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--each", type=int, default=35, help="files for each clip and kind of damage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for the files that came back wrong or crashed the decoder")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "fuzz.json")
+    settings = parser.parse_args()
+    rng = np.random.default_rng(settings.seed)
+    counts: dict[str, Counter] = {name: Counter() for name in CLIPS}
+    wrong, slowest = [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (codec, options) in CLIPS.items():
+            whole = Path(folder) / name
+            write_numbered(whole, codec, gop=12, **options)
+            undamaged = sequential(str(whole))
+            damaged = Path(folder) / f"damaged{whole.suffix}"
+            for damage in DAMAGES:
+                for number in range(settings.each):
+                    data = bytearray(whole.read_bytes())
+                    damage(rng, data)
+                    damaged.write_bytes(data)
+                    start = time.monotonic()
+                    result = examine(damaged, undamaged)
+                    slowest = max(slowest, time.monotonic() - start)
+                    counts[name][result.split(":")[0]] += 1
+                    if settings.keep and result.startswith(("wrong", "crash")):
+                        settings.keep.mkdir(parents=True, exist_ok=True)
+                        (settings.keep / f"{damage.__name__}-{number}-{name}").write_bytes(data)
+                    if result.startswith("wrong"):
+                        wrong.append(f"{name} {damage.__name__} {number} {result}")
+            print(name, dict(counts[name]), flush=True)
+    total = sum(counts.values(), Counter())
+    record = {
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "seed": settings.seed,
+        "files": sum(total.values()),
+        "results": {kind: total[kind] for kind in ("right", "error", "timeout", "crash", "wrong")},
+        "by clip": counts,
+        "wrong": wrong,
+        "slowest, s": round(slowest, 1),
+    }
+    settings.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

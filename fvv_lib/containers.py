@@ -1,0 +1,45 @@
+"""How long a file says that it is: a download that broke off is found before it is read as a shorter clip. Lesson 1
+
+FFmpeg reads what is there and says nothing. But Matroska and WebM, ASF (`.wmv`) and RIFF (`.avi`) write their size into
+their first bytes. (MP4 keeps a list of its frames instead, which `reader` counts.) This module knows nothing about
+frames.
+"""
+
+from pathlib import Path
+
+EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
+ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
+
+
+def promised_size(path: Path) -> int | None:
+    """Bytes that a file's header says the file has; None where it does not say (a live recording, another container).
+
+    Source: RFC 8794 (EBML), RFC 9559 (Matroska), Microsoft's ASF specification 3.2, and RIFF's chunk size.
+    """
+    with path.open("rb") as file:
+        head = file.read(8192)
+    if head.startswith(EBML):
+        size, start = _ebml_size(head, 4)
+        segment = start + (size or 0)
+        if head[segment : segment + 4] != SEGMENT:
+            return None
+        size, start = _ebml_size(head, segment + 4)
+        return None if size is None else start + size
+    if head.startswith(ASF) and ASF_PROPERTIES in head[:-92]:
+        properties = head[head.index(ASF_PROPERTIES) :]
+        live = properties[88] & 1  # broadcast: the size is not known
+        return None if live else int.from_bytes(properties[40:48], "little")
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    return None
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
+    """EBML's size at an offset, None where it is unknown (all ones), and the offset after it: the first byte's leading
+    zeros tell how many bytes follow."""
+    if at >= len(data) or data[at] == 0:
+        return None, at + 1
+    length = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + length], "big") - (1 << 7 * length)
+    return (None if value == (1 << 7 * length) - 1 else value), at + length

@@ -1,0 +1,114 @@
+"""Run a function in a child process, so that its hang, its crash or its hunger is not ours.                Lesson 1
+
+A decoder is a million lines of C that reads files from strangers. In the process that trains, its crash ends the run and
+its hang stops every GPU. So the caller may have a child do the work: it is started once for each thread, kept, and
+replaced when it had to be killed. `subprocess`, not `multiprocessing`: a DataLoader's worker may not have children of
+the second kind. This module knows nothing about videos.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import weakref
+from importlib import import_module
+from typing import Any
+
+START = "import sys; sys.path[:] = {path!r}; from fvv_lib.isolation import serve; serve()"
+_mine = threading.local()
+
+
+class ChildTimeoutError(Exception):
+    """The call took longer than it may; its child was killed."""
+
+
+class ChildCrashError(Exception):
+    """The child died before it answered."""
+
+
+def call(function: str, arguments: dict[str, Any], timeout: float) -> Any:
+    """Call a function by its full name ("package.module.name") in a child process.
+
+    Args:
+        arguments: keyword arguments; they and the result must pickle.
+        timeout: seconds; the start of a new child does not count.
+
+    Raises:
+        ChildTimeoutError, ChildCrashError: the next call starts a new child.
+        Exception: whatever the function raises.
+    """
+    child = getattr(_mine, "child", None)
+    if child is None or child.owner != os.getpid() or child.process.poll() is not None:
+        child = _mine.child = _Child()
+    return child.call(function, arguments, timeout)
+
+
+class _Child:
+    """A process that runs `serve`, at the other end of two pipes."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()  # a forked copy of us must not use our child
+        command = [sys.executable, "-c", START.format(path=sys.path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        weakref.finalize(self, _stop, self.process, self.owner)
+        self._receive()  # it says when it is ready
+
+    def call(self, function: str, arguments: dict[str, Any], timeout: float) -> Any:
+        expired = threading.Event()
+
+        def kill() -> None:
+            expired.set()
+            self.process.kill()
+
+        timer = threading.Timer(timeout, kill)
+        timer.start()
+        try:
+            pickle.dump((function, arguments), self.process.stdin)  # type: ignore[arg-type]
+            self.process.stdin.flush()  # type: ignore[union-attr]
+            succeeded, result = self._receive()
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            self.process.kill()
+            code = self.process.wait()
+            if expired.is_set():
+                raise ChildTimeoutError(f"no answer after {timeout:g} seconds") from error
+            raise ChildCrashError(f"the process died with exit code {code}") from error
+        finally:
+            timer.cancel()
+        if not succeeded:
+            raise result
+        return result
+
+    def _receive(self) -> Any:
+        return pickle.load(self.process.stdout)  # type: ignore[arg-type]
+
+
+def _stop(process: subprocess.Popen, owner: int) -> None:
+    """End a child whose owner no longer needs it; a forked copy of the owner only lets go of the pipes."""
+    for pipe in (process.stdin, process.stdout):
+        try:
+            pipe.close()  # type: ignore[union-attr]
+        except OSError:
+            pass
+    if owner == os.getpid():
+        process.kill()
+        process.wait()
+
+
+def serve() -> None:
+    """What the child does: read a call, make it, write the result, until the pipe is closed."""
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what others print must not come between the replies
+    reply: Any = "ready"
+    while True:
+        pickle.dump(reply, replies, protocol=pickle.HIGHEST_PROTOCOL)
+        replies.flush()
+        try:
+            function, arguments = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            module, name = function.rsplit(".", 1)
+            reply = True, getattr(import_module(module), name)(**arguments)
+        except Exception as error:
+            reply = False, error

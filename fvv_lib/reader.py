@@ -1,0 +1,312 @@
+"""The exact reader: list the packets of a file, then decode only what the wanted frames need.              Lesson 1
+
+A frame's number is its place in the order of presentation, and the frames are bit for bit those of a decode from the
+first packet to the last. Reading that far for eight frames is slow, so the reader goes three ways, the fastest that is
+safe first:
+
+1. *by key frame*: seek once to the key frame before a group of targets, decode from there, leave out the frames that no
+   other refers to, stop at the last target;
+2. *in order*: decode all frames once, keep the targets, and count whether they are as many as the packets said;
+3. *twice*: decode once only to count, then again for the targets.
+
+This module knows nothing about sampling: it hands the frame times to a function that chooses.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fvv_lib.errors import VideoDecodeError
+
+if TYPE_CHECKING:
+    import av
+
+Chooser = Callable[[np.ndarray], np.ndarray]  # times of all frames in seconds, float64 (F,) -> indices, int64 (N,)
+# One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
+# to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
+SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+SKIPPABLE = ("h264", "hevc", "mpeg4")  # their decoders leave out a frame that no other refers to, and no more
+MAX_PIXELS = 8192 * 8192  # of one frame; a header may say anything
+MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What a container says about the packets of its video, in the order of decoding.
+
+    Attributes:
+        pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds.
+        key: bool (P,), whether decoding can start there.
+        shown: bool (P,), False for packets that an edit list cuts away.
+        timed: False where the container knows no pts (AVI): then they are the dts, right for the clip as a whole, but
+            not telling which frame is which.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    key: np.ndarray
+    shown: np.ndarray
+    time_base: Fraction
+    timed: bool
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds from the first shown frame, of each shown frame in order of presentation: float64 (F,)."""
+        shown = self.shown_pts
+        return (shown - shown[0]) * float(self.time_base)
+
+    @property
+    def shown_pts(self) -> np.ndarray:
+        return np.sort(self.pts[self.shown])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Targets that share a key frame: decode packets `first` to `last`, keep the frames shown at `pts`."""
+
+    first: int
+    last: int
+    pts: frozenset[int]
+
+
+def read_exact(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times of all frames in seconds (F,), indices of the chosen ones (N,), and those frames, uint8 (N, H, W, 3).
+
+    Raises:
+        VideoDecodeError: the file is no video, cut short, damaged, or larger than the limits.
+    """
+    with open_video(path, num_threads) as (container, stream):
+        packets = list_packets(path, container, stream)
+        if packets is not None and starts_at_key_frames(packets, stream.codec.name):
+            indices = choose(packets.times)
+            frames = _decode_groups(path, container, stream, packets, packets.shown_pts[indices], num_threads)
+            if frames is not None:
+                return packets.times, indices, _stack(path, frames)
+    for times in (None if packets is None else packets.times, None):
+        if times is None:
+            times = frame_times(path, num_threads)
+        indices = choose(times)
+        frames = _decode_in_order(path, times, set(indices.tolist()), num_threads)
+        if frames is not None:
+            return times, indices, _stack(path, [frames[i] for i in indices.tolist()])
+    raise VideoDecodeError(f"{path}: two decodes of the file differ. Copy or encode it again.")
+
+
+def read_key_frames(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The key frame nearest to each chosen frame, as `read_exact`; None where the container does not tell them."""
+    with open_video(path, num_threads) as (container, stream):
+        packets = list_packets(path, container, stream)
+        if packets is None or not starts_at_key_frames(packets, stream.codec.name):
+            return None
+        wanted = choose(packets.times)
+        shown = packets.shown_pts
+        keys = np.sort(packets.pts[packets.key & packets.shown])
+        nearest = keys[np.abs(shown[wanted][:, None] - keys).argmin(axis=1)]  # (N,)
+        frames = _decode_groups(path, container, stream, packets, nearest, num_threads)
+        return None if frames is None else (packets.times, np.searchsorted(shown, nearest), _stack(path, frames))
+
+
+# --- the list of packets ----------------------------------------------------------------------------------------
+
+
+def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
+    """Read the packets without decoding them; None where the container does not say when each is shown.
+
+    Raises:
+        VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
+    """
+    rows = []
+    for packet in container.demux(stream):
+        if packet.size:
+            rows.append((packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+            if len(rows) > MAX_FRAMES:
+                raise VideoDecodeError(f"{path}: it has more than {MAX_FRAMES} frames. Cut it into shorter files.")
+    listed = sum(entry.size > 0 for entry in stream.index_entries)
+    if len(rows) < listed:
+        raise VideoDecodeError(
+            f"{path}: the file lists {listed} frames, but {len(rows)} are there: it is cut short or damaged. "
+            "Download or copy it again."
+        )
+    timed = _has_pts(container)
+    if not rows or any(row[1] is None or (timed and row[0] is None) for row in rows):
+        return None
+    pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
+    return Packets(pts if timed else dts, dts, key, shown, stream.time_base, timed)
+
+
+def _has_pts(container: "av.container.InputContainer") -> bool:
+    """AVI's packets come with a pts too, but FFmpeg made it up from the dts: wrong where there are B-frames."""
+    return container.format.name != "avi"
+
+
+def starts_at_key_frames(packets: Packets, codec: str) -> bool:
+    """Whether decoding may start at each key frame and gives what decoding from the beginning gives."""
+    keys = np.flatnonzero(packets.key)
+    if (
+        not packets.timed
+        or codec not in SEEKABLE
+        or len(np.unique(packets.pts)) < len(packets.pts)
+        or len(keys) == 0
+        or keys[0] > 0
+    ):
+        return False
+    if packets.shown[packets.pts < packets.pts[0]].any():
+        return False  # frames shown before the first key frame lack what they refer to
+    latest = np.maximum.accumulate(packets.pts)
+    if (latest[keys[1:] - 1] > packets.pts[keys[1:]]).any():
+        return False  # a frame decoded before a key frame is shown after it
+    # An open GOP: frames that follow a key frame but are shown before it. HEVC's decoder knows them and drops them when
+    # decoding starts there. H.264's does not, and its list of references would not be that of a whole decode.
+    key_of = keys[np.searchsorted(keys, np.arange(len(packets.pts)), side="right") - 1]
+    return codec == "hevc" or not (packets.pts < packets.pts[key_of]).any()
+
+
+def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
+    """The runs of packets to decode, so that each key frame is sought once.
+
+    A target belongs to the last key frame that is *shown* not later than it: the leading frames of an open GOP follow a
+    key frame in the file and need the one before.
+    """
+    keys = np.flatnonzero(packets.key)
+    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
+    members: dict[int, list[int]] = {}
+    for pts in sorted(set(targets.tolist())):
+        first = int(keys[np.searchsorted(packets.pts[keys], pts, side="right") - 1])
+        members.setdefault(first, []).append(pts)
+    return [Group(first, max(position[pts] for pts in some), frozenset(some)) for first, some in members.items()]
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------
+
+
+def _decode_groups(
+    path: Path,
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    packets: Packets,
+    targets: np.ndarray,
+    num_threads: int,
+) -> list[np.ndarray] | None:
+    """The frames shown at the targets' pts; None where one is not found or a key frame was no clean start."""
+    import av
+
+    to_rgb, found = _converter(path, num_threads), {}
+    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
+    context = stream.codec_context
+    try:
+        for group in group_by_key_frame(packets, targets):
+            container.seek(int(packets.dts[group.first]), stream=stream)  # the decoder forgets what it holds, too
+            for packet in _run(container, stream, position, group):
+                if packet is not None and stream.codec.name in SKIPPABLE:
+                    context.skip_frame = "DEFAULT" if packet.pts in group.pts else "NONREF"
+                for frame in context.decode(packet):
+                    if frame.is_corrupt:  # and so may be all that refer to it
+                        return None
+                    if frame.pts in group.pts:
+                        found[frame.pts] = to_rgb(frame)
+    except av.FFmpegError:
+        return None  # a decode in order tells whether it was the start or the file
+    return [found[pts] for pts in targets.tolist()] if len(found) == len(set(targets.tolist())) else None
+
+
+def _run(
+    container: "av.container.InputContainer", stream: "av.VideoStream", position: dict[int, int], group: Group
+) -> Iterator["av.Packet | None"]:
+    """The packets of a group, then None. Where the seek went past the first of them, none at all."""
+    expected = group.first
+    for packet in container.demux(stream):
+        here = position.get(packet.pts, -1) if packet.size else -1
+        if here == expected:
+            yield packet
+            expected += 1
+        elif here > expected:
+            return
+        if expected > group.last:
+            break
+    yield None  # the decoder gives what it still holds
+
+
+def frame_times(path: Path, num_threads: int) -> np.ndarray:
+    """Seconds from the first frame, of every frame, by a full decode: float64 (F,). Frames without a time follow the
+    average rate."""
+    with open_video(path, num_threads) as (container, stream):
+        times = [time for time, _ in _decode(container, stream)]
+    if not times:
+        raise VideoDecodeError(f"{path}: no frame can be decoded. Download or encode the file again.")
+    return np.sort(times) - min(times)
+
+
+def _decode_in_order(
+    path: Path, expected: np.ndarray, wanted: set[int], num_threads: int
+) -> dict[int, np.ndarray] | None:
+    """The wanted frames by number; None where the frames of the file are not those that are expected."""
+    found, to_rgb, first, number = {}, _converter(path, num_threads), 0.0, -1
+    with open_video(path, num_threads) as (container, stream):
+        for number, (time, frame) in enumerate(_decode(container, stream)):
+            first = time if number == 0 else first
+            if number >= len(expected) or (_has_pts(container) and abs(time - first - expected[number]) > 1e-6):
+                return None
+            if number in wanted:
+                found[number] = to_rgb(frame)
+    return found if number + 1 == len(expected) else None
+
+
+def _decode(
+    container: "av.container.InputContainer", stream: "av.VideoStream"
+) -> Iterator[tuple[float, "av.VideoFrame"]]:
+    """Every frame with its time in seconds, which follows the average rate where the frame has none."""
+    rate = float(stream.average_rate or 1)
+    for number, frame in enumerate(container.decode(stream)):
+        if frame.is_corrupt:  # the frames that refer to it are damaged too, and do not say so
+            raise VideoDecodeError(f"{container.name}: frame {number} is damaged. Download or encode the file again.")
+        timed = frame.pts is not None and _has_pts(container)
+        yield (frame.pts * float(frame.time_base) if timed else number / rate), frame
+
+
+def _converter(path: Path, num_threads: int) -> "Callable[[av.VideoFrame], np.ndarray]":
+    """A function that makes an upright RGB picture of a frame, uint8 (H, W, 3)."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+
+    def to_rgb(frame: "av.VideoFrame") -> np.ndarray:
+        if frame.rotation % 90:
+            raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
+        rgb = reformatter.reformat(frame, format="rgb24", threads=num_threads).to_ndarray()
+        return np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
+
+    return to_rgb
+
+
+def _stack(path: Path, frames: Sequence[np.ndarray]) -> np.ndarray:
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoDecodeError(f"{path}: the picture size changes within the clip. Encode it again at one size.")
+    return np.stack(frames)
+
+
+@contextmanager
+def open_video(path: Path, num_threads: int) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+    """Open the first video stream; whatever FFmpeg says against the file becomes one `VideoDecodeError`."""
+    import av
+
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise VideoDecodeError(f"{path}: the file has no video stream. Is it sound only?")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoDecodeError(f"{path}: its codec is not known. Encode it as H.264.")
+            stream.thread_type = "SLICE" if num_threads == 1 else "AUTO"
+            stream.codec_context.thread_count = num_threads
+            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+            yield container, stream
+    except av.FFmpegError as error:
+        raise VideoDecodeError(
+            f"{path}: it can not be decoded as a video ({error.strerror}). "
+            "Check that it plays to its end; download or encode it again."
+        ) from error

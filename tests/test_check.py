@@ -1,0 +1,102 @@
+"""`python -m fvv_lib.check` finds what training would stumble over, and nothing else."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from fvv_lib import LazySupervisedDataset
+from fvv_lib.check import check_data, format_problems
+
+
+def sample(name, question="<image>\nWhat colour is it?", answer="It is red.", **rest):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": name, "conversations": turns, **rest}
+
+
+@pytest.fixture
+def samples(media):
+    """Good ones, and one for each thing that can be wrong."""
+    (media / "broken.mp4").write_bytes((media / "clip.mp4").read_bytes()[:700])
+    (media / "text.mp4").write_text("not a video")
+    return {
+        "video": sample("video", image="clip.mp4"),
+        "picture": sample("picture", image="still.png"),
+        "text": sample("text", "Which colours?"),
+        "broken": sample("broken", image="broken.mp4"),
+        "no-video": sample("no-video", video="text.mp4"),
+        "gone": sample("gone", video="gone.mp4"),
+        "no-image": sample("no-image", "What?", image="clip.mp4"),
+        "silent": {"id": "silent", "conversations": [{"from": "human", "value": "x"}]},
+        "long": sample("long", "Which? " * 3000),
+    }
+
+
+BAD = {
+    "broken": "VideoDecodeError",
+    "no-video": "VideoDecodeError",
+    "gone": "VideoDecodeError",
+    "no-image": "DataFormatError",
+    "silent": "DataFormatError",
+    "long": "TokenBudgetError",
+}
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "fvv_lib.check", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def name_of(report):
+    return report["name"].split("sample ")[1]
+
+
+def test_every_bad_sample_is_found_and_no_good_one(samples, annotate, media, base):
+    path = annotate(list(samples.values()))
+    outputs = ["--report", "report.json", "--histograms", "data.png", "--write-clean", "clean.json"]
+    result = run(path, "--model-name-or-path", base, *outputs, cwd=media)
+    assert result.returncode == 1, result.stderr
+    reports = json.loads((media / "report.json").read_text())
+    assert {name_of(report): report["kind"] for report in reports if report["problem"]} == BAD
+    assert {name_of(report) for report in reports if not report["problem"]} == {"video", "picture", "text"}
+    assert "9 samples, 6 bad" in result.stdout
+    for name in BAD:
+        assert f"sample {name}:" in result.stdout
+    by_name = {name_of(report): report for report in reports}
+    assert by_name["video"]["media"][0]["frames"] == 24
+    assert by_name["video"]["media"][0]["seconds"] == 3.0
+    assert by_name["video"]["tokens"] - by_name["text"]["tokens"] > 8 * 4
+    with Image.open(media / "data.png") as picture:
+        assert min(picture.size) > 100
+
+
+def test_the_clean_file_is_clean_and_the_others_are_listed(samples, annotate, media, base):
+    path = annotate(list(samples.values()))
+    run(path, "--model-name-or-path", base, "--write-clean", "clean.json", cwd=media)
+    assert json.loads((media / "clean.json").read_text()) == [samples[name] for name in ("video", "picture", "text")]
+    dropped = json.loads((media / "clean.dropped.json").read_text())
+    assert {name.split("sample ")[1] for name in dropped} == set(BAD)
+    again = run("clean.json", "--model-name-or-path", base, "--report", "report.csv", cwd=media)
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "3 samples, 0 bad")
+    rows = list(csv.DictReader((media / "report.csv").open()))
+    assert [row["problem"] for row in rows] == ["", "", ""]
+
+
+def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, base, samples):
+    path = annotate([samples["video"]])
+    result = run(path, "--model-name-or-path", base, "--version", "qwen", cwd=media)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: Unknown template")
+    assert run("nowhere.json", "--model-name-or-path", base, cwd=media).stderr.count("nowhere.json: no such") == 1
+
+
+def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, data_args, annotate, media, samples):
+    arguments = data_args(bad_samples="skip", decode_timeout=0.0001)
+    dataset = LazySupervisedDataset(tokenizer, [annotate([samples["video"], samples["text"]])], arguments)
+    reports = check_data(dataset, quiet=True)
+    assert [bool(report.problem) for report in reports] == [True, False]
+    assert "not decoded within 0.0001 seconds" in format_problems(reports)
+    assert len(dataset) == 2

@@ -1,0 +1,142 @@
+"""A child's hang or crash is an error of one call and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fvv_lib import VideoDecodeError, isolation, read_video
+from fvv_lib.numbered import read_numbers, write_numbered
+
+
+@pytest.fixture
+def clip(tmp_path):
+    write_numbered(tmp_path / "clip.mp4")
+    return tmp_path / "clip.mp4"
+
+
+def child_pid():
+    return isolation._mine.child.process.pid
+
+
+def is_gone(pid):
+    """Neither running nor a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_call_gives_what_the_function_gives():
+    assert isolation.call("textwrap.shorten", {"text": "one two three", "width": 9}, 10) == "one [...]"
+    first = child_pid()
+    assert isolation.call("os.getpid", {}, 10) == first
+    assert first != os.getpid()
+
+
+def test_an_error_of_the_function_is_raised_here(tmp_path):
+    with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
+        read_video(tmp_path / "gone.mp4", timeout=10)
+
+
+def test_what_the_child_prints_does_not_come_between(capfd):
+    isolation.call("builtins.print", {"sep": "x"}, 10)
+    assert isolation.call("os.getpid", {}, 10) == child_pid()
+
+
+def test_a_hang_ends_after_the_timeout_and_leaves_nothing():
+    isolation.call("os.getpid", {}, 10)
+    pid = child_pid()
+    start = time.monotonic()
+    with pytest.raises(isolation.ChildTimeoutError, match=r"after 0\.5 seconds"):
+        isolation.call("signal.pause", {}, 0.5)
+    assert time.monotonic() - start < 30
+    assert is_gone(pid)
+    assert isolation.call("os.getpid", {}, 10) == child_pid() != pid
+
+
+def test_a_crash_is_an_error_and_the_next_call_works():
+    isolation.call("os.getpid", {}, 10)
+    pid = child_pid()
+    with pytest.raises(isolation.ChildCrashError, match="exit code -6"):
+        isolation.call("os.abort", {}, 10)
+    assert is_gone(pid)
+    assert isolation.call("os.getpid", {}, 10) == child_pid() != pid
+
+
+def test_a_child_killed_between_calls_is_replaced():
+    isolation.call("os.getpid", {}, 10)
+    os.kill(child_pid(), signal.SIGKILL)
+    time.sleep(0.2)
+    assert isolation.call("os.getpid", {}, 10) == child_pid()
+
+
+def test_each_thread_has_its_child_and_takes_it_along():
+    pids = []
+    threads = [threading.Thread(target=lambda: pids.append(isolation.call("os.getpid", {}, 30))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(pids)) == 2
+    deadline = time.monotonic() + 10
+    while not all(map(is_gone, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert all(map(is_gone, pids))
+
+
+def test_the_child_ends_with_its_parent():
+    code = (
+        "from fvv_lib import isolation; print(isolation.call('os.getpid', {}, 10), flush=True); import os; os._exit(1)"
+    )
+    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    deadline = time.monotonic() + 10
+    while not is_gone(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_gone(pid)
+
+
+# --- reading videos ---------------------------------------------------------------------------------------------
+
+
+def test_frames_from_the_child_are_the_same(clip):
+    here, there = read_video(clip, 8), read_video(clip, 8, timeout=30)
+    assert (here.frames == there.frames).all()
+    assert read_numbers(there.frames) == there.indices.tolist()
+
+
+def test_a_video_that_takes_too_long_is_an_error_that_names_it(clip):
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: it was not decoded within 0\.0001 seconds"):
+        read_video(clip, 8, timeout=0.0001)
+    assert read_video(clip, 8, timeout=30).total_frames == 72
+
+
+class Clips(Dataset):
+    """The same clip again and again; the third read crashes its child."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        if index == 3:
+            with pytest.raises(isolation.ChildCrashError):
+                isolation.call("os.abort", {}, 10)
+            return torch.tensor(-1)
+        return torch.tensor(read_numbers(read_video(self.path, 8, timeout=30).frames)[-1])
+
+
+def test_a_data_loader_worker_survives_a_crash(clip):
+    isolation.call("os.getpid", {}, 10)  # a child of ours, which the forked workers must leave alone
+    loader = DataLoader(Clips(clip), batch_size=1, num_workers=2)
+    assert [int(item) for item in loader] == [71, 71, 71, -1, 71, 71]
+    assert isolation.call("os.getpid", {}, 10) == child_pid()
