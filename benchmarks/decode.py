@@ -3,9 +3,10 @@
     python benchmarks/decode.py                      # generated clips; writes benchmarks/results/decode.json
     FVV_REAL_DATA=FOLDER python benchmarks/decode.py # and the real ones
 
-Every reader gives the 8 uniform frames of a clip as arrays, RGB. Each is timed as often as there are rounds, all readers
-in turn within a round, and the median counts. A second part encodes one small clip for each codec, container, GOP length,
-B-frames, rate and rotation with the frame number painted in each frame, and counts how many each reader gets right.
+Every reader gives the 8 uniform frames of a clip as arrays, RGB. Each is timed as often as there are rounds, all
+readers in turn within a round, and the median counts. A second part encodes one small clip for each codec, container,
+GOP length, B-frames, rate and rotation with the frame number painted in each frame, and counts how many each reader
+gets right.
 """
 
 import itertools

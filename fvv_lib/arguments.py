@@ -130,8 +130,11 @@ class DataArguments:
     max_length: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if self.num_video_frames < 1:
-            raise FvvError(f"num_video_frames must be at least 1, got {self.num_video_frames}.")
+        for name in ("num_video_frames", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.decode_timeout < 0:
+            raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}.")
         choices = {
             "frame_sampling": ("uniform", "segment", "random"),
             "video_backend": ("auto", "pyav", "decord"),
@@ -146,9 +149,11 @@ class DataArguments:
             raise FvvError("bad_samples='skip' needs check_media=True: what can not be read must be known beforehand.")
 
     def for_evaluation(self) -> "DataArguments":
-        """The same, without chance: `random` sampling becomes `segment`, the middle of each part."""
+        """The same, without chance (`random` sampling becomes `segment`) and with exact labels: whatever is studied in
+        training, every sample is asked."""
         evaluation = copy.copy(self)
         evaluation.frame_sampling = _without_chance(self.frame_sampling)
+        evaluation.mismatch = "exact"
         return evaluation
 
 
@@ -178,6 +183,11 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
             raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        if self.label_smoothing_factor:
+            raise FvvError("label_smoothing_factor is not supported: the model computes its loss itself. Leave it out.")
+        for name in ("vision_tower_lr", "projector_lr"):
+            if (getattr(self, name) or 0) < 0:
+                raise FvvError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.model_max_length is not None and self.model_max_length < 1:
             raise FvvError(f"model_max_length must be at least 1, got {self.model_max_length}.")
         if self.bf16 is None:

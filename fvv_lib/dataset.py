@@ -38,7 +38,7 @@ class LazySupervisedDataset(Dataset):
         images: uint8 (T, 3, S, S): the frames of all pictures and videos of the sample in order; T is 0 for text alone.
 
     Args:
-        tokenizer: its `model_max_length` is the token budget.
+        tokenizer: its `model_max_length` is the token budget where `data_args.max_length` is 0.
         data_path: annotation files.
         data_args: needs `image_size` and `tokens_per_frame`, which `training` sets from the checkpoint.
 

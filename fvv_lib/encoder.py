@@ -28,7 +28,7 @@ def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
         PyTorch 2.12 to 2.14 a crash in the backward pass of a FastViT on the CPU.
 
     Raises:
-        FvvError: another number of dimensions, or pictures of different sizes.
+        FvvError: another number of dimensions, or pictures of different sizes or types.
 
     Source: LLaVA-NeXT's handling of `images.ndim == 5`. Lesson: 04.
     """
@@ -39,6 +39,11 @@ def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
         raise FvvError(
             "images must be (B, T, C, H, W), (B, C, H, W), (C, H, W), or a list of (T, C, H, W) and (C, H, W); got "
             f"{[tuple(entry.shape) for entry in images]}."
+        )
+    if len({entry.dtype for entry in entries}) > 1:
+        raise FvvError(
+            f"All frames of a batch must have one type, got {sorted({str(e.dtype) for e in entries})}: uint8 is scaled "
+            "by the encoder, float is not."
         )
     if len({entry.shape[1:] for entry in entries}) > 1:
         raise FvvError(

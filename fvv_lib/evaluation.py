@@ -19,9 +19,9 @@ from fvv_lib.decoding import read_media
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.images import preprocess_frames, processor_size
 from fvv_lib.labels import tokenize_pieces
-from fvv_lib.loading import LoadedModel
+from fvv_lib.loading import LoadedModel, tokens_per_frame
 from fvv_lib.model import FastVlmForVideo
-from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, preprocess_multimodal
+from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
 
     Raises:
         VideoDecodeError: a file can not be read. DataFormatError: `<image>` are not as many as the media.
+        TokenBudgetError: prompt and answer are longer than the model may read.
     """
     config = loaded.model.video_config
     paths = [media] if isinstance(media, str | Path) else list(media)
@@ -54,9 +55,13 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
     for path in paths:
         video = read_media(Path(path), config.num_video_frames, strategy=config.inference_sampling)
         clips.append(preprocess_frames(video.frames, size, config.image_aspect_ratio))
+    name = f"The question {question[:40]!r}, with {max_new_tokens} tokens kept for its answer"
     if DEFAULT_IMAGE_TOKEN not in question:
         question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(paths) + question
     turns = preprocess_multimodal([[{"from": "human", "value": question}]], None, [len(clip) for clip in clips[1:]])[0]
+    prompt = tokenize_pieces(get_template(config.version).render(turns), loaded.tokenizer)[0]
+    room = loaded.context_len - max_new_tokens
+    check_token_budget(prompt, tokens_per_frame(loaded.model, size), room, name)
     return generate_answers(
         loaded.model, loaded.tokenizer, [turns], [torch.cat(clips)], config.version, max_new_tokens=max_new_tokens
     )[0]
@@ -133,11 +138,13 @@ def evaluate(
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
         frames = {index: dataset.frames(index) for index in {index for index, _, _ in batch}}
+        asked = [turns[: 2 * number + 1] for _, number, turns in batch]
+        shown = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
         generated = generate_answers(
             model,
             tokenizer,
-            [turns[: 2 * number + 1] for _, number, turns in batch],
-            [frames[index] for index, _, _ in batch],
+            asked,
+            [frames[index][:count] for (index, _, _), count in zip(batch, shown, strict=True)],
             dataset.data_args.version,
             max_new_tokens,
         )

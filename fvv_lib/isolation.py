@@ -1,7 +1,7 @@
 """Run a function in a child process, so that its hang, its crash or its hunger is not ours.                Lesson 1
 
-A decoder is a million lines of C that reads files from strangers. In the process that trains, its crash ends the run and
-its hang stops every GPU. So the caller may have a child do the work: it is started once for each thread, kept, and
+A decoder is a million lines of C that reads files from strangers. In the process that trains, its crash ends the run
+and its hang stops every GPU. So the caller may have a child do the work: it is started once for each thread, kept, and
 replaced when it had to be killed. `subprocess`, not `multiprocessing`: a DataLoader's worker may not have children of
 the second kind. This module knows nothing about videos.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -86,10 +87,8 @@ class _Child:
 def _stop(process: subprocess.Popen, owner: int) -> None:
     """End a child whose owner no longer needs it; a forked copy of the owner only lets go of the pipes."""
     for pipe in (process.stdin, process.stdout):
-        try:
+        with suppress(OSError):
             pipe.close()  # type: ignore[union-attr]
-        except OSError:
-            pass
     if owner == os.getpid():
         process.kill()
         process.wait()

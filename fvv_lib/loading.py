@@ -49,11 +49,17 @@ def load_pretrained_model(
     Lesson: 08.
     """
     _check_model_type(path)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    image_processor = AutoImageProcessor.from_pretrained(path)
-    model, info = FastVlmForVideo.from_pretrained(
-        path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        image_processor = AutoImageProcessor.from_pretrained(path)
+        model, info = FastVlmForVideo.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: it can not be loaded ({str(error).splitlines()[0]}). Give a folder that has config.json, "
+            "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
+        ) from error
     problems = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)

@@ -91,9 +91,9 @@ def read_exact(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarra
         if times is None:
             times = frame_times(path, num_threads)
         indices = choose(times)
-        frames = _decode_in_order(path, times, set(indices.tolist()), num_threads)
-        if frames is not None:
-            return times, indices, _stack(path, [frames[i] for i in indices.tolist()])
+        found = _decode_in_order(path, times, set(indices.tolist()), num_threads)
+        if found is not None:
+            return times, indices, _stack(path, [found[i] for i in indices.tolist()])
     raise VideoDecodeError(f"{path}: two decodes of the file differ. Copy or encode it again.")
 
 

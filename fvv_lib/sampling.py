@@ -60,7 +60,8 @@ def sample_frame_indices(
                 f"The strategy 'fps' needs two rates above 0, got video_fps={video_fps}, sample_fps={sample_fps}."
             )
         step = max(video_fps / sample_fps, 1.0)
-        return _thin(np.arange(0, total_frames, step).astype(np.int64), num_frames)
+        candidates = np.arange(0, total_frames, step).astype(np.int64)
+        return _thin(candidates[candidates < total_frames], num_frames)  # arange may overshoot by a rounding
     raise FvvError(f"Unknown sampling strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
 
 

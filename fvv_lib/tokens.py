@@ -130,10 +130,12 @@ def check_token_budget(
     if length > max_length:
         frames = _count_frames(input_ids)
         text = length - frames * tokens_per_frame
-        fit = max((max_length - text) // tokens_per_frame, 0)
+        fit = (max_length - text) // tokens_per_frame
+        fewer = f"at most {fit} frames in all (num_video_frames), " if frames and fit > 0 else ""
+        smaller = "smaller pictures (fewer tokens per frame), " if frames else ""
         raise TokenBudgetError(
             f"{sample}: {length} tokens = {text} of text + {frames} frames x {tokens_per_frame}, but model_max_length "
-            f"is {max_length}. Use at most {fit} frames (num_video_frames), smaller pictures (fewer tokens per frame), "
-            f"shorter text, or a model_max_length of {length} if the model allows it."
+            f"is {max_length}. Use {fewer}{smaller}shorter text, or a model_max_length of {length} if the model "
+            "allows it."
         )
     return length

@@ -15,7 +15,7 @@ import torch
 import transformers
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, Trainer, TrainerCallback, set_seed
+from transformers import HfArgumentParser, Trainer, set_seed
 
 from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
@@ -41,16 +41,6 @@ def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> dict[str, tup
         trained, total = counts[part]
         counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
     return counts
-
-
-class EpochCallback(TrainerCallback):
-    """Tell the dataset which epoch it is, so that `random` sampling takes other frames in each."""
-
-    def __init__(self, dataset: LazySupervisedDataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.dataset.set_epoch(int(state.epoch or 0))
 
 
 class VideoTrainer(Trainer):
@@ -98,6 +88,14 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
             "Several GPUs in one process would cut videos apart: start with torchrun --nproc_per_node N -m "
             "fvv_lib.training, or choose one GPU with CUDA_VISIBLE_DEVICES."
         )
+    if (training_args.eval_strategy != "no") != bool(data_args.validation_data_path):
+        raise FvvError(
+            "validation_data_path and eval_strategy go together: set both (--eval_strategy steps --eval_steps 100) or "
+            "neither."
+        )
+    for part in ("vision_tower", "projector"):
+        if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
+            raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
     set_seed(training_args.seed)
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure(loaded, data_args, training_args)
@@ -107,15 +105,15 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     if data_args.test_data_path:
         test = LazySupervisedDataset(loaded.tokenizer, [data_args.test_data_path], data_args.for_evaluation())
         check_disjoint(data["train_dataset"], test)
+    datasets = {"train": data["train_dataset"], "validation": data["eval_dataset"], "test": test}
+    datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
+    for dataset in datasets.values():
+        leave_out_bad_media(dataset, training_args)
     if training_args.process_index == 0:
-        report_plan(counts, data, data_args)
-    if data_args.check_media:
-        for dataset in filter(None, (data["train_dataset"], data["eval_dataset"], test)):
-            leave_out_bad_media(dataset, training_args)
+        report_plan(counts, datasets, data_args)
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, vision_stride(loaded.model))
     trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=processor, **data)
-    trainer.add_callback(EpochCallback(data["train_dataset"]))
 
     def quiz() -> dict[str, Any] | None:
         if test is None:
@@ -134,15 +132,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         "after": after,
         "train": result.metrics,
         "parameters": {part: {"trained": trained, "all": total} for part, (trained, total) in counts.items()},
-        "samples": {
-            name: {"used": len(dataset), "dropped": dataset.dropped, "bad": {k: str(v) for k, v in dataset.bad.items()}}
-            for name, dataset in (
-                ("train", data["train_dataset"]),
-                ("validation", data["eval_dataset"]),
-                ("test", test),
-            )
-            if dataset is not None
-        },
+        "samples": {name: count_samples(dataset) for name, dataset in datasets.items()},
         "arguments": {
             "model": asdict(model_args),
             "data": asdict(data_args),
@@ -161,7 +151,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:
     """Read every picture and video once, on one process for all, and do what `bad_samples` says with what fails."""
     problems: dict[int, FvvError] = {}
-    if training_args.process_index == 0:
+    if dataset.data_args.check_media and training_args.process_index == 0:
         hidden = training_args.disable_tqdm or None
         for index, error in tqdm(dataset.check_media(), total=len(dataset), desc="checking media", disable=hidden):
             if error is not None:
@@ -195,18 +185,27 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
     )
 
 
-def report_plan(counts: dict[str, tuple[int, int]], data: dict[str, Any], data_args: DataArguments) -> None:
+def report_plan(
+    counts: dict[str, tuple[int, int]], datasets: dict[str, LazySupervisedDataset], data_args: DataArguments
+) -> None:
     """Print what will be trained, on what, before it begins."""
     for part, (trained, total) in counts.items():
         print(f"{part:<15} {trained:>13,} of {total:>13,} parameters are trained")
-    lengths = data["train_dataset"].lengths
+    lengths = datasets["train"].lengths
     print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens")
     size, frames = data_args.image_size, data_args.num_video_frames
     print(f"a video gives {frames} frames of {size}x{size} pixels, {data_args.tokens_per_frame} tokens each")
-    if bad := data["train_dataset"].bad:
-        print(f"{len(bad)} samples are skipped by bad_samples='skip'; metrics.json lists them")
-    if dropped := data["train_dataset"].dropped:
-        print(f"{len(dropped)} samples are dropped by mismatch={data_args.mismatch!r}: {', '.join(dropped[:5])}")
+    for name, dataset in datasets.items():
+        if dataset.dropped:
+            print(f"{name}: {len(dataset.dropped)} samples dropped by mismatch={data_args.mismatch!r}")
+        if dataset.bad:
+            print(f"{name}: {len(dataset.bad)} samples skipped by bad_samples='skip'; metrics.json lists them")
+
+
+def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
+    """For the record of the run: how many samples were used, and which were not and why."""
+    bad = {name: str(error) for name, error in dataset.bad.items()}
+    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad}
 
 
 def write_record(folder: Path, metrics: dict[str, Any]) -> None:

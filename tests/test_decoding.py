@@ -145,7 +145,7 @@ def test_hidden_files_of_a_folder_do_not_count_and_others_are_an_error(folder):
 
 def test_pictures_that_are_no_video_are_errors(folder, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(VideoDecodeError, match="nothing: .*it is empty"):
+    with pytest.raises(VideoDecodeError, match=r"nothing: .*it is empty"):
         read_video(tmp_path / "nothing", 2)
     with pytest.raises(FvvError, match="needs a picture"):
         read_video([], 2)

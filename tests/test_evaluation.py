@@ -1,6 +1,14 @@
 import pytest
 
-from fvv_lib import DataFormatError, FvvError, LazySupervisedDataset, accuracy_by_kind, ask, evaluate
+from fvv_lib import (
+    DataFormatError,
+    FvvError,
+    LazySupervisedDataset,
+    TokenBudgetError,
+    accuracy_by_kind,
+    ask,
+    evaluate,
+)
 from fvv_lib.evaluation import Answer, generate_answers, is_correct
 from fvv_lib.tokens import preprocess_multimodal
 
@@ -69,6 +77,24 @@ def test_batched_answers_equal_single_ones(loaded, small_test_set):
         for t, i in zip(turns, images, strict=True)
     ]
     assert together == alone
+
+
+def test_a_clip_may_come_in_a_later_turn(loaded, data_args, annotate, media):
+    """A question is asked with the frames that were shown so far, not with those of later turns."""
+    question, answer = "<image>\nWhat colour is the shape?", "It is red."
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}] * 2
+    path = annotate([{"image": ["clip.mp4", "still.png"], "conversations": turns}])
+    dataset = LazySupervisedDataset(loaded.tokenizer, [path], data_args())
+    answers = evaluate(loaded.model, loaded.tokenizer, dataset)
+    assert answers[0].generated == ask(loaded, media / "clip.mp4", question)
+    assert answers[1].generated.startswith("It is ")
+
+
+def test_a_question_that_does_not_fit_is_refused(loaded, media):
+    with pytest.raises(TokenBudgetError, match=r"The question 'Well\? .*at most \d+ frames in all"):
+        ask(loaded, [media / "clip.mp4"] * 60, "Well? " * 30)
+    with pytest.raises(TokenBudgetError, match=r"0 frames x 4.*Use shorter text, or"):
+        ask(loaded, [], "Well? " * 3000)
 
 
 def test_labels_of_questions_must_match_the_questions(loaded, data_args, annotate):

@@ -1,4 +1,4 @@
-"""A seeded part of `benchmarks/fuzz.py`: damaged files give right frames or an error, and end no process but a child."""
+"""A seeded part of `benchmarks/fuzz.py`: damaged files give right frames or an error."""
 
 import json
 import subprocess

@@ -58,6 +58,13 @@ def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
         load_pretrained_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="missing or broken"):
         load_pretrained_model(tmp_path)
+    with pytest.raises(CheckpointError, match=r"output/nowhere: it can not be loaded .*Give a folder"):
+        load_pretrained_model("output/nowhere")  # it might be a hub name
+    for name in ("model.safetensors", "tokenizer.json", "processor_config.json"):
+        (copy / name).rename(tmp_path / name)
+        with pytest.raises(CheckpointError, match="model_x: it can not be loaded"):
+            load_pretrained_model(copy)
+        (tmp_path / name).rename(copy / name)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "llava_qwen2"}))
     with pytest.raises(CheckpointError, match="'llava_qwen2', supported is fast_vlm"):

@@ -1,6 +1,6 @@
 """The exact reader: its frames are those of a sequential decode, bit for bit, in every container and codec (invariant
-1). Each clip made here carries its frame numbers in its pictures, so a test sees whether it got the right frame, and not
-only that two readers agree.
+1). Each clip made here carries its frame numbers in its pictures, so a test sees whether it got the right frame, and
+not only that two readers agree.
 """
 
 from fractions import Fraction
@@ -215,6 +215,23 @@ def test_a_clip_that_starts_late_is_counted_from_its_first_frame(tmp_path):
     video = read_video(tmp_path / "clip.mkv", 8)
     assert_true_frames(video, decode_all(tmp_path / "clip.mkv"))
     np.testing.assert_allclose(video.timestamps, video.indices / FPS, atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_damage_in_a_frame_that_was_not_asked_for_is_an_error(tmp_path, count):
+    """What refers to a damaged frame is damaged too, and FFmpeg marks the first one only."""
+    path = tmp_path / "clip.mp4"
+    write_numbered(path, gop=300, b_frames=0)
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][5]
+    content = bytearray(path.read_bytes())
+    content[packet.pos + packet.size // 2] ^= 0x10
+    path.write_bytes(content)
+    if count == 1:  # frame 0 comes before the damage and is right
+        assert read_numbers(read_video(path, 1).frames) == [0]
+        return
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4"):
+        read_video(path, count)
 
 
 # --- key frames only --------------------------------------------------------------------------------------------

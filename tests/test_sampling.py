@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fvv_lib.errors import FvvError
@@ -13,8 +13,8 @@ thorough = settings(database=None, derandomize=True, deadline=None, max_examples
 totals, counts, seeds = st.integers(1, 5000), st.integers(1, 64), st.integers(0, 2**32 - 1)
 
 
-def sample(total, count, strategy, seed=0):
-    return sample_frame_indices(total, count, strategy, seed=seed, video_fps=25.0, sample_fps=2.0)
+def sample(total, count, strategy, seed=0, video_fps=25.0, sample_fps=2.0):
+    return sample_frame_indices(total, count, strategy, seed=seed, video_fps=video_fps, sample_fps=sample_fps)
 
 
 @thorough
@@ -26,6 +26,19 @@ def test_always_n_sorted_indices_in_range(total, count, strategy, seed):
     assert (np.diff(indices) >= 0).all()
     assert indices[0] >= 0
     assert indices[-1] < total
+
+
+rates = st.floats(0.01, 240) | st.sampled_from([30000 / 1001, 24000 / 1001, 24.0, 25.0, 8 / 50])
+
+
+@thorough
+@given(totals, counts, rates, rates)
+@example(1250, 8, 30000 / 1001, 24.0)  # 1250 / (step) is whole but for a rounding
+def test_frames_per_second_stay_in_range_at_any_rate(total, count, video_fps, sample_fps):
+    indices = sample(total, count, "fps", video_fps=video_fps, sample_fps=sample_fps)
+    assert len(indices) == count
+    assert (np.diff(indices) >= 0).all()
+    assert 0 <= indices[0] <= indices[-1] < total
 
 
 @thorough

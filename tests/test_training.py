@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 
@@ -8,7 +9,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentP
 from fvv_lib import (
     DataArguments,
     DataFormatError,
+    FastVlmForVideo,
     FvvError,
+    LazySupervisedDataset,
     ModelArguments,
     TokenBudgetError,
     TrainingArguments,
@@ -209,8 +212,28 @@ def test_wrong_settings_are_errors(tmp_path):
         DataArguments(image_aspect_ratio="square")
     with pytest.raises(FvvError, match="num_video_frames must be at least 1"):
         DataArguments(num_video_frames=0)
-    with pytest.raises(FvvError, match="remove_unused_columns"):
-        TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=True)
+    for setting, message in (
+        ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+        ({"projector_lr": -1.0}, "projector_lr must not be negative"),
+    ):
+        with pytest.raises(FvvError, match=message):
+            TrainingArguments(output_dir=str(tmp_path), **setting)
+
+
+def test_settings_that_do_not_go_together_are_errors(run, annotate):
+    with pytest.raises(FvvError, match="go together"):
+        run(eval_strategy="steps", eval_steps=1)
+    with pytest.raises(FvvError, match="go together"):
+        run(data={"validation_data_path": annotate(MIXED[3:], "v.json")})
+    with pytest.raises(FvvError, match="leaves vision_tower out"):
+        run(parts=["projector"], vision_tower_lr=1e-5)
+
+
+def test_several_gpus_in_one_process_are_refused(run, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(FvvError, match="torchrun --nproc_per_node"):
+        run()
 
 
 def test_budget_below_a_sample_is_an_error_before_training(run):
@@ -227,7 +250,58 @@ def test_budget_beyond_the_checkpoint_is_refused(run):
 def test_dropped_samples_are_listed_in_the_record(run):
     turns = [turn for _ in range(3) for turn in sample("What?", "It is a red square.")["conversations"]]
     _, metrics = run([*MIXED, {"id": "x7", "conversations": turns}], {"version": "v1", "mismatch": "tolerant"})
-    assert [name.split(", ")[-1] for name in metrics["samples"]["dropped"]] == ["sample x7"]
+    assert [name.split(", ")[-1] for name in metrics["samples"]["train"]["dropped"]] == ["sample x7"]
+
+
+def test_bad_samples_are_skipped_on_request_and_listed_in_the_record(run, media):
+    (media / "text.mp4").write_text("not a video")
+    bad = [sample("<image>\nHm?", "Yes.", video="text.mp4", id="pixels"), sample("<image>?", "No.", id="words")]
+    with pytest.raises(FvvError):
+        run([*MIXED, *bad])
+    _, metrics = run([*MIXED, *bad], {"bad_samples": "skip"})
+    record = metrics["samples"]["train"]
+    assert record["used"] == 4
+    assert {name.split("sample ")[1]: "text.mp4" in error for name, error in record["bad"].items()} == {
+        "words": False,
+        "pixels": True,
+    }
+    with pytest.raises(DataFormatError, match="All samples are bad"):
+        run(bad, {"bad_samples": "skip"})
+
+
+def test_a_test_clip_in_the_training_set_is_an_error(run, annotate):
+    with pytest.raises(DataFormatError, match=r"test\.json: 1 of its clips are in the training data"):
+        run(data={"test_data_path": annotate(MIXED[:1], "test.json")})
+
+
+def test_random_sampling_takes_other_frames_in_each_epoch(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(LazySupervisedDataset, "set_epoch", lambda self, epoch: seen.append(epoch))
+    run(max_steps=3, data={"frame_sampling": "random"})
+    assert list(dict.fromkeys(seen)) == [0, 1, 2]  # the Trainer tells the dataset, more than once
+
+
+def test_evaluation_does_without_the_logits_of_the_prompt(run, media, annotate, monkeypatch):
+    shutil.copy(media / "clip.mp4", media / "held_out.mp4")
+    held_out = annotate([sample("<image>\nHm?", "Yes.", video="held_out.mp4")], "v.json")
+    shapes = []
+    forward = FastVlmForVideo.forward
+
+    @functools.wraps(forward)  # the Trainer reads the names of its arguments
+    def spy(self, *arguments, **settings):
+        result = forward(self, *arguments, **settings)
+        shapes.append((self.training, result.logits.ndim))
+        return result
+
+    monkeypatch.setattr(FastVlmForVideo, "forward", spy)
+    run(data={"validation_data_path": held_out}, eval_strategy="steps", eval_steps=1)
+    assert {training for training, _ in shapes} == {True, False}
+    assert {dimensions for _, dimensions in shapes} == {2}  # (labelled tokens, V)
+
+
+def test_a_tensorboard_log_is_written(run):
+    output, _ = run(report_to="tensorboard")
+    assert list((output / "runs").rglob("events.out.tfevents.*"))
 
 
 def test_every_setting_has_help():
