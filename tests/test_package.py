@@ -16,6 +16,7 @@ ORDER = [
         "isolation",
         "containers",
         "numbered",
+        "packets",
         "reader",
         "decoding",
         "images",

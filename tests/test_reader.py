@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import assert_true_frames, decode_all
 
-from fvv_lib import reader
+from fvv_lib import packets, reader
 from fvv_lib.decoding import read_video
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.numbered import FPS, read_numbers, write_numbered
@@ -270,6 +270,6 @@ def test_a_picture_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("container", ["mp4", "avi"])
 def test_a_clip_with_more_frames_than_the_limit_is_refused(tmp_path, monkeypatch, container):
     write_numbered(tmp_path / f"clip.{container}")
-    monkeypatch.setattr(reader, "MAX_FRAMES", 50)
+    monkeypatch.setattr(packets, "MAX_FRAMES", 50)
     with pytest.raises(VideoDecodeError, match="more than 50 frames"):
         read_video(tmp_path / f"clip.{container}", 8)

@@ -1,0 +1,128 @@
+"""The packets of a file: how many frames, when each is shown, and where decoding may start.                Lesson 1
+
+A container lists its packets, and reading that list is cheap. Nearly always a packet is a frame. This module tells when
+that can be relied on, and which packets a frame needs. It decodes nothing.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fvv_lib.errors import VideoDecodeError
+
+if TYPE_CHECKING:
+    import av
+
+# One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
+# to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
+SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What a container says about the packets of its video, in the order of decoding.
+
+    Attributes:
+        pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds.
+        key: bool (P,), whether decoding can start there.
+        shown: bool (P,), False for packets that an edit list cuts away.
+        timed: False where the container knows no pts (AVI): then they are the dts, right for the clip as a whole, but
+            not telling which frame is which.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    key: np.ndarray
+    shown: np.ndarray
+    time_base: Fraction
+    timed: bool
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds from the first shown frame, of each shown frame in order of presentation: float64 (F,)."""
+        shown = self.shown_pts
+        return (shown - shown[0]) * float(self.time_base)
+
+    @property
+    def shown_pts(self) -> np.ndarray:
+        return np.sort(self.pts[self.shown])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Targets that share a key frame: decode packets `first` to `last`, keep the frames shown at `pts`."""
+
+    first: int
+    last: int
+    pts: frozenset[int]
+
+
+def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
+    """Read the packets without decoding them; None where the container does not say when each is shown.
+
+    Raises:
+        VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
+    """
+    rows = []
+    for packet in container.demux(stream):
+        if packet.size:
+            rows.append((packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+            if len(rows) > MAX_FRAMES:
+                raise VideoDecodeError(f"{path}: it has more than {MAX_FRAMES} frames. Cut it into shorter files.")
+    listed = sum(entry.size > 0 for entry in stream.index_entries)
+    if len(rows) < listed:
+        raise VideoDecodeError(
+            f"{path}: the file lists {listed} frames, but {len(rows)} are there: it is cut short or damaged. "
+            "Download or copy it again."
+        )
+    timed = has_pts(container)
+    if not rows or any(row[1] is None or (timed and row[0] is None) for row in rows):
+        return None
+    pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
+    return Packets(pts if timed else dts, dts, key, shown, stream.time_base, timed)
+
+
+def has_pts(container: "av.container.InputContainer") -> bool:
+    """AVI's packets come with a pts too, but FFmpeg made it up from the dts: wrong where there are B-frames."""
+    return container.format.name != "avi"
+
+
+def starts_at_key_frames(packets: Packets, codec: str) -> bool:
+    """Whether decoding may start at each key frame and gives what decoding from the beginning gives."""
+    keys = np.flatnonzero(packets.key)
+    if (
+        not packets.timed
+        or codec not in SEEKABLE
+        or len(np.unique(packets.pts)) < len(packets.pts)
+        or len(keys) == 0
+        or keys[0] > 0
+    ):
+        return False
+    if packets.shown[packets.pts < packets.pts[0]].any():
+        return False  # frames shown before the first key frame lack what they refer to
+    latest = np.maximum.accumulate(packets.pts)
+    if (latest[keys[1:] - 1] > packets.pts[keys[1:]]).any():
+        return False  # a frame decoded before a key frame is shown after it
+    # An open GOP: frames that follow a key frame but are shown before it. HEVC's decoder knows them and drops them when
+    # decoding starts there. H.264's does not, and its list of references would not be that of a whole decode.
+    key_of = keys[np.searchsorted(keys, np.arange(len(packets.pts)), side="right") - 1]
+    return codec == "hevc" or not (packets.pts < packets.pts[key_of]).any()
+
+
+def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
+    """The runs of packets to decode, so that each key frame is sought once.
+
+    A target belongs to the last key frame that is *shown* not later than it: the leading frames of an open GOP follow a
+    key frame in the file and need the one before.
+    """
+    keys = np.flatnonzero(packets.key)
+    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
+    members: dict[int, list[int]] = {}
+    for pts in sorted(set(targets.tolist())):
+        first = int(keys[np.searchsorted(packets.pts[keys], pts, side="right") - 1])
+        members.setdefault(first, []).append(pts)
+    return [Group(first, max(position[pts] for pts in some), frozenset(some)) for first, some in members.items()]
