@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.packets import Group, Packets, group_by_key_frame, has_pts, list_packets, starts_at_key_frames
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Chooser = Callable[[np.ndarray], np.ndarray]  # times of all frames in seconds, float64 (F,) -> indices, int64 (N,)
 SKIPPABLE = ("h264", "hevc", "mpeg4")  # their decoders leave out a frame that no other refers to, and no more
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+SMALL = 1280 * 720  # pixels of a frame below which threads cost more than they bring
 MAX_PIXELS = 8192 * 8192  # of one frame; a header may say anything
 
 
@@ -40,7 +43,7 @@ def read_exact(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarra
         packets = list_packets(path, container, stream)
         if packets is not None and starts_at_key_frames(packets, stream.codec.name):
             indices = choose(packets.times)
-            frames = _decode_groups(path, container, stream, packets, packets.shown_pts[indices], num_threads)
+            frames = _decode_groups(path, container, stream, packets, packets.shown_pts[indices])
             if frames is not None:
                 return packets.times, indices, _stack(path, frames)
     for times in (None if packets is None else packets.times, None):
@@ -63,7 +66,7 @@ def read_key_frames(path: Path, choose: Chooser, num_threads: int) -> tuple[np.n
         shown = packets.shown_pts
         keys = np.sort(packets.pts[packets.key & packets.shown])
         nearest = keys[np.abs(shown[wanted][:, None] - keys).argmin(axis=1)]  # (N,)
-        frames = _decode_groups(path, container, stream, packets, nearest, num_threads)
+        frames = _decode_groups(path, container, stream, packets, nearest)
         return None if frames is None else (packets.times, np.searchsorted(shown, nearest), _stack(path, frames))
 
 
@@ -76,12 +79,11 @@ def _decode_groups(
     stream: "av.VideoStream",
     packets: Packets,
     targets: np.ndarray,
-    num_threads: int,
 ) -> list[np.ndarray] | None:
     """The frames shown at the targets' pts; None where one is not found or a key frame was no clean start."""
     import av
 
-    to_rgb, found = _converter(path, num_threads), {}
+    to_rgb, found = _converter(path), {}
     position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
     context = stream.codec_context
     try:
@@ -131,7 +133,7 @@ def _decode_in_order(
     path: Path, expected: np.ndarray, wanted: set[int], num_threads: int
 ) -> dict[int, np.ndarray] | None:
     """The wanted frames by number; None where the frames of the file are not those that are expected."""
-    found, to_rgb, first, number = {}, _converter(path, num_threads), 0.0, -1
+    found, to_rgb, first, number = {}, _converter(path), 0.0, -1
     with open_video(path, num_threads) as (container, stream):
         for number, (time, frame) in enumerate(_decode(container, stream)):
             first = time if number == 0 else first
@@ -154,17 +156,18 @@ def _decode(
         yield (frame.pts * float(frame.time_base) if timed else number / rate), frame
 
 
-def _converter(path: Path, num_threads: int) -> "Callable[[av.VideoFrame], np.ndarray]":
+def _converter(path: Path) -> "Callable[[av.VideoFrame], np.ndarray]":
     """A function that makes an upright RGB picture of a frame, uint8 (H, W, 3)."""
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()
 
     def to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-        if frame.rotation % 90:
+        if frame.rotation % 360 not in (0, *TURNS):
             raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
-        rgb = reformatter.reformat(frame, format="rgb24", threads=num_threads).to_ndarray()
-        return np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
+        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        turn = frame.rotation % 360  # phone clips; FFmpeg and Pillow both count counter-clockwise
+        return np.asarray(Image.fromarray(rgb).transpose(TURNS[turn])) if turn else rgb
 
     return to_rgb
 
@@ -187,8 +190,9 @@ def open_video(path: Path, num_threads: int) -> Iterator[tuple["av.container.Inp
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoDecodeError(f"{path}: its codec is not known. Encode it as H.264.")
-            stream.thread_type = "SLICE" if num_threads == 1 else "AUTO"
-            stream.codec_context.thread_count = num_threads
+            single = num_threads == 1 or (num_threads == 0 and stream.width * stream.height < SMALL)
+            stream.thread_type = "SLICE" if single else "FRAME"
+            stream.codec_context.thread_count = 1 if single else num_threads
             stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
             yield container, stream
     except av.FFmpegError as error:

@@ -1,0 +1,62 @@
+"""Does reading clips grow the process? 5,000 reads in one process, and 5,000 through the child that a time limit takes.
+
+    python benchmarks/leak.py           # Linux; writes benchmarks/results/leak.json
+
+One clip for each container and way of the reader, in turn. Resident memory is noted every 500 reads; what counts is how
+far it ever gets from what it was after the first 500.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+
+from fvv_lib import isolation, read_video
+from fvv_lib.numbered import write_numbered
+
+ROOT = Path(__file__).resolve().parent.parent
+READS, EVERY = 5000, 500
+CLIPS = {
+    "a.mp4": "libx264",
+    "b.mkv": "libx265",
+    "c.webm": "libvpx-vp9",
+    "d.avi": "mpeg4",
+    "e.wmv": "wmv2",
+    "f.mov": "mjpeg",
+}
+
+
+def resident_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(paths: list[Path], timeout: float | None) -> dict:
+    resident = []
+    for number in range(1, READS + 1):
+        read_video(paths[number % len(paths)], 8, num_threads=1, timeout=timeout)
+        if number % EVERY == 0:
+            pid = isolation.call("os.getpid", {}, 10) if timeout else os.getpid()
+            resident.append(round(resident_mib(pid), 1))
+    growth = max(abs(value / resident[0] - 1) for value in resident)
+    return {"resident, MiB": resident, "change after the first 500, %": round(100 * growth, 1)}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in CLIPS]
+        for path, codec in zip(paths, CLIPS.values(), strict=True):
+            write_numbered(path, codec)
+        record = {
+            "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+            "reads": READS,
+            "in this process": measure(paths, None),
+            "in a child": measure(paths, 30.0),
+        }
+    print(json.dumps(record, indent=2))
+    (ROOT / "benchmarks" / "results" / "leak.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
