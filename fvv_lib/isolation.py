@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 START = "import sys; sys.path[:] = {path!r}; from fvv_lib.isolation import serve; serve()"
+CALLS = 1000  # after so many a child is replaced: what a decoder leaks goes with it
 _mine = threading.local()
 
 
@@ -40,7 +41,7 @@ def call(function: str, arguments: dict[str, Any], timeout: float) -> Any:
         Exception: whatever the function raises.
     """
     child = getattr(_mine, "child", None)
-    if child is None or child.owner != os.getpid() or child.process.poll() is not None:
+    if child is None or child.owner != os.getpid() or child.calls >= CALLS or child.process.poll() is not None:
         child = _mine.child = _Child()
     return child.call(function, arguments, timeout)
 
@@ -50,12 +51,14 @@ class _Child:
 
     def __init__(self) -> None:
         self.owner = os.getpid()  # a forked copy of us must not use our child
+        self.calls = 0
         command = [sys.executable, "-c", START.format(path=sys.path)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         weakref.finalize(self, _stop, self.process, self.owner)
         self._receive()  # it says when it is ready
 
     def call(self, function: str, arguments: dict[str, Any], timeout: float) -> Any:
+        self.calls += 1
         expired = threading.Event()
 
         def kill() -> None:

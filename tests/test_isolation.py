@@ -78,6 +78,13 @@ def test_a_child_killed_between_calls_is_replaced():
     assert isolation.call("os.getpid", {}, 10) == child_pid()
 
 
+def test_a_child_is_replaced_after_so_many_calls(monkeypatch):
+    monkeypatch.setattr(isolation, "CALLS", 3)
+    pids = [isolation.call("os.getpid", {}, 10) for _ in range(7)]
+    assert len(set(pids)) >= 3
+    assert all(map(is_gone, set(pids) - {child_pid()}))
+
+
 def test_each_thread_has_its_child_and_takes_it_along():
     pids = []
     threads = [threading.Thread(target=lambda: pids.append(isolation.call("os.getpid", {}, 30))) for _ in range(2)]
