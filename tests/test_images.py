@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from fvv_lib.decoding import load_image
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.images import ASPECT_RATIOS, load_image, preprocess_frames, processor_size
+from fvv_lib.images import ASPECT_RATIOS, preprocess_frames, processor_size
 
 EXIF_ORIENTATION = 0x0112
 
