@@ -4,8 +4,9 @@
 
 The described path: decord, a PIL picture of each frame, each padded to a square and handed to the CLIP image processor,
 the results stacked as float32. The processor of the transformers that it was written for works with Pillow
-(`CLIPImageProcessorPil` today); today's default works with torchvision: a column of its own. Ours: the exact
-reader, one batch through `preprocess_frames`, uint8 until the model's device scales it. Scaling on the CPU is timed too.
+(`CLIPImageProcessorPil` today); today's default works with torchvision and has a column of its own. Ours: the exact
+reader, one batch through `preprocess_frames`, uint8 until the model's device scales it. Scaling on the CPU is timed
+too.
 """
 
 import json

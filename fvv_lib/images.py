@@ -34,6 +34,7 @@ def preprocess_frames(
         raise FvvError(f"Frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}.")
     if aspect_ratio not in ASPECT_RATIOS:
         raise FvvError(f"Unknown image_aspect_ratio {aspect_ratio!r}: choose one of {', '.join(ASPECT_RATIOS)}.")
+    frames = np.require(frames, requirements=["C", "W"])  # copies only what torch would warn of
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W), still channels-last: resized twice as fast
     height, width = pixels.shape[-2:]
     if aspect_ratio == "resize":

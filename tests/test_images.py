@@ -1,5 +1,7 @@
 """Images: the whole picture on a square, upright, and the same pixels as the described way within one grey level."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -231,3 +233,11 @@ def test_broken_picture_is_an_error_that_names_it(tmp_path, name):
 )
 def test_processor_size_is_the_side_of_its_square(settings, side):
     assert processor_size(CLIPImageProcessor(**settings)) == side
+
+
+def test_frames_that_may_not_be_written_to_are_taken_without_a_warning():
+    frames = np.zeros((2, 20, 30, 3), np.uint8)
+    frames.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert preprocess_frames(frames[:, ::-1], 64).shape == (2, 3, 64, 64)
