@@ -48,6 +48,37 @@ def test_the_model_learned_what_no_single_frame_tells():
             assert run["train_seconds"] <= 300
 
 
+def test_readme_quotes_the_measured_reader():
+    decode, pixels, fuzz, leak = (
+        json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+        for name in ("decode", "pixels", "fuzz", "leak")
+    )
+    text = " ".join(README.split())
+    for part in ("generated, 60 s of 1080p", "real"):
+        ratios = [decode[part][threads]["described / ours"] for threads in ("one thread", "all threads")]
+        cells = " | ".join(f"{ratio['geometric mean']}x ({ratio['least']}x)" for ratio in ratios)
+        assert f"| {cells} |" in text
+    counts = decode["encodings"]["counts"]
+    assert counts["ours"]["right"] == sum(counts["ours"].values())
+    assert f"Of {counts['ours']['right']} encodings" in text
+    theirs = counts["described"]
+    assert (
+        f"reads {theirs['right']} right, {theirs['wrong']} wrong without a word, and refuses {theirs['refused']}"
+        in text
+    )
+    assert f"takes {pixels['described / ours']['file to tensor']} times less" in text
+    assert f"pixels alone {pixels['described / ours']['pixels']} times less" in text
+    assert fuzz["files"] >= 1000
+    assert fuzz["results"]["wrong"] == 0
+    outcome = (
+        f"{fuzz['results']['right']} gave right frames, {fuzz['results']['error']:,} an error, and 0 a wrong frame"
+    )
+    assert f"Of {fuzz['files']:,} damaged files {outcome}" in text
+    change = leak["in this process"]["change after the first 500, %"]
+    assert change <= 5
+    assert f"After {leak['reads']:,} reads the process had changed by {change}%" in text
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
