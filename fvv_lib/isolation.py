@@ -68,7 +68,7 @@ class _Child:
         timer = threading.Timer(timeout, kill)
         timer.start()
         try:
-            pickle.dump((function, arguments), self.process.stdin)  # type: ignore[arg-type]
+            pickle.dump((os.getcwd(), function, arguments), self.process.stdin)  # type: ignore[arg-type]
             self.process.stdin.flush()  # type: ignore[union-attr]
             succeeded, result = self._receive()
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
@@ -106,10 +106,11 @@ def serve() -> None:
         pickle.dump(reply, replies, protocol=pickle.HIGHEST_PROTOCOL)
         replies.flush()
         try:
-            function, arguments = pickle.load(requests)
+            folder, function, arguments = pickle.load(requests)
         except EOFError:
             return
         try:
+            os.chdir(folder)  # where the caller is now, not where it was when the child began
             module, name = function.rsplit(".", 1)
             reply = True, getattr(import_module(module), name)(**arguments)
         except Exception as error:

@@ -41,6 +41,12 @@ def test_a_call_gives_what_the_function_gives():
     assert first != os.getpid()
 
 
+def test_the_child_follows_its_owner_to_another_folder(tmp_path, monkeypatch):
+    isolation.call("os.getcwd", {}, 10)
+    monkeypatch.chdir(tmp_path)
+    assert isolation.call("os.getcwd", {}, 10) == str(tmp_path)
+
+
 def test_an_error_of_the_function_is_raised_here(tmp_path):
     with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
         read_video(tmp_path / "gone.mp4", timeout=10)
