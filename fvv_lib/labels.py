@@ -182,6 +182,8 @@ def _rounds(
             instruction = _common_prefix(one, halves[0] + split, tokenizer)
         else:  # the space after the marker joins the answer's first token, and BOS was counted once before
             instruction -= 2
+            # In Llama's vocabulary `USER` is `▁US`, `ER` at the start of a text and one token after `</s>`, unless the
+            # tokenizer is a `legacy` one, which puts the space there too.
             if number and template.name == "v1" and not getattr(tokenizer, "legacy", False):
                 instruction, length = instruction - 1, length - 1
         lengths.append((instruction, length))

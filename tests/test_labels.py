@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from fvv_lib import DataFormatError, LabelMismatchError, conversation_templates, diagnose_labels, preprocess
 from fvv_lib.labels import count_labels, tokenize_pieces
@@ -108,6 +108,57 @@ def test_text_is_cut_where_a_token_would_cross_the_end_of_an_answer():
     assert tokenizer.decode([i for i in ids.tolist() if i >= 0]) == text.replace("<image>", "")  # nothing is lost
     with pytest.raises(LabelMismatchError, match="merges the end of an answer"):
         diagnose_labels(conversation(2, "."), tokenizer, "v1")
+
+
+# --- counting on the tokenizers that it was written for ---------------------------------------------------------------
+
+
+def unprefixed_llama_tokenizer():
+    """Llama's kind with `legacy=False`: after `</s>` no space is put before the text. As in Llama's own vocabulary,
+    `USER` is one token there; at the start of a text, where a space is put before it, it is two, `▁US` and `ER`."""
+    pieces = [
+        piece for name in ("v1", "llama_2") for piece in conversation_templates[name].render(conversation(1, "."))
+    ]
+    letters = sorted(set("".join(piece.text for piece in pieces).replace(" ", "▁")))
+    merges = [("U", "S"), ("▁", "US"), ("E", "R"), ("US", "ER"), ("▁", "I")]
+    tokens = ["<unk>", "<s>", "</s>", *letters, *map("".join, merges)]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return LlamaTokenizer(vocabulary, merges, legacy=False, add_bos_token=True, pad_token="<unk>")
+
+
+@pytest.fixture(params=["legacy", "not legacy"])
+def any_llama_tokenizer(request, llama_tokenizer, monkeypatch):
+    if request.param == "not legacy":
+        return unprefixed_llama_tokenizer()
+    monkeypatch.setattr(llama_tokenizer, "legacy", True, raising=False)  # Llama's own class says so
+    return llama_tokenizer
+
+
+@pytest.mark.parametrize("image", [True, False])
+@pytest.mark.parametrize("end", [".", ""])
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+@pytest.mark.parametrize("version", ["v1", "llama_2"])
+def test_with_its_own_tokenizer_counting_equals_exact(any_llama_tokenizer, version, rounds, end, image):
+    turns, template = conversation(rounds, end, image), conversation_templates[version]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        strict = preprocess([turns], any_llama_tokenizer, True, version, "strict")
+    ids, labels = exact(any_llama_tokenizer, turns, version)
+    assert count_labels(template.render(turns), any_llama_tokenizer, template).difference == 0
+    assert strict["input_ids"][0].tolist() == ids.tolist()
+    assert strict["labels"][0].tolist() == labels.tolist()
+    assert learned_text(any_llama_tokenizer, labels).count("It is a red square") == rounds
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_counting_believes_what_a_tokenizer_says_of_itself(llama_tokenizer, rounds):
+    """Without `legacy` the v1 algorithm takes one token off each later round. This tokenizer puts a space before `USER`
+    wherever it stands, so there was none to take off, and the labels slide by one token a round."""
+    assert not getattr(llama_tokenizer, "legacy", False)
+    for version, difference in (("v1", 1 - rounds), ("llama_2", 0)):
+        report = diagnose_labels(conversation(rounds, "."), llama_tokenizer, version)
+        assert report.counted - report.total == difference
+        assert (report.first_difference is None) == (difference == 0)
 
 
 # The differences that a Vicuna template makes in front of a Qwen2 tokenizer: (rounds, end of the answers) -> counted
