@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 REQUIRED = ("torch", "torchvision", "transformers", "timm", "accelerate", "av", "pillow", "numpy", "matplotlib")
+INSTALL = 'in the folder of the repository, pip install -c constraints.txt -e ".[{}]"'
 OPTIONAL = {
     "decord": "the described decoder; has wheels for x86-64 Linux only, the exact reader (PyAV) does without it",
-    "jupyterlab": "the course; pip install 'fvv_lib[course]'",
-    "nbval": "runs the notebooks as tests; pip install 'fvv_lib[course]'",
-    "deepspeed": "training on several GPUs; pip install 'fvv_lib[scale]'",
-    "peft": "LoRA; pip install 'fvv_lib[scale]'",
-    "tensorboard": "training logs; pip install 'fvv_lib[scale]'",
+    "jupyterlab": f"the course; {INSTALL.format('course')}",
+    "nbval": f"runs the notebooks as tests; {INSTALL.format('course')}",
+    "deepspeed": f"training on several GPUs; {INSTALL.format('scale')}",
+    "peft": f"LoRA; {INSTALL.format('scale')}",
+    "tensorboard": f"training logs; {INSTALL.format('scale')}",
 }
 
 
