@@ -1,0 +1,110 @@
+"""Settings: what may be chosen is what the modules below can do; what can not be used fails before data are read."""
+
+import json
+
+import pytest
+import torch
+
+from fvv_lib import CheckpointError, DataArguments, FvvError, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib.arguments import PARTS
+from fvv_lib.decoding import BACKENDS
+from fvv_lib.images import ASPECT_RATIOS
+from fvv_lib.labels import MISMATCH_MODES
+from fvv_lib.sampling import STRATEGIES
+
+CHOICES = {
+    "frame_sampling": set(STRATEGIES) - {"fps"},  # it needs a rate, which training has no setting for
+    "video_backend": set(BACKENDS),
+    "image_aspect_ratio": set(ASPECT_RATIOS),
+    "mismatch": set(MISMATCH_MODES),
+    "bad_samples": {"raise", "skip"},
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_the_choices_of_a_setting_are_those_of_its_module(name):
+    for value in CHOICES[name]:
+        assert getattr(DataArguments(**{name: value}), name) == value
+    with pytest.raises(FvvError, match=rf"^Unknown {name} 'nothing': choose one of ") as error:
+        DataArguments(**{name: "nothing"})
+    assert set(str(error.value).partition("choose one of ")[2].rstrip(".").split(", ")) == CHOICES[name]
+
+
+def test_fps_sampling_is_not_for_training():
+    with pytest.raises(FvvError, match="Unknown frame_sampling 'fps'"):
+        DataArguments(frame_sampling="fps")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"decode_timeout": -1.0}, "decode_timeout must be 0 or more seconds, got -1.0"),
+    ],
+)
+def test_a_data_setting_that_can_not_be_used_is_an_error(settings, message):
+    with pytest.raises(FvvError, match=message):
+        DataArguments(**settings)
+
+
+@pytest.mark.parametrize("parts", [[], ["projector", "tower"]])
+def test_parts_that_do_not_exist_can_not_be_trained(parts):
+    with pytest.raises(FvvError, match=f"must name some of {', '.join(PARTS)}"):
+        ModelArguments("x", parts)
+
+
+def test_evaluation_is_training_without_chance():
+    arguments = DataArguments(frame_sampling="random", mismatch="tolerant", num_video_frames=3)
+    evaluation = arguments.for_evaluation()
+    assert (evaluation.frame_sampling, evaluation.mismatch, evaluation.num_video_frames) == ("segment", "exact", 3)
+    assert (arguments.frame_sampling, arguments.mismatch) == ("random", "tolerant")  # as it was
+    assert DataArguments(frame_sampling="uniform").for_evaluation().frame_sampling == "uniform"
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(tmp_path):
+    return lambda **settings: TrainingArguments(output_dir=str(tmp_path), report_to="none", **settings)
+
+
+def test_without_a_gpu_training_is_not_in_bfloat16(training, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training().bf16 is False
+    assert training(use_cpu=True).bf16 is False
+    assert training(use_cpu=True, bf16=True).bf16 is True  # what is asked for stays
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_a_length_below_one_is_an_error(training, value):
+    with pytest.raises(FvvError, match=f"model_max_length must be at least 1, got {value}"):
+        training(model_max_length=value)
+
+
+# --- the video configuration ------------------------------------------------------------------------------------------
+
+
+def test_a_video_configuration_comes_back_as_it_was_saved(tmp_path):
+    config = VideoConfig(3, "random", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    config.save(tmp_path)
+    assert VideoConfig.load(tmp_path) == config
+    assert VideoConfig.load(str(tmp_path)).inference_sampling == "segment"
+    assert set(json.loads((tmp_path / "fvv_config.json").read_text())) == set(VideoConfig.__dataclass_fields__)
+
+
+def test_a_folder_without_a_video_configuration_has_none(tmp_path):
+    assert VideoConfig.load(tmp_path) is None
+    assert VideoConfig.load(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("text", ['{"num_video_frames": 8', '{"frames": 8}', "[8]", "8", "null", ""])
+def test_a_broken_video_configuration_is_an_error_that_names_it(tmp_path, text):
+    (tmp_path / "fvv_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"not a video configuration .*Restore or delete it") as error:
+        VideoConfig.load(tmp_path)
+    assert str(error.value).startswith(str(tmp_path / "fvv_config.json"))
+
+
+def test_the_base_has_the_defaults_of_the_course(base):
+    assert VideoConfig.load(base) == VideoConfig()
