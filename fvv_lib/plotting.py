@@ -1,10 +1,11 @@
 """Every figure of the course, in one style.
 
 Functions take plain numbers and pictures and return a matplotlib figure. The palette is Okabe and Ito's, which colour-
-blind readers can tell apart; line styles and hatches carry the same information for readers in grey.
+blind readers can tell apart; line styles, markers and hatches carry the same information for readers in grey.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,6 +20,7 @@ PALETTE = {
     "purple": "#CC79A7",
     "grey": "#8C8C8C",
 }
+SPANS = (("orange", "//"), ("purple", "\\\\"), ("green", ".."))  # colour and hatch of each span in turn
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "figure.dpi": 80}
 
 
@@ -83,9 +85,9 @@ def plot_sampling(
     """A timeline for each name: the chosen frame indices on the row of all frames; `spans` marks events as (first,
     last)."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(10, 0.8 + 0.45 * len(chosen)))
-        for (name, (first, last)), colour in zip((spans or {}).items(), ("orange", "purple", "green"), strict=False):
-            axis.axvspan(first - 0.5, last + 0.5, color=PALETTE[colour], alpha=0.25, label=name)
+        figure, axis = plt.subplots(figsize=(10, 0.8 + 0.45 * len(chosen)), layout="constrained")
+        for (name, (first, last)), (colour, hatch) in zip((spans or {}).items(), cycle(SPANS), strict=False):
+            axis.axvspan(first - 0.5, last + 0.5, color=PALETTE[colour], alpha=0.25, hatch=hatch, label=name)
         for row, indices in enumerate(chosen.values()):
             axis.plot([0, total_frames - 1], [row, row], color=PALETTE["grey"], linewidth=1)
             counts = np.unique(np.asarray(indices), return_counts=True)
@@ -94,8 +96,7 @@ def plot_sampling(
         axis.set_ylim(len(chosen) - 0.4, -0.6)
         axis.set_xlabel("frame")
         if spans:
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.35), ncols=3, frameon=False)
-        figure.tight_layout()
+            figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -121,8 +122,9 @@ def plot_lines(
     """A line for each name over the same x, each ended by its name; `limits` are dashed levels. Both scales double."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
-        for (name, values), colour, marker in zip(lines.items(), list(PALETTE)[:5], "osD^v", strict=False):
-            axis.plot(x, values, marker + "-", color=PALETTE[colour], markersize=4)
+        styles = zip(cycle(list(PALETTE.values())[:5]), cycle("osD^v"), strict=False)
+        for (name, values), (colour, marker) in zip(lines.items(), styles, strict=False):
+            axis.plot(x, values, marker + "-", color=colour, markersize=4)
             axis.annotate(name, (x[-1], values[-1]), xytext=(6, 0), textcoords="offset points", va="center")
         for name, level in (limits or {}).items():
             axis.axhline(level, color="black", linestyle="--", linewidth=1)

@@ -1,0 +1,161 @@
+"""Figures: each shows the numbers and pictures that it was given, all of them, and can be read without colour."""
+
+import inspect
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from fvv_lib import plotting
+from fvv_lib.plotting import (
+    plot_bars,
+    plot_data,
+    plot_frames,
+    plot_lines,
+    plot_loss,
+    plot_pictures,
+    plot_sampling,
+)
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+LOG = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 2, "eval_loss": 2.5}, {"step": 2, "runtime": 1.0}]
+EXAMPLES = {
+    "plot_frames": lambda: plot_frames(FRAMES, range(5)),
+    "plot_pictures": lambda: plot_pictures({"a": FRAMES[0], "b": FRAMES[1, :4]}),
+    "plot_data": lambda: plot_data([1.0, 2.0], [(64, 36), (48, 64)], [10, 20], 30),
+    "plot_sampling": lambda: plot_sampling(9, {"all": [0, 8]}, {"event": (2, 4)}),
+    "plot_bars": lambda: plot_bars({"a": 1}, "tokens"),
+    "plot_lines": lambda: plot_lines([1, 2], {"a": [1, 2]}, "frames", "tokens"),
+    "plot_loss": lambda: plot_loss(LOG),
+}
+
+
+@pytest.fixture(autouse=True)
+def off_screen():
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def shown(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def heights(axis):
+    return [bar.get_height() for bar in axis.patches]
+
+
+@pytest.mark.parametrize("name", [name for name, _ in inspect.getmembers(plotting, inspect.isfunction)])
+def test_every_plot_is_a_figure_that_can_be_drawn_and_changes_no_style(name):
+    before = dict(plt.rcParams)
+    figure = EXAMPLES[name]()
+    figure.savefig(io.BytesIO())
+    assert isinstance(figure, Figure)
+    assert figure.axes
+    assert dict(plt.rcParams) == before
+
+
+def test_a_strip_shows_every_frame_with_its_time_and_no_other():
+    figure = plot_frames(FRAMES, [0.0, 0.5, 1.0, 1.5, 12.345], title="a clip", columns=3)
+    assert len(figure.axes) == 6  # two rows of three
+    *filled, empty = figure.axes
+    assert all(np.array_equal(a.images[0].get_array(), f) for a, f in zip(filled, FRAMES, strict=True))
+    assert [shown(axis) for axis in filled] == [["0.00 s"], ["0.50 s"], ["1.00 s"], ["1.50 s"], ["12.35 s"]]
+    assert (list(empty.images), shown(empty), empty.axison) == ([], [], False)
+    assert figure.get_suptitle() == "a clip"
+
+
+def test_a_short_strip_has_no_empty_places():
+    assert len(plot_frames(FRAMES[:2], [0, 1]).axes) == 2
+
+
+def test_pictures_stand_side_by_side_at_one_scale():
+    pictures = {"wide": FRAMES[0], "narrow": FRAMES[1, :, :2]}
+    figure = plot_pictures(pictures)
+    figure.canvas.draw()
+    for axis, (name, picture) in zip(figure.axes, pictures.items(), strict=True):
+        assert axis.get_title() == name
+        assert np.array_equal(axis.images[0].get_array(), picture)
+    wide, narrow = (axis.get_window_extent().width for axis in figure.axes)
+    assert wide / narrow == pytest.approx(8 / 2, rel=0.02)
+
+
+def test_data_histograms_count_every_video_size_and_sample():
+    seconds, sizes, tokens = [1.0, 1.0, 4.0], [(64, 36), (64, 48), (32, 48), (32, 48)], [100, 150, 300]
+    figure = plot_data(seconds, sizes, tokens, max_length=256)
+    durations, pixels, lengths = figure.axes
+    assert sum(heights(durations)) == 3
+    assert (heights(durations)[0], heights(durations)[-1]) == (2, 1)
+    widths, high = pixels.containers
+    assert [sum(bar.get_height() for bar in bars) for bars in (widths, high)] == [4, 4]
+    assert (widths[0].get_height(), widths[-1].get_height()) == (2, 2)
+    assert (high[0].get_height(), high[-1].get_height()) == (1, 3)
+    assert widths[0].get_hatch() != high[0].get_hatch()
+    assert sum(heights(lengths)) == 3
+    assert list(lengths.lines[0].get_xdata()) == [256, 256]
+    assert [text.get_text() for text in lengths.get_legend().get_texts()] == ["limit 256"]
+
+
+def test_a_timeline_has_a_dot_for_each_frame_larger_where_it_repeats():
+    figure = plot_sampling(10, {"uniform": [0, 4, 9], "short": [0, 0, 0, 1]})
+    (axis,) = figure.axes
+    first, second = axis.collections
+    assert first.get_offsets().tolist() == [[0, 0], [4, 0], [9, 0]]
+    assert second.get_offsets().tolist() == [[0, 1], [1, 1]]
+    assert second.get_sizes().tolist() == [3 * first.get_sizes()[0], first.get_sizes()[0]]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[0, 9], [0, 9]]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["uniform", "short"]
+    assert axis.yaxis_inverted()  # the first stands above
+    assert not figure.legends
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_every_span_is_marked_and_neighbours_differ_in_grey_too(count):
+    spans = {f"event {i}": (10 * i, 10 * i + 4) for i in range(count)}
+    figure = plot_sampling(60, {"all": [0, 59]}, spans)
+    marked = figure.axes[0].patches
+    assert [(span.get_x(), span.get_width()) for span in marked] == [(10 * i - 0.5, 5) for i in range(count)]
+    assert all(span.get_hatch() for span in marked)
+    assert len({span.get_hatch() for span in marked}) == min(count, 3)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(spans)
+
+
+@pytest.mark.parametrize(("percent", "labels"), [(False, ["0.25", "0.5"]), (True, ["25%", "50%"])])
+def test_bars_are_as_high_as_their_values_and_say_them(percent, labels):
+    (axis,) = plot_bars({"before": 0.25, "after": 0.5}, "accuracy", percent).axes
+    assert heights(axis) == [0.25, 0.5]
+    assert shown(axis) == labels
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["before", "after"]
+    assert axis.get_ylabel() == "accuracy"
+
+
+def test_lines_go_through_their_values_and_end_in_their_names():
+    x, lines = [1, 2, 4], {f"{i} px": [i, 2 * i, 4 * i] for i in range(1, 8)}
+    (axis,) = plot_lines(x, lines, "frames", "tokens", limits={"the limit": 9}).axes
+    *drawn, limit = axis.lines
+    assert [list(line.get_xdata()) for line in drawn] == [x] * len(lines)
+    assert [list(line.get_ydata()) for line in drawn] == list(lines.values())
+    assert list(limit.get_ydata()) == [9, 9]
+    assert shown(axis) == [*lines, "the limit"]
+    assert len({line.get_marker() for line in drawn[:5]}) == 5  # told apart without colour
+    assert limit.get_linestyle() == "--"
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "4"]
+
+
+def test_losses_stand_at_their_steps():
+    (axis,) = plot_loss(LOG).axes
+    training, validation = axis.lines
+    assert training.get_xydata().tolist() == [[1, 3], [2, 2]]
+    assert validation.get_xydata().tolist() == [[2, 2.5]]
+    assert training.get_linestyle() != validation.get_linestyle()
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["training", "validation"]
+
+
+@pytest.mark.parametrize(("log", "count"), [([], 0), (LOG[:1], 1), (LOG[2:], 1)])
+def test_a_log_without_one_of_the_losses_shows_the_other(log, count):
+    (axis,) = plot_loss(log).axes
+    assert len(axis.lines) == count
+    assert (axis.get_legend() is not None) == (count > 0)
