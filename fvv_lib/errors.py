@@ -1,7 +1,8 @@
 """The errors that users meet, in one family.
 
-Each message names the file or the sample, says what is wrong, and ends with what to do. A bare `except FvvError`
-therefore catches everything that is wrong with someone's data or settings, and nothing that is wrong with the code.
+A message says what is wrong and with what: which file, sample or setting. Where something can be done about it, the
+message ends with that. `except FvvError` catches whatever this library refuses: data, settings and arguments that it
+can not use. What torch or transformers refuse keeps its own type. This module knows nothing about the others.
 """
 
 
@@ -10,20 +11,20 @@ class FvvError(ValueError):
 
 
 class VideoDecodeError(FvvError):
-    """A picture or video file is missing, is not what its name says, or can not be decoded without loss."""
+    """A picture or video can not be read: missing, damaged, too large, not what it says, or without the frames wanted."""
 
 
 class TokenBudgetError(FvvError):
-    """A sample is longer than the model may read, and an answer or an image would have to be cut."""
+    """A sample, or the length asked for, is more than the model may read; nothing is ever cut to fit."""
 
 
 class LabelMismatchError(FvvError):
-    """The labels of a sample do not cover what the template says they should."""
+    """Labels can not be found as asked, or would teach nothing."""
 
 
 class DataFormatError(FvvError):
-    """An annotation file or one of its samples is not well-formed."""
+    """An annotation file, a sample, a batch or the name of a chat template is not as it must be."""
 
 
 class CheckpointError(FvvError):
-    """A checkpoint folder is incomplete, or is not of a kind that can be loaded."""
+    """A checkpoint folder is missing or incomplete, or is not of a kind that can be loaded."""
