@@ -11,7 +11,7 @@ class FvvError(ValueError):
 
 
 class VideoDecodeError(FvvError):
-    """A picture or video can not be read: missing, damaged, too large, not what it says, or without the frames wanted."""
+    """A picture or video can not be read: missing, damaged, too large, or without a frame in the time asked for."""
 
 
 class TokenBudgetError(FvvError):

@@ -27,8 +27,8 @@ def preprocess_frames(
             keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
         background: RGB, 0 to 255.
 
-    Resizing is bicubic with antialiasing. Differs from the described system, which pads each picture at full size and
-    resizes it frame by frame. Lesson: 01.
+    Resizing is bicubic with antialiasing, to whole pixels. Differs from the described system, which pads each picture
+    at full size and resizes it frame by frame: there the background bleeds into the picture's border. Lesson: 01.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise FvvError(f"Frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}.")

@@ -1,4 +1,4 @@
-"""Images: the whole picture on a square, upright, and the same pixels as the described way within one grey level."""
+"""Images: the whole picture on a square, upright; but for its border, within one grey level of the described way."""
 
 import warnings
 
@@ -122,14 +122,26 @@ def test_resize_squeezes_the_whole_picture():
 @pytest.mark.parametrize(
     "frame", [smooth(360, 640), noise(360, 640, 3), noise(640, 360, 3)], ids=["smooth", "wide", "high"]
 )
-def test_pad_is_within_one_grey_level_of_padding_before_resizing(frame, background, size):
-    """The described way: pad at full size with PIL, then resize with PIL. Ours resizes first, with torchvision."""
-    side = max(frame.shape)
+def test_pad_is_padding_before_resizing_but_for_the_pictures_border(frame, background, size):
+    """The described way: pad at full size with PIL, then resize with PIL. Ours resizes first, with torchvision.
+
+    Padded first, the background bleeds into the picture as far as the bicubic kernel reaches: two pixels of the coarser
+    of the two grids. Nowhere else may a pixel differ by more than rounding does. (These pictures come out at whole
+    pixels; where one does not, ours is rounded to them, and its lines move.)
+    """
+    (height, width), side = frame.shape[:2], max(frame.shape)
+    top, left, scale = (side - height) // 2, (side - width) // 2, size / side
     square = Image.new("RGB", (side, side), background)
-    square.paste(Image.fromarray(frame), ((side - frame.shape[1]) // 2, (side - frame.shape[0]) // 2))
-    described = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).astype(float) / 255
-    ours = preprocess_frames(frame[None], size, "pad", background)[0].permute(1, 2, 0).numpy().astype(float) / 255
-    assert abs(ours - described).mean() <= 1 / 255
+    square.paste(Image.fromarray(frame), (left, top))
+    described = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
+    ours = preprocess_frames(frame[None], size, "pad", background)[0].permute(1, 2, 0).numpy().astype(int)
+    difference = abs(ours - described).max(axis=(1 if height < width else 0, 2))  # of each row, or column
+    first, last = max(top, left) * scale, (max(top, left) + min(height, width)) * scale
+    centres, reach = np.arange(size) + 0.5, 2 * max(scale, 1)
+    border = np.minimum(abs(centres - first), abs(centres - last)) <= reach
+    assert border.sum() <= 4 * reach
+    assert difference[~border].max() <= 1
+    assert abs(ours - described).mean() <= 0.3  # of 255
 
 
 @pytest.mark.parametrize(
