@@ -106,7 +106,7 @@ def _corpus() -> Iterator[str]:
         yield from (f"user\n{q.text}\nassistant\n{q.answer}\n" for q in questions if q)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, inference_mode: bool = False) -> FastVlmForVideo:
+def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForVideo:
     """FastVLM with random weights: a FastViT of four stages, the two-layer projector, a Qwen2 of four layers.
 
     Layer scales start at 0.3. At timm's 1e-5 a tower of this size gives features around 1e-38 and no test could tell
@@ -123,7 +123,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, inference_mode: bool = False
                 "embed_dims": list(EMBED_DIMS),
                 "mlp_ratios": [2, 2, 2, 2],
                 "layer_scale_init_value": 0.3,
-                "inference_mode": inference_mode,
+                "inference_mode": False,  # all branches of each block, to be trained
             },
         },
         text_config={

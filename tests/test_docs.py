@@ -11,6 +11,7 @@ from conftest import ROOT
 from fvv_lib.training import format_table
 
 README = (ROOT / "README.md").read_text()
+SCRIPT = (ROOT / "scripts" / "finetune_video.sh").read_text()
 MOTION = json.loads((ROOT / "benchmarks" / "results" / "motion.json").read_text())
 
 
@@ -33,6 +34,11 @@ def test_readme_quotes_the_seeds_and_the_single_frame():
     assert all(f"stays at motion {run['after']['motion']:.1%}" in README for run in one)
     assert f"{max(run['train_seconds'] for run in eight):.0f} seconds" in README
     assert MOTION["hardware"] in README
+
+
+def test_the_runs_measured_are_runs_of_the_script():
+    (steps,) = re.findall(r"--max_steps (\d+)(?: \\)?$", SCRIPT, re.M)
+    assert [run["steps"] for run in MOTION["runs"]] == [int(steps)] * len(MOTION["runs"])
 
 
 def test_the_model_learned_what_no_single_frame_tells():

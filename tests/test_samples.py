@@ -5,11 +5,12 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from fvv_lib.decoding import VIDEO_EXTENSIONS, is_video_file, read_video
-from fvv_lib.samples import SPLITS, Split, write_split
+from fvv_lib.samples import SPLITS, Split, write_samples, write_split
 from fvv_lib.scenes import DIRECTIONS
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_samples"
@@ -161,6 +162,16 @@ def test_split_is_written_with_the_same_bytes_every_time(tmp_path):
     assert first == again
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "a")) == len(first) - TINY.texts
+
+
+def test_the_committed_questions_are_those_that_are_written_today(tmp_path, monkeypatch):
+    """Pixels take no part in the questions: left undrawn and unwritten, all three splits take a second."""
+    monkeypatch.setattr("fvv_lib.scenes.draw", lambda *_, **__: np.zeros((1, 1, 3), dtype=np.uint8))
+    monkeypatch.setattr("fvv_lib.samples.write_video", lambda *_: None)
+    monkeypatch.setattr(Image.Image, "save", lambda *_: None)
+    write_samples(tmp_path)
+    for name in SPLITS:
+        assert (tmp_path / f"{name}.json").read_text() == (FOLDER / f"{name}.json").read_text()
 
 
 def test_written_split_uses_both_keys_and_other_containers(tmp_path):

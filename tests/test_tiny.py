@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from fvv_lib import ask
+from fvv_lib.conversation import get_template
 from fvv_lib.evaluation import generate_answers, is_correct
 from fvv_lib.images import preprocess_frames
+from fvv_lib.loading import build_processor, load_pretrained_model
 from fvv_lib.samples import (
     colour_question,
     motion_question,
@@ -16,6 +17,7 @@ from fvv_lib.samples import (
     shape_question,
 )
 from fvv_lib.scenes import DIRECTIONS, motion_clip, order_clip, still
+from fvv_lib.tiny import STRIDE, build_image_processor, build_model
 from fvv_lib.tokens import expand_image_tokens
 
 QUESTIONS = {"colour": colour_question, "shape": shape_question, "place": place_question}
@@ -66,5 +68,46 @@ def test_the_base_is_a_stock_checkpoint_of_less_than_8_mb(base):
     assert not list(base.glob("*.bin"))
 
 
-def test_ask_reads_a_picture(loaded, media):
-    assert ask(loaded, str(media / "still.png"), "What colour is the shape?").startswith("It is ")
+# --- the committed folder is what the script makes --------------------------------------------------------------------
+
+
+def test_the_committed_tokenizer_is_the_one_that_is_built_today(base, tokenizer):
+    built, committed = tokenizer.backend_tokenizer.to_str(), (base / "tokenizer.json").read_text()
+    assert json.loads(built) == json.loads(committed)  # vocabulary, merges, word rule, special tokens
+    assert tokenizer.chat_template == (base / "chat_template.jinja").read_text()
+
+
+def test_the_committed_model_is_the_one_that_is_built_today_but_for_its_weights(loaded, tokenizer, tmp_path):
+    build_model(tokenizer).save_pretrained(tmp_path)
+    build_processor(tokenizer, build_image_processor(), STRIDE).save_pretrained(tmp_path)
+    built = load_pretrained_model(tmp_path, device="cpu")
+    for part in ("config", "generation_config"):
+        settings = (getattr(either.model, part).to_dict() for either in (built, loaded))
+        mine, theirs = ({**values, "_name_or_path": None, "transformers_version": None} for values in settings)
+        assert mine == theirs
+    assert built.model.video_config == loaded.model.video_config
+    assert built.image_processor.to_dict() == loaded.image_processor.to_dict()
+    mine, theirs = ({k: v.shape for k, v in either.model.state_dict().items()} for either in (built, loaded))
+    assert mine == theirs
+
+
+CONVERSATION = [
+    {"from": "human", "value": "<image>\nWhat colour is the shape?"},
+    {"from": "gpt", "value": "It is red."},
+    {"from": "human", "value": "What shape is it?"},
+    {"from": "gpt", "value": "It is a cross."},
+]
+
+
+@pytest.mark.parametrize("parts", [False, True], ids=["text", "parts"])
+@pytest.mark.parametrize("turns", [3, 4], ids=["question", "answer"])
+def test_its_chat_template_says_what_qwen_2_says(loaded, turns, parts):
+    """Who loads the folder with stock transformers asks the model in the words in which it was taught."""
+    roles = {"human": "user", "gpt": "assistant"}
+    messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in CONVERSATION[:turns]]
+    if parts:
+        for message in messages:
+            *image, text = message["content"].split("<image>\n")
+            message["content"] = [{"type": "image"} for _ in image] + [{"type": "text", "text": text}]
+    stock = loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=turns == 3)
+    assert stock == "".join(piece.text for piece in get_template("qwen_2").render(CONVERSATION[:turns]))
