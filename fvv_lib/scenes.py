@@ -6,7 +6,7 @@ it goes, so the first frame tells nothing; a later one tells a little, but **no 
 the best possible guess from the last frame is right for 6 clips of 10 (`tests/test_scenes.py` computes it). An *order*
 clip shows one shape, nothing, then another: each frame alone shows at most one of them, and the first shows none.
 
-This module draws, asks and writes files. It knows nothing about models or tokens.
+This module draws pictures and writes clips. It knows nothing about questions, models or tokens.
 """
 
 from dataclasses import dataclass

@@ -3,10 +3,12 @@
     python scripts/build_notebooks.py [notebooks/source/01_sparse_sampling.py ...]
 
 `notebooks/source/` is mirrored to `notebooks/`, with its folders `exercises/` and `solutions/`. Each notebook runs in
-its own folder. Nothing that differs from machine to machine is stored: no times, no versions, no random cell ids.
+its own folder. Nothing that differs from machine to machine is stored: no times, no versions, no random cell ids. A
+notebook with a cell that takes longer than ten seconds is not written: nobody should have to wait in a lesson.
 """
 
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import jupytext
@@ -15,14 +17,28 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = NOTEBOOKS / "source"
+MAX_SECONDS = 10
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
 
 
+def slow_cells(notebook: nbformat.NotebookNode) -> list[str]:
+    """The cells that took longer than `MAX_SECONDS`, by the times that nbclient noted beside each cell that it ran."""
+    slow = []
+    for cell in notebook.cells:
+        marks = cell.metadata.get("execution", {})
+        if marks:
+            busy, idle = (datetime.fromisoformat(marks[f"iopub.status.{state}"]) for state in ("busy", "idle"))
+            seconds = (idle - busy).total_seconds()
+            if seconds > MAX_SECONDS:
+                slow.append(f"{seconds:.1f} s, allowed are {MAX_SECONDS}: {cell.source[:80]!r}")
+    return slow
+
+
 def build(source: Path) -> Path:
-    """Run one source and write its notebook."""
+    """Run one source and write its notebook; exits where a cell is too slow."""
     target = (NOTEBOOKS / source.relative_to(SOURCES)).with_suffix(".ipynb")
     target.parent.mkdir(exist_ok=True)
     notebook = jupytext.read(source, fmt="py:percent")
@@ -30,11 +46,13 @@ def build(source: Path) -> Path:
         notebook,
         timeout=600,
         kernel_name="python3",
-        record_timing=False,
+        record_timing=True,
         coalesce_streams=True,
         resources={"metadata": {"path": str(target.parent)}},
     )
     client.execute()
+    if slow := slow_cells(notebook):
+        sys.exit("\n".join(f"{source.relative_to(SOURCES)}: {line}" for line in slow))
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number:02d}", nbformat.from_dict({})

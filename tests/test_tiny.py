@@ -1,4 +1,4 @@
-"""The base knows stills and nothing of time: the course starts where FastVLM's users start."""
+"""The base knows stills and nothing of time, as FastVLM does, and its folder is what `fvv_lib.tiny` makes."""
 
 import json
 

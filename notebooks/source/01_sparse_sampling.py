@@ -105,7 +105,7 @@ plotting.plot_sampling(
 plt.show()
 
 # %% [markdown]
-# *Figure: five timelines. With one or two frames every dot lies outside the two shaded
+# *Figure: five timelines. With one or two frames every dot lies outside the two hatched
 # spans in which a shape is shown; with four frames a dot falls into each span.*
 #
 # One frame and two frames see nothing. Four see each shape, and more frames see the same
@@ -156,8 +156,9 @@ plt.show()
 # ### Four strategies
 #
 # - `uniform` takes both ends, and evenly between them.
-# - `segment` cuts the clip into equal parts and takes the middle of each. It never takes
-#   the very first or last frame, where clips often fade or are cut.
+# - `segment` cuts the clip into equal parts and takes the middle of each. In a clip with
+#   more than twice as many frames as you take, that leaves out the very first and the
+#   very last, where clips often fade or are cut.
 # - `random` takes one frame anywhere in each part, with a seed so that you can repeat it.
 # - `fps` takes so many frames per second, and thins them where they are too many.
 

@@ -87,7 +87,7 @@ hints = [hint for right, hint in tests if not right]
 print(f"not yet: {hints[0]}" if hints else "passed")
 
 # %% [markdown]
-# What you wrote, drawn. The row in the middle is just dense enough for the shaded event.
+# What you wrote, drawn. The row in the middle is just dense enough for the hatched event.
 
 # %%
 needed = {length: enough(24, length) for length in (3, 8, 12)}
@@ -100,7 +100,7 @@ plotting.plot_sampling(24, rows, {"an event of 8 frames": (8, 15)})
 plt.show()
 
 # %% [markdown]
-# *Figure: three timelines, one for each length of event, and a shaded span of eight
+# *Figure: three timelines, one for each length of event, and a hatched span of eight
 # frames. Once you are done, the shorter the event, the more dots there are.*
 
 # %% [markdown]
