@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tomllib
 
 import pytest
@@ -101,6 +102,17 @@ def test_every_module_and_every_flag_of_the_readme_exists():
     stock |= {"resume_from_checkpoint", "eval_strategy", "eval_steps"}
     for flag in set(re.findall(r"--(\w+)", README)) - stock - {"nbval"}:
         assert f"{flag}:" in arguments, flag
+
+
+def test_the_readme_names_every_folder_and_every_script():
+    files = README.split("\n## Files\n")[1].split("\n## ")[0]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not listed:
+        pytest.skip("not a git checkout")
+    folders = {path.split("/")[0] for path in listed if "/" in path and not path.startswith(".")}
+    assert set(re.findall(r"^\| `([\w-]+)/`", files, re.M)) == folders
+    for script in (ROOT / "scripts").glob("*.*"):
+        assert f"`{script.name}`" in files, script.name
 
 
 def test_conda_users_get_the_same_packages():
