@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from fvv_lib import (
     IGNORE_INDEX,
@@ -77,6 +78,16 @@ def test_random_sampling_follows_sample_and_epoch(make):
     assert not torch.equal(one[0]["images"], one[1]["images"])
     two.set_epoch(1)
     assert not torch.equal(one[0]["images"], two[0]["images"])
+
+
+def test_random_frames_are_the_same_for_any_number_of_workers(make):
+    dataset = make([sample(video="clip.mp4")] * 4, frame_sampling="random")
+    dataset.set_epoch(3)
+    alone, *others = (
+        [item["images"] for item in DataLoader(dataset, batch_size=None, num_workers=workers)] for workers in (0, 1, 2)
+    )
+    for together in others:
+        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize(
