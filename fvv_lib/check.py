@@ -145,7 +145,8 @@ def main(
         workers: videos read at a time; default: one per core.
         report: write a record for each sample to this .json or .csv.
         histograms: write histograms of durations, sizes and token counts to this .png.
-        write_clean: write the good samples to this .json, and the names of the others beside it.
+        write_clean: write the good samples to this .json, and the names of the others beside it; their paths stay as
+            they are, so keep it in the folder of the annotation file.
     """
     args = DataArguments(
         data_path=data,

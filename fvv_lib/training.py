@@ -229,10 +229,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
-            parsed = parser.parse_yaml_file(arguments[0])
-        else:
-            parsed = parser.parse_args_into_dataclasses(arguments)
+        try:
+            if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
+                parsed = parser.parse_yaml_file(arguments[0])
+            else:
+                parsed = parser.parse_args_into_dataclasses(arguments)
+        except FvvError:
+            raise
+        except ValueError as error:  # a name that no setting has
+            raise FvvError(f"{error} See python -m fvv_lib.training --help.") from error
         if str(parsed[2].resume_from_checkpoint).lower() == "true":  # the last checkpoint of output_dir
             parsed[2].resume_from_checkpoint = True
         train(*parsed)

@@ -318,6 +318,12 @@ def test_command_reports_an_error_in_one_line(base, annotate, tmp_path):
         main([*flags, "--use_cpu", "True", "--report_to", "none"])
 
 
+def test_a_mistyped_flag_is_an_error_in_one_line(base, annotate, tmp_path):
+    flags = ["--model_name_or_path", str(base), "--data_path", annotate(MIXED[3:]), "--output_dir", str(tmp_path / "o")]
+    with pytest.raises(SystemExit, match=r"^error: .*--num_videoframes.*See python -m fvv_lib\.training --help"):
+        main([*flags, "--use_cpu", "True", "--num_videoframes", "4"])
+
+
 def test_command_takes_a_yaml_file(base, annotate, tmp_path):
     yaml = tmp_path / "run.yaml"
     yaml.write_text(
