@@ -1,7 +1,7 @@
 """How long a file says that it is: a download that broke off is found before it is read as a shorter clip. Lesson 1
 
 FFmpeg reads what is there and says nothing. But Matroska and WebM, ASF (`.wmv`) and RIFF (`.avi`) write their size into
-their first bytes. (MP4 keeps a list of its frames instead, which `reader` counts.) This module knows nothing about
+their first bytes. (MP4 keeps a list of its frames instead, which `packets` counts.) This module knows nothing about
 frames.
 """
 

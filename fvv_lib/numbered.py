@@ -1,8 +1,8 @@
 """Clips that carry their frame numbers: to see whether a reader gives the right frames.                    Lesson 1
 
 Two readers that agree may both be wrong. Here each frame shows its own number as a row of light and dark cells, large
-enough to come through any codec, so that a frame says itself which one it is. Tests, benchmarks and lesson 1 use it on
-every container and codec; use it on the reader that you trust. It knows nothing about readers.
+enough to come through any codec, so that a frame says itself which one it is. Tests and benchmarks use it on every
+container and codec; use it on the reader that you trust. It knows nothing about readers.
 """
 
 from collections.abc import Iterable
