@@ -21,6 +21,26 @@ OPTIONS = {
     "libvpx": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8", "deadline": "realtime"},
     "libvpx-vp9": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8", "deadline": "realtime"},
 }
+CONTAINERS = {  # those of `is_video_file` that carry a codec
+    "libx264": ("mp4", "m4v", "mov", "mkv", "flv", "avi"),
+    "libx265": ("mp4", "mov", "mkv", "flv"),
+    "mpeg4": ("mp4", "m4v", "mov", "mkv", "avi"),
+    "libvpx-vp9": ("webm", "mkv", "mp4"),
+    "libsvtav1": ("webm", "mkv", "mp4"),
+    "libvpx": ("webm", "mkv"),
+    "wmv2": ("wmv", "avi"),
+    "mjpeg": ("avi", "mov", "mkv"),
+    "flv": ("flv",),
+}
+WITH_B_FRAMES = ("libx264", "libx265", "mpeg4")
+ENCODINGS = [  # (codec, container, frames between key frames, B-frames, variable rate)
+    (codec, container, gop, b_frames, variable)
+    for codec, containers in CONTAINERS.items()
+    for container in containers
+    for gop in ((1,) if codec == "mjpeg" else (1, 12, 60, 300))  # every picture of MJPEG is a key frame
+    for b_frames in ((0, 2) if codec in WITH_B_FRAMES else (0,))
+    for variable in ((False,) if container == "avi" else (False, True))  # AVI has one rate for the whole file
+]
 
 
 def paint(number: int) -> np.ndarray:
@@ -78,7 +98,7 @@ def write_numbered(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = gop
         stream.codec_context.time_base = base
-        if codec in ("libx264", "libx265", "mpeg4"):
+        if codec in WITH_B_FRAMES:
             stream.codec_context.max_b_frames = b_frames
         if codec in ("mpeg4", "wmv2", "flv", "mjpeg"):
             stream.bit_rate = 2_000_000

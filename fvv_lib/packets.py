@@ -4,6 +4,7 @@ A container lists its packets, and reading that list is cheap. Nearly always a p
 that can be relied on, and which packets a frame needs. It decodes nothing.
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 # One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
 # to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
 SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+# A slice of H.264 that begins a picture (macroblock 0) and is of type B, by its first bits. Without any, frames are
+# shown in the order in which they are decoded.
+B_SLICE = re.compile(rb"\x00\x00\x01[\x01\x21\x41\x61][\x9c-\xaf]")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
 
 
@@ -30,8 +34,8 @@ class Packets:
         pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds.
         key: bool (P,), whether decoding can start there.
         shown: bool (P,), False for packets that an edit list cuts away.
-        timed: False where the container knows no pts (AVI): then they are the dts, right for the clip as a whole, but
-            not telling which frame is which.
+        timed: False where the pts are not known (AVI with B-frames): then they are the dts, right for the clip as a
+            whole, but not telling which frame is which.
     """
 
     pts: np.ndarray
@@ -67,9 +71,12 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
     Raises:
         VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
     """
-    rows = []
+    rows, timed = [], has_pts(container) or stream.codec.name in ("h264", "mjpeg")
     for packet in container.demux(stream):
         if packet.size:
+            if not has_pts(container):
+                packet.pts = packet.dts
+                timed = timed and not (stream.codec.name == "h264" and B_SLICE.search(bytes(packet)))
             rows.append((packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
             if len(rows) > MAX_FRAMES:
                 raise VideoDecodeError(f"{path}: it has more than {MAX_FRAMES} frames. Cut it into shorter files.")
@@ -79,11 +86,10 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
             f"{path}: the file lists {listed} frames, but {len(rows)} are there: it is cut short or damaged. "
             "Download or copy it again."
         )
-    timed = has_pts(container)
-    if not rows or any(row[1] is None or (timed and row[0] is None) for row in rows):
+    if not rows or any(row[0] is None or row[1] is None for row in rows):
         return None
     pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
-    return Packets(pts if timed else dts, dts, key, shown, stream.time_base, timed)
+    return Packets(pts, dts, key, shown, stream.time_base, timed)
 
 
 def has_pts(container: "av.container.InputContainer") -> bool:

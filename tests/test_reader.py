@@ -13,7 +13,7 @@ from conftest import assert_true_frames, decode_all
 from fvv_lib import packets, reader
 from fvv_lib.decoding import read_video
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.numbered import FPS, read_numbers, write_numbered
+from fvv_lib.numbered import ENCODINGS, FPS, read_numbers, write_numbered
 
 COUNT = 72
 
@@ -31,30 +31,8 @@ def copy_packets(source, target, change):
 
 # --- the matrix of encodings ------------------------------------------------------------------------------------
 
-CONTAINERS = {
-    "libx264": ("mp4", "m4v", "mov", "mkv", "flv", "avi"),
-    "libx265": ("mp4", "mov", "mkv", "flv"),
-    "mpeg4": ("mp4", "m4v", "mov", "mkv", "avi"),
-    "libvpx-vp9": ("webm", "mkv", "mp4"),
-    "libsvtav1": ("webm", "mkv", "mp4"),
-    "libvpx": ("webm", "mkv"),
-    "wmv2": ("wmv", "avi"),
-    "mjpeg": ("avi", "mov", "mkv"),
-    "flv": ("flv",),
-}
-WITH_B_FRAMES = ("libx264", "libx265", "mpeg4")
-MATRIX = [
-    (codec, container, gop, b_frames, variable)
-    for codec, containers in CONTAINERS.items()
-    for container in containers
-    for gop in (1, 12, 60, 300)
-    for b_frames in ((0, 2) if codec in WITH_B_FRAMES else (0,))
-    for variable in ((False,) if container == "avi" else (False, True))  # AVI has one rate for the whole file
-    if not (codec == "mjpeg" and gop > 1)  # every frame is a key frame
-]
 
-
-@pytest.mark.parametrize(("codec", "container", "gop", "b_frames", "variable"), MATRIX)
+@pytest.mark.parametrize(("codec", "container", "gop", "b_frames", "variable"), ENCODINGS)
 def test_frames_and_times_are_those_of_a_sequential_decode(tmp_path, codec, container, gop, b_frames, variable):
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg can not encode with {codec}")
@@ -145,6 +123,37 @@ def test_where_a_key_frame_is_no_clean_start_the_clip_is_decoded_in_order(tmp_pa
     options = {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"}
     write_numbered(tmp_path / "clip.mkv", codec_options=options, b_frames=3)
     read_video(tmp_path / "clip.mkv", 8)
+    assert decoded == []
+
+
+def test_avi_is_read_by_key_frame_where_frames_are_shown_as_they_are_decoded(tmp_path, decoded):
+    """AVI has no times of presentation. H.264 without B slices, and MJPEG, need none."""
+    for codec, options in (("libx264", {"gop": 12}), ("mjpeg", {})):
+        write_numbered(tmp_path / "clip.avi", codec, **options)
+        video = read_video(tmp_path / "clip.avi", 3)
+        assert_true_frames(video, decode_all(tmp_path / "clip.avi"))
+        assert read_numbers(video.frames) == [0, 35, 71]
+    assert len(decoded) == (1 + 12 + 12) + 3
+
+
+def test_avi_with_a_b_slice_anywhere_is_decoded_in_order(tmp_path, decoded):
+    """Here the last second alone has B-frames: header and first pictures promise none."""
+    write_numbered(tmp_path / "plain.avi", gop=12, count=48)
+    write_numbered(tmp_path / "b_frames.avi", gop=12, count=24, b_frames=2)
+    with av.open(str(tmp_path / "clip.avi"), "w") as writing:
+        for number, name in enumerate(("plain.avi", "b_frames.avi")):
+            with av.open(str(tmp_path / name)) as reading:
+                if number == 0:
+                    stream = writing.add_stream_from_template(reading.streams.video[0])
+                for packet in reading.demux(video=0):
+                    if packet.dts is not None:
+                        packet.pts = packet.dts = packet.dts + 48 * number
+                        packet.stream = stream
+                        writing.mux(packet)
+    reference = decode_all(tmp_path / "clip.avi")
+    assert read_numbers(reference) == [*range(48), *range(24)]
+    for count in (3, 8, COUNT):
+        assert_true_frames(read_video(tmp_path / "clip.avi", count), reference)
     assert decoded == []
 
 
@@ -251,7 +260,7 @@ def test_key_frames_near_the_targets_and_how_far_off_they_are(tmp_path, codec, c
 
 
 def test_without_a_list_of_key_frames_the_frames_are_exact(tmp_path):
-    write_numbered(tmp_path / "clip.avi", gop=12)
+    write_numbered(tmp_path / "clip.avi", gop=12, b_frames=2)
     video = read_video(tmp_path / "clip.avi", 8, accuracy="keyframe")
     assert read_numbers(video.frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
     assert not video.errors.any()
