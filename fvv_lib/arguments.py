@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.utils import cached_file
 
 from fvv_lib.errors import CheckpointError, FvvError
 
@@ -42,22 +43,28 @@ class VideoConfig:
         """`random` frames are for training: outside of it the middle of each part stands for it (TSN)."""
         return _without_chance(self.frame_sampling)
 
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """The colour that pictures are padded with, RGB, 0 to 255: the mean, so that it is near 0 once normalised."""
+        red, green, blue = (int(255 * mean) for mean in self.image_mean)
+        return red, green, blue
+
     def save(self, folder: str | Path) -> None:
         text = json.dumps(asdict(self), indent=2)
         (Path(folder) / VIDEO_CONFIG_NAME).write_text(text + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "VideoConfig | None":
-        """The configuration of a folder, None where it has none.
+        """The configuration of a folder or hub name, None where it has none.
 
         Raises:
             CheckpointError: the file is not what `save` writes.
         """
-        file = Path(folder) / VIDEO_CONFIG_NAME
-        if not file.is_file():
+        file = cached_file(folder, VIDEO_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+        if file is None:
             return None
         try:
-            stored = json.loads(file.read_text())
+            stored = json.loads(Path(file).read_text())
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
             return cls(**values)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
@@ -68,7 +75,7 @@ class VideoConfig:
 class ModelArguments:
     """Which model, and which of its parts are trained."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint folder, or hub name, of a FastVLM."})
+    model_name_or_path: str = field(metadata={"help": "Checkpoint folder, or hub name, of a FastVLM or a LLaVA-1.5."})
     tunable_parts: list[str] = field(
         default_factory=lambda: list(PARTS),
         metadata={"help": "Parts that are trained: any of vision_tower, projector, language_model."},
@@ -128,6 +135,7 @@ class DataArguments:
     image_size: int = field(default=0, init=False)
     tokens_per_frame: int = field(default=0, init=False)
     max_length: int = field(default=0, init=False)
+    background: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
 
     def __post_init__(self) -> None:
         for name in ("num_video_frames", "max_new_tokens"):

@@ -19,15 +19,13 @@ from pathlib import Path
 import tyro
 from accelerate import init_empty_weights
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from fvv_lib.arguments import DataArguments
 from fvv_lib.dataset import LazySupervisedDataset
 from fvv_lib.decoding import is_video
 from fvv_lib.errors import FvvError
 from fvv_lib.images import processor_size
-from fvv_lib.loading import tokens_per_frame
-from fvv_lib.model import FastVlmForVideo
+from fvv_lib.loading import open_checkpoint, tokens_per_frame
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def main(
 
     Args:
         data: annotation files in LLaVA's format.
-        model_name_or_path: the checkpoint that will be trained; its weights are not read.
+        model_name_or_path: the checkpoint that will be trained; no model is made of it.
         image_folder: folder that paths start from; default: each annotation file's own.
         num_video_frames: frames taken from each video.
         frame_sampling: uniform, segment or random.
@@ -158,14 +156,12 @@ def main(
         decode_timeout=decode_timeout,
     )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_name_or_path)
-        args.image_size = processor_size(AutoImageProcessor.from_pretrained(model_name_or_path))
-        config = AutoConfig.from_pretrained(model_name_or_path)
+        checkpoint = open_checkpoint(model_name_or_path)
+        args.image_size = processor_size(checkpoint.image_processor)
         with init_empty_weights():
-            args.tokens_per_frame = tokens_per_frame(FastVlmForVideo(config), args.image_size)
-        limit = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
-        args.max_length = min(limit, model_max_length or limit)
-        dataset = LazySupervisedDataset(tokenizer, data, args)
+            args.tokens_per_frame = tokens_per_frame(checkpoint.model_class(checkpoint.config), args.image_size)
+        args.max_length = min(checkpoint.context_len, model_max_length or checkpoint.context_len)
+        dataset = LazySupervisedDataset(checkpoint.tokenizer, data, args)
     except FvvError as error:
         sys.exit(f"error: {error}")
     reports = check_data(dataset, workers)

@@ -108,6 +108,15 @@ _LLAMA_2 = Template(
 
 conversation_templates: dict[str, Template] = {t.name: t for t in (_QWEN_2, _V1, _PLAIN, _LLAMA_2)}
 
+# `qwen_2` for stock transformers, whose processors render Jinja: saved with every FastVLM.
+QWEN_2_JINJA = (
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{{ '<image>\n' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 
 def get_template(version: str) -> Template:
     """The template of a name.

@@ -104,8 +104,11 @@ class LazySupervisedDataset(Dataset):
 
     def frames(self, index: int) -> torch.Tensor:
         """Frames of all media of a sample, uint8 (T, 3, S, S)."""
-        size, aspect_ratio = self.data_args.image_size, self.data_args.image_aspect_ratio
-        clips = [preprocess_frames(self.read(path, index).frames, size, aspect_ratio) for path in self.media(index)]
+        args, size = self.data_args, self.data_args.image_size
+        clips = [
+            preprocess_frames(self.read(path, index).frames, size, args.image_aspect_ratio, args.background)
+            for path in self.media(index)
+        ]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
     def read(self, path: Path, index: int) -> VideoFrames:

@@ -80,10 +80,14 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
 
     Lesson: 04.
     """
+
+    def encode(frames: torch.Tensor) -> torch.Tensor:
+        features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D), of LLaVA f x (K, D)
+        return features if isinstance(features, torch.Tensor) else torch.stack(features)
+
     frames, sizes = flatten_frames(images)
     if len(frames) == 0:  # every rank must run the encoder in every step, or the others wait for it for ever
         blank = frames.new_zeros(1, *frames.shape[1:])
-        return unflatten_frames(model.get_image_features(model.normalize(blank)).pooler_output[:0], sizes)
+        return unflatten_frames(encode(blank)[:0], sizes)
     chunks = frames.split(frames_per_chunk or len(frames))
-    features = [model.get_image_features(model.normalize(chunk)).pooler_output for chunk in chunks]  # (f, K, D) each
-    return unflatten_frames(torch.cat(features), sizes)
+    return unflatten_frames(torch.cat([encode(chunk) for chunk in chunks]), sizes)

@@ -54,7 +54,7 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
     clips = [torch.empty(0, 3, size, size, dtype=torch.uint8)]
     for path in paths:
         video = read_media(Path(path), config.num_video_frames, strategy=config.inference_sampling)
-        clips.append(preprocess_frames(video.frames, size, config.image_aspect_ratio))
+        clips.append(preprocess_frames(video.frames, size, config.image_aspect_ratio, config.background))
     name = f"The question {question[:40]!r}, with {max_new_tokens} tokens kept for its answer"
     if DEFAULT_IMAGE_TOKEN not in question:
         question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(paths) + question

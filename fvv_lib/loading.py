@@ -6,33 +6,76 @@ come from the checkpoint. This module knows nothing about data.
 """
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, LlavaProcessor, PreTrainedTokenizerBase
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
+from fvv_lib import apple
 from fvv_lib.arguments import VideoConfig
 from fvv_lib.errors import CheckpointError
-from fvv_lib.model import FastVlmForVideo
+from fvv_lib.model import FastVlmForVideo, LlavaForVideo, VideoMixin
 
-MODELS = {"fast_vlm": FastVlmForVideo}
+MODELS: dict[str, type[VideoMixin]] = {"fast_vlm": FastVlmForVideo, "llava": LlavaForVideo}
+VISION_TOWERS = ("timm_wrapper", "clip_vision_model")
+TEMPLATES = {"qwen2": "qwen_2", "llama": "v1"}  # language model -> the chat template that it was taught with
+HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 class LoadedModel(NamedTuple):
     """What `load_pretrained_model` returns, in LLaVA's order."""
 
     tokenizer: PreTrainedTokenizerBase
-    model: FastVlmForVideo
+    model: VideoMixin
     image_processor: BaseImageProcessor
     context_len: int
+
+
+class Checkpoint(NamedTuple):
+    """All of a checkpoint but the model: enough to know what it would make of data.
+
+    Attributes:
+        folder: on this disk, also for a hub name.
+        weights: under transformers' names, where they are not so in the folder; None where transformers reads them.
+    """
+
+    folder: Path
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+    video_config: VideoConfig
+    weights: apple.Weights | None = None
+
+    @property
+    def model_class(self) -> type[VideoMixin]:
+        return MODELS[self.config.model_type]
+
+    @property
+    def context_len(self) -> int:
+        """Positions that the model may read: the lesser of what the tokenizer and the language model say."""
+        return int(min(self.tokenizer.model_max_length, self.config.text_config.max_position_embeddings))
 
 
 def load_pretrained_model(
     path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | str = "auto"
 ) -> LoadedModel:
-    """Load a FastVLM checkpoint in Hugging Face layout.
+    """Load a checkpoint of FastVLM, in Hugging Face's layout or in Apple's own, or of LLaVA-1.5.
 
     Args:
         path: a folder, or a hub name where there is a network.
@@ -48,18 +91,57 @@ def load_pretrained_model(
 
     Lesson: 08.
     """
-    _check_model_type(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        image_processor = AutoImageProcessor.from_pretrained(path)
-        model, info = FastVlmForVideo.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    checkpoint = open_checkpoint(path)
+    with _refusing(path):
+        model = load_model(checkpoint, path, dtype)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedModel(
+        checkpoint.tokenizer, model.to(device).eval(), checkpoint.image_processor, checkpoint.context_len
+    )
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read all of a checkpoint but the model, see `load_pretrained_model`. Lesson: 08."""
+    folder = _folder_of(path)
+    settings = _read_settings(folder)
+    with _refusing(path):
+        if settings.get("model_type") == apple.MODEL_TYPE:
+            return _open_apple(folder, settings)
+        tokenizer, image_processor = (auto.from_pretrained(folder) for auto in (AutoTokenizer, AutoImageProcessor))
+        config = AutoConfig.from_pretrained(folder)
+        _check_parts(config, folder / "config.json")
+        default = VideoConfig(
+            version=TEMPLATES[config.text_config.model_type],
+            image_mean=tuple(image_processor.image_mean),
+            image_std=tuple(image_processor.image_std),
         )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: it can not be loaded ({str(error).splitlines()[0]}). Give a folder that has config.json, "
-            "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
-        ) from error
+        return Checkpoint(folder, config, tokenizer, image_processor, VideoConfig.load(folder) or default)
+
+
+def _open_apple(folder: Path, settings: dict[str, Any]) -> Checkpoint:
+    tokenizer = apple.load_tokenizer(folder, settings)
+    weights = apple.read_weights(folder)
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    config = apple.translate_config(settings, weights, image_token, folder / "config.json")
+    default = VideoConfig(image_aspect_ratio=apple.ASPECT_RATIOS[settings.get("image_aspect_ratio")])
+    video_config = VideoConfig.load(folder) or default
+    size = apple.image_size(settings, folder)
+    image_processor = apple.build_image_processor(size, video_config.image_aspect_ratio)
+    return Checkpoint(folder, config, tokenizer, image_processor, video_config, weights)
+
+
+def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | str = "auto") -> VideoMixin:
+    """The model of a checkpoint, on the CPU; `path` is its name in messages."""
+    translated = checkpoint.weights is not None
+    model, info = checkpoint.model_class.from_pretrained(
+        None if translated else checkpoint.folder,
+        config=checkpoint.config,
+        state_dict=checkpoint.weights,
+        dtype=dtype,
+        video_config=checkpoint.video_config,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
     problems = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
@@ -67,61 +149,116 @@ def load_pretrained_model(
             f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would see with "
             "random weights. Copy the folder again, or restore the config.json that was saved with it."
         )
-    if VideoConfig.load(path) is None:
-        mean, std = tuple(image_processor.image_mean), tuple(image_processor.image_std)
-        model.video_config = VideoConfig(image_mean=mean, image_std=std)
-    context_len = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
-    return LoadedModel(
-        tokenizer,
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
-        image_processor,
-        int(context_len),
-    )
+    if translated and (checkpoint.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+        model.generation_config.pad_token_id = checkpoint.tokenizer.pad_token_id
+    return model
 
 
-def _check_model_type(path: str | Path) -> None:
-    folder = Path(path)
-    if not folder.exists():
-        if str(path).count("/") == 1 and not str(path).startswith("."):
-            return  # a hub name: transformers says what is wrong with it
-        raise CheckpointError(f"{path}: no such folder. Give the folder of a checkpoint, or a hub name (owner/name).")
-    config = folder / "config.json"
+@contextmanager
+def _refusing(path: str | Path) -> Iterator[None]:
+    """What the libraries raise for a broken checkpoint, as one error."""
     try:
-        model_type = json.loads(config.read_text()).get("model_type")
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder}: config.json is missing or broken ({error}). Is this a checkpoint?") from error
-    if model_type not in MODELS:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{config}: model_type is {model_type!r}, supported is {', '.join(MODELS)}. Apple's own layout "
-            "(llava_qwen2) must be converted to Hugging Face's first."
+            f"{path}: it can not be loaded ({_first_line(error)}). Give a folder that has config.json, "
+            "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _folder_of(path: str | Path) -> Path:
+    """The folder of a checkpoint; that of a hub name is downloaded into the cache of huggingface_hub."""
+    folder = Path(path)
+    if folder.exists():
+        return folder
+    if str(path).count("/") != 1 or str(path).startswith((".", "/")):
+        raise CheckpointError(f"{path}: no such folder. Give the folder of a checkpoint, or a hub name (owner/name).")
+    try:
+        folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.bin"]))
+        return folder
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise CheckpointError(
+            f"{path}: no such folder, and as a hub name it can not be fetched ({_first_line(error)}). Check the "
+            f"name; without a network, fetch it elsewhere (hf download {path} --local-dir FOLDER) and give that folder."
+        ) from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder, if it is of a kind that can be loaded."""
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_text())
+        model_type = settings.get("model_type")
+    except (OSError, AttributeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: config.json is missing or broken ({error}). Is this a checkpoint?") from error
+    if model_type not in (*MODELS, apple.MODEL_TYPE):
+        known = ", ".join((*MODELS, apple.MODEL_TYPE))
+        raise CheckpointError(f"{file}: model_type is {model_type!r}, supported is {known}.")
+    if model_type == "llava" and "mm_vision_tower" in settings:
+        raise CheckpointError(
+            f"{file}: this is LLaVA's original layout. Take the same model in Hugging Face's, like "
+            "llava-hf/llava-1.5-7b-hf."
         )
+    return settings
 
 
-def tokens_per_frame(model: FastVlmForVideo, image_size: int) -> int:
+def _check_parts(config: PreTrainedConfig, file: Path) -> None:
+    """Other vision towers and language models go by the name of `llava` too."""
+    parts = {"vision tower": (config.vision_config, VISION_TOWERS), "language model": (config.text_config, TEMPLATES)}
+    for name, (part, known) in parts.items():
+        if part.model_type not in known:
+            raise CheckpointError(f"{file}: its {name} is {part.model_type!r}, supported is {', '.join(known)}.")
+
+
+def tokens_per_frame(model: VideoMixin, image_size: int) -> int:
     """How many tokens the vision tower makes of a square picture: (image_size / stride) squared, 256 at 1024.
 
+    CLIP's class token is one more where it is not left out (`vision_feature_select_strategy` is `full`).
+
     Raises:
-        CheckpointError: the size is no multiple of the tower's stride.
+        CheckpointError: the size is no multiple of the tower's stride, or CLIP was made for another.
     """
     stride = vision_stride(model)
     if image_size % stride:
         raise CheckpointError(f"The picture size {image_size} is no multiple of the vision tower's stride {stride}.")
-    return (image_size // stride) ** 2
+    expected = getattr(model.config.vision_config, "image_size", image_size)
+    if image_size != expected:
+        raise CheckpointError(f"The image processor makes {image_size} pixels, but the vision tower takes {expected}.")
+    whole = model.config.vision_feature_select_strategy == "full"
+    return (image_size // stride) ** 2 + whole * _class_tokens(model)
 
 
-def vision_stride(model: FastVlmForVideo) -> int:
-    """Pixels per token of the vision tower, in each direction: 64 for FastVLM."""
+def vision_stride(model: VideoMixin) -> int:
+    """Pixels per token of the vision tower, in each direction: 64 for FastVLM, 14 for the CLIP of LLaVA-1.5."""
+    config = model.config.vision_config
+    if config.model_type == "clip_vision_model":
+        return int(config.patch_size)
     return int(model.model.vision_tower.timm_model.feature_info[-1]["reduction"])
 
 
+def _class_tokens(model: VideoMixin) -> int:
+    """Tokens of the vision tower that stand for no part of the picture: CLIP has one."""
+    return int(model.config.vision_config.model_type == "clip_vision_model")
+
+
 def build_processor(
-    tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor, stride: int
+    tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor, model: VideoMixin
 ) -> LlavaProcessor:
     """What stock transformers needs beside the weights: tokenizer, image processor, and how they go together."""
     return LlavaProcessor(
         image_processor,
         tokenizer,
-        patch_size=stride,
-        vision_feature_select_strategy="full",
+        patch_size=vision_stride(model),
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=_class_tokens(model),
         chat_template=tokenizer.chat_template,
     )

@@ -1,4 +1,4 @@
-"""Features spliced into the prompt; the FastVLM that takes videos.                                        Lesson 4
+"""Features spliced into the prompt; the FastVLM, and the LLaVA, that take videos.                         Lesson 4
 
 `prepare_inputs_labels_for_multimodal` replaces each -200 of a prompt by the K features of one frame. `VideoMixin` puts
 that before the forward pass of any transformers class that is built like LLaVA (vision tower, projector, language
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import FastVlmForConditionalGeneration
+from transformers import FastVlmForConditionalGeneration, LlavaForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fvv_lib.arguments import VideoConfig
@@ -240,12 +240,15 @@ class VideoMixin(_Model):
         return super().generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """Load as the base class does, with the `video_config` of the folder if it has one."""
+    def from_pretrained(
+        cls, path: str | Path | None, *args: Any, video_config: VideoConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Load as the base class does, with this `video_config`; default: that of the folder if it has one."""
         result = super().from_pretrained(path, *args, **kwargs)
-        config = VideoConfig.load(path)
-        if config is not None:
-            (result[0] if isinstance(result, tuple) else result).video_config = config
+        if video_config is None and path is not None:
+            video_config = VideoConfig.load(path)
+        if video_config is not None:
+            (result[0] if isinstance(result, tuple) else result).video_config = video_config
         return result
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -263,3 +266,7 @@ class VideoMixin(_Model):
 
 class FastVlmForVideo(VideoMixin, FastVlmForConditionalGeneration):
     """FastVLM (Apple, CVPR 2025; `fast_vlm` in transformers) that watches videos. Lesson: 04."""
+
+
+class LlavaForVideo(VideoMixin, LlavaForConditionalGeneration):
+    """LLaVA-1.5 (Liu et al., 2024; `llava` in transformers) that watches videos. Lesson: 08."""

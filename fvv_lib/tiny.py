@@ -25,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from fvv_lib.conversation import conversation_templates
+from fvv_lib.conversation import QWEN_2_JINJA, conversation_templates
 from fvv_lib.dataset import DataCollatorForSupervisedDataset
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
@@ -53,13 +53,6 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CHAT_TEMPLATE = (
-    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}{{ '<image>\n' if part['type'] == 'image' else part['text'] }}"
-    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -86,7 +79,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens={"image_token": "<image>"},
         model_max_length=MAX_POSITIONS,
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = QWEN_2_JINJA
     return fast
 
 
@@ -255,7 +248,7 @@ def main() -> None:
     train_answers(model, tokenizer, settings.answer_steps)
     model.eval()
     model.save_pretrained(settings.folder)
-    build_processor(tokenizer, build_image_processor(), STRIDE).save_pretrained(settings.folder)
+    build_processor(tokenizer, build_image_processor(), model).save_pretrained(settings.folder)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervis
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
-from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame, vision_stride
+from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
 
 KEYS_OF_PART = {"vision_tower": "vision_tower.", "projector": "multi_modal_projector."}
 
@@ -112,7 +112,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     if training_args.process_index == 0:
         report_plan(counts, datasets, data_args)
 
-    processor = build_processor(loaded.tokenizer, loaded.image_processor, vision_stride(loaded.model))
+    processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
     trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=processor, **data)
 
     def quiz() -> dict[str, Any] | None:
@@ -183,6 +183,7 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
         image_mean=tuple(loaded.image_processor.image_mean),
         image_std=tuple(loaded.image_processor.image_std),
     )
+    data_args.background = loaded.model.video_config.background
 
 
 def report_plan(

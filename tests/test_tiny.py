@@ -17,7 +17,7 @@ from fvv_lib.samples import (
     shape_question,
 )
 from fvv_lib.scenes import DIRECTIONS, motion_clip, order_clip, still
-from fvv_lib.tiny import STRIDE, build_image_processor, build_model
+from fvv_lib.tiny import build_image_processor, build_model
 from fvv_lib.tokens import expand_image_tokens
 
 QUESTIONS = {"colour": colour_question, "shape": shape_question, "place": place_question}
@@ -78,8 +78,9 @@ def test_the_committed_tokenizer_is_the_one_that_is_built_today(base, tokenizer)
 
 
 def test_the_committed_model_is_the_one_that_is_built_today_but_for_its_weights(loaded, tokenizer, tmp_path):
-    build_model(tokenizer).save_pretrained(tmp_path)
-    build_processor(tokenizer, build_image_processor(), STRIDE).save_pretrained(tmp_path)
+    model = build_model(tokenizer)
+    model.save_pretrained(tmp_path)
+    build_processor(tokenizer, build_image_processor(), model).save_pretrained(tmp_path)
     built = load_pretrained_model(tmp_path, device="cpu")
     for part in ("config", "generation_config"):
         settings = (getattr(either.model, part).to_dict() for either in (built, loaded))

@@ -1,0 +1,66 @@
+"""FastVLM at full size with random weights, to measure time and memory without a download.                Lesson 9
+
+Its answers mean nothing, but it computes what the released model computes, and it sees its pictures: at timm's initial
+layer scales (1e-5) a tower gives nearly the same features whatever the pixels are.
+"""
+
+import torch
+from transformers import FastVlmConfig
+
+from fvv_lib.apple import fastvlm_config
+from fvv_lib.errors import FvvError
+from fvv_lib.model import FastVlmForVideo
+
+TOWER = {"layers": [2, 12, 24, 4, 2], "embed_dims": [96, 192, 384, 768, 1536], "mlp_ratios": [4] * 5}
+IMAGE_TOKEN = 151646  # the first free row behind Qwen2's tokenizer
+_QWEN2 = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+          "vocab_size", "tie_word_embeddings")  # fmt: skip
+LANGUAGE_MODELS = {  # Qwen2 Technical Report, 2024, table 1
+    "0.5b": (896, 24, 14, 2, 4864, 151936, True),
+    "1.5b": (1536, 28, 12, 2, 8960, 151936, True),
+    "7b": (3584, 28, 28, 4, 18944, 152064, False),
+}
+
+
+def full_size_config(size: str = "0.5b", image_size: int = 1024) -> FastVlmConfig:
+    """The configuration of FastVLM-0.5B, 1.5B or 7B.
+
+    Raises:
+        FvvError: another size; lists them.
+
+    Lesson: 09.
+    """
+    if size not in LANGUAGE_MODELS:
+        raise FvvError(f"Unknown size {size!r}: choose one of {', '.join(LANGUAGE_MODELS)}.")
+    text = dict(zip(_QWEN2, LANGUAGE_MODELS[size], strict=True))
+    text |= {"max_position_embeddings": 32768, "rope_theta": 1e6, "eos_token_id": 151645}
+    return fastvlm_config(text, TOWER, IMAGE_TOKEN, image_size)
+
+
+def random_fastvlm(
+    config: FastVlmConfig | str = "0.5b",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> FastVlmForVideo:
+    """A FastVLM with random weights, in eval mode, made where it will run.
+
+    Args:
+        config: or the name of a size, see `full_size_config`.
+
+    Layer scales are 0.1 to 0.5 of either sign, and BatchNorm has statistics, so that other pixels give other logits.
+    Lesson: 09.
+    """
+    config = full_size_config(config) if isinstance(config, str) else config
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(seed)
+        model = FastVlmForVideo._from_config(config, dtype=dtype)
+        for name, parameter in model.model.vision_tower.named_parameters():
+            if name.endswith(".gamma"):
+                sign = torch.randint(0, 2, parameter.shape) * 2 - 1
+                parameter.data.uniform_(0.1, 0.5).mul_(sign)
+        for module in model.model.vision_tower.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
