@@ -133,8 +133,8 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
         inner = [len(weights[f"{TIMM_TOWER}stages.{stage}.blocks.0.mlp.fc1.weight"]) for stage in range(len(layers))]
     except KeyError as error:
         raise CheckpointError(
-            f"{source}: weights of the vision tower are missing, among them {error.args[0]}. What was saved without its "
-            "tower can not be used: save it again with unfreeze_mm_vision_tower."
+            f"{source}: weights of the vision tower are missing, among them {error.args[0]}. What was saved without "
+            "its tower can not be used: save it again with unfreeze_mm_vision_tower."
         ) from error
     ratios = [width // dim for width, dim in zip(inner, embed_dims, strict=True)]
     return {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": ratios}

@@ -1,7 +1,6 @@
 """FastVLM at full size with random weights, to measure time and memory without a download.                Lesson 9
 
-Its answers mean nothing, but it computes what the released model computes, and it sees its pictures: at timm's initial
-layer scales (1e-5) a tower gives nearly the same features whatever the pixels are.
+Its answers mean nothing, but it computes what the released model computes, and other pixels give other logits.
 """
 
 import torch
@@ -48,19 +47,25 @@ def random_fastvlm(
     Args:
         config: or the name of a size, see `full_size_config`.
 
-    Layer scales are 0.1 to 0.5 of either sign, and BatchNorm has statistics, so that other pixels give other logits.
     Lesson: 09.
     """
     config = full_size_config(config) if isinstance(config, str) else config
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model = FastVlmForVideo._from_config(config, dtype=dtype)
-        for name, parameter in model.model.vision_tower.named_parameters():
-            if name.endswith(".gamma"):
-                sign = torch.randint(0, 2, parameter.shape) * 2 - 1
-                parameter.data.uniform_(0.1, 0.5).mul_(sign)
-        for module in model.model.vision_tower.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+        for module in (*model.model.vision_tower.modules(), *model.model.multi_modal_projector.modules()):
+            _open_eye(module)
     return model.eval()
+
+
+@torch.no_grad()
+def _open_eye(module: torch.nn.Module) -> None:
+    """Weights that carry a picture from end to end; as they are first drawn, no pixel reaches the last stage."""
+    if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+        depthwise = getattr(module, "groups", 1) > 1  # no activation follows
+        torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if depthwise else "relu")
+    elif isinstance(module, torch.nn.BatchNorm2d):
+        module.running_mean.normal_(0, 0.1)
+        module.running_var.uniform_(0.5, 1.5)
+    elif hasattr(module, "gamma"):  # layer scales
+        module.gamma.uniform_(0.1, 0.5)

@@ -240,6 +240,11 @@ class VideoMixin(_Model):
         return super().generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
     @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: the weights are the base class's, so transformers shall rename old names of them as it does there."""
+        return False
+
+    @classmethod
     def from_pretrained(
         cls, path: str | Path | None, *args: Any, video_config: VideoConfig | None = None, **kwargs: Any
     ) -> Any:

@@ -191,8 +191,10 @@ def apple_checkpoint(base, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(settings))
-        for part in ("tokenizer.json", "tokenizer_config.json"):
-            (folder / part).write_text((base / part).read_text().replace("<image>", "<unused>"))
+        (folder / "tokenizer.json").write_text((base / "tokenizer.json").read_text().replace("<image>", "<unused>"))
+        tokenizer = json.loads((base / "tokenizer_config.json").read_text())
+        del tokenizer["image_token"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         write_weights(folder, weights, file, shards)
         return folder
 

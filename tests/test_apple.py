@@ -1,6 +1,7 @@
 """Apple's layout. With FVV_REAL_DATA: three checkpoints in it, and what Apple's own code makes of them."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 import torch
 from transformers import FastVlmForConditionalGeneration
 
-from fvv_lib import IGNORE_INDEX, apple, load_pretrained_model
+from fvv_lib import (
+    IGNORE_INDEX,
+    CheckpointError,
+    VideoConfig,
+    apple,
+    ask,
+    load_pretrained_model,
+    prepare_inputs_labels_for_multimodal,
+)
 from fvv_lib.apple import rename, translate_config
 
 CHECKPOINTS = ("checkpoint_untied", "checkpoint_tied", "checkpoint_tied_with_lm_head")
@@ -48,7 +57,9 @@ def test_a_checkpoint_gives_what_apples_code_gives(layout, name):
 
         ids, labels = reference["input_ids"], reference["labels"]
         text_mask = reference["attention_mask"].bool()
-        _, _, mask, _, embeds, new_labels = model_inputs(model, ids, text_mask, labels, images)
+        _, _, mask, _, embeds, new_labels = prepare_inputs_labels_for_multimodal(
+            model, ids, None, text_mask, None, labels, images
+        )
         close(embeds, "inputs_embeds")
         assert torch.equal(mask.bool(), reference["new_attention_mask"].bool()), case
         assert torch.equal(new_labels, reference["new_labels"]), case
@@ -59,12 +70,6 @@ def test_a_checkpoint_gives_what_apples_code_gives(layout, name):
         close(output.loss, kinds["loss"], kind="loss")
         close(model(ids, images, text_mask, labels=labels, full_logits=False).loss, kinds["loss"], kind="loss")
         assert (labels != IGNORE_INDEX).any()
-
-
-def model_inputs(model, ids, mask, labels, images):
-    from fvv_lib import prepare_inputs_labels_for_multimodal
-
-    return prepare_inputs_labels_for_multimodal(model, ids, None, mask, None, labels, images)
 
 
 def test_greedy_tokens_are_those_of_apples_code(layout):
@@ -129,3 +134,179 @@ def test_renames_are_the_published_ones(layout):
     published = json.loads((layout / "key_renames.json").read_text())
     assert {name: rename(name) for name in published} == published
     assert apple.CLIP_HEAD in published
+
+
+# --- without that folder: the tiny base as Apple's code would have saved it -------------------------------------------
+
+
+def add_head(weights, noise=0.0):
+    embedding = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = embedding + noise * torch.randn(embedding.shape)
+
+
+def untie(weights, settings):
+    add_head(weights, 0.01)
+    settings["tie_word_embeddings"] = False
+
+
+def logits(model, rows=474):
+    frames = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model(torch.tensor([[5, -200, -200, 6, 7]]), frames).logits[..., :rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "files"),
+    [
+        (None, {}),
+        (lambda weights, settings: add_head(weights), {}),
+        (
+            lambda weights, settings: settings.update(tie_word_embeddings=False),
+            {},
+        ),  # there is no head: the flag is wrong
+        (None, {"shards": 3}),
+        (None, {"file": "pytorch_model.bin"}),
+        (None, {"file": "pytorch_model.bin", "shards": 2}),
+    ],
+    ids=["tied", "tied with a repeated head", "no head, but the flag says untied", "sharded", "bin", "sharded bin"],
+)
+def test_what_was_the_base_is_the_base_again(apple_checkpoint, loaded, data_samples, change, files):
+    ours = load_pretrained_model(apple_checkpoint(change, **files), device="cpu")
+    model = ours.model
+    assert model.config.tie_word_embeddings
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    torch.testing.assert_close(logits(model), logits(loaded.model), atol=1e-3, rtol=0)
+    clip = data_samples / "videos" / "test" / "motion-0003.mp4"
+    question = "What colour is the shape?"
+    assert ask(ours, clip, question, 12) == ask(loaded, clip, question, 12)
+    assert model.config.vision_config.model_args == {
+        "inference_mode": True,
+        "layers": [1, 1, 1, 1],
+        "embed_dims": [16, 32, 64, 64],
+        "mlp_ratios": [2, 2, 2, 2],
+    }
+    assert model.config.image_seq_length == 4
+    assert ours.context_len == 1024
+    assert model.video_config == VideoConfig()
+
+
+def test_a_head_of_its_own_is_kept(apple_checkpoint):
+    kept = {}
+
+    def change(weights, settings):
+        untie(weights, settings)
+        kept.update(weights)
+
+    model = load_pretrained_model(apple_checkpoint(change), device="cpu").model
+    assert torch.equal(model.lm_head.weight, kept["lm_head.weight"])
+    assert torch.equal(model.get_input_embeddings().weight, kept["model.embed_tokens.weight"])
+    assert not model.config.tie_word_embeddings
+
+
+def test_a_head_that_contradicts_the_flag_is_an_error(apple_checkpoint):
+    folder = apple_checkpoint(lambda weights, settings: add_head(weights, 0.01))
+    with pytest.raises(CheckpointError, match=r"but the two differ\. Set it to false .* or take lm_head.weight out"):
+        load_pretrained_model(folder)
+
+
+def test_no_code_of_the_folder_runs(apple_checkpoint):
+    def change(weights, settings):
+        names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+        settings.update(auto_map=dict.fromkeys(names, "llava_qwen.Thing"), unfreeze_mm_vision_tower=False)
+
+    folder = apple_checkpoint(change, name="fastvit")
+    (folder / "llava_qwen.py").write_text("raise SystemExit('it ran')")
+    assert load_pretrained_model(folder, device="cpu").model.config.model_type == "fast_vlm"
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("it ran",))
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_not_unpickled(apple_checkpoint, capfd):
+    folder = apple_checkpoint(file="pytorch_model.bin")
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    torch.save({**weights, "trap": Trap()}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: its weights can not be read .* is not unpickled"):
+        load_pretrained_model(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"trap": Trap()}))
+    with pytest.raises(CheckpointError, match="can not be read"):
+        load_pretrained_model(folder)
+    assert "it ran" not in capfd.readouterr().out
+
+
+TOWER = "model.vision_tower.vision_tower.model"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w, s: w.pop(f"{TOWER}.network.7.0.layer_scale_1"), "missing: .*stages.3.blocks.0.layer_scale_1.gamma"),
+        (lambda w, s: w.pop("model.mm_projector.0.bias"), "missing: .*linear_1.bias"),
+        (lambda w, s: w.pop("model.embed_tokens.weight"), "missing: .*embed_tokens.weight"),
+        (lambda w, s: w.pop(f"{TOWER}.patch_embed.0.reparam_conv.weight"), "tower are missing, among them .*stem.0"),
+        (lambda w, s: [w.pop(key) for key in list(w) if "vision_tower" in key], "tower are missing"),
+        (lambda w, s: w.update({"extra.weight": torch.zeros(1)}), "unexpected: extra.weight"),
+        (lambda w, s: w.update({f"{TOWER}.network.11.x": torch.zeros(1)}), "unexpected: .*network.11.x"),
+        (
+            lambda w, s: w.update({f"{TOWER}.conv_exp.se.reduce.bias": torch.zeros(3)}),
+            "mismatched: .*se.fc1",
+        ),
+        (lambda w, s: s.update(mm_projector_type="linear"), "mm_projector_type is 'linear', supported is 'mlp2x_gelu'"),
+        (lambda w, s: s.update(image_aspect_ratio="anyres"), "image_aspect_ratio is 'anyres'"),
+        (lambda w, s: s.update(mm_use_im_start_end=True), "mm_use_im_start_end is True"),
+        (lambda w, s: s.update(mm_vision_tower="openai/clip-vit-large-patch14"), "mm_vision_tower is 'openai"),
+        (lambda w, s: s.pop("vocab_size"), "it can not be loaded .*vocab_size"),
+        (lambda w, s: s.update(vocab_size=400), "the tokenizer has 474 entries but the model's vocabulary is 400"),
+    ],
+)
+def test_what_is_missing_left_over_or_of_another_kind_is_an_error(apple_checkpoint, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained_model(apple_checkpoint(change))
+
+
+def test_missing_and_damaged_files_are_errors(apple_checkpoint, tmp_path):
+    folder = apple_checkpoint(shards=2)
+    shard = folder / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"model-00001-of-00002\.safetensors: its weights can not be read"):
+        load_pretrained_model(folder)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=r"model-00001-of-00002\.safetensors: its weights can not be read"):
+        load_pretrained_model(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not an index"):
+        load_pretrained_model(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(CheckpointError, match="it has no weights"):
+        load_pretrained_model(folder)
+
+
+@pytest.mark.parametrize("vocab_size", [512, 474], ids=["padded", "full"])
+def test_the_image_token_takes_a_row_that_no_text_uses(apple_checkpoint, vocab_size):
+    loaded = load_pretrained_model(apple_checkpoint(untie, vocab_size=vocab_size), device="cpu")
+    text = {token for _, token in loaded.tokenizer.get_vocab().items()}
+    assert loaded.tokenizer.convert_tokens_to_ids("<image>") == loaded.model.config.image_token_index == 474
+    assert len(text) == len(loaded.tokenizer) == 475
+    embedding = loaded.model.get_input_embeddings().weight
+    assert len(embedding) == len(loaded.model.lm_head.weight) == max(vocab_size, 475)
+    if vocab_size == 474:  # the row that was added never wins
+        assert (logits(loaded.model, 475).argmax(-1) != 474).all()
+
+
+def test_a_checkpoint_that_was_trained_on_the_middle_of_pictures_sees_the_middle(apple_checkpoint):
+    folder = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
+    loaded = load_pretrained_model(folder, device="cpu")
+    assert loaded.model.video_config.image_aspect_ratio == "crop"
+    assert not loaded.image_processor.do_pad
+    VideoConfig(image_aspect_ratio="pad", num_video_frames=2).save(folder)
+    assert load_pretrained_model(folder, device="cpu").model.video_config.num_video_frames == 2
+
+
+def test_half_precision_stays(apple_checkpoint):
+    def halve(weights, settings):
+        for name, tensor in weights.items():
+            weights[name] = tensor.bfloat16() if tensor.is_floating_point() else tensor
+
+    assert load_pretrained_model(apple_checkpoint(halve), device="cpu").model.dtype == torch.bfloat16

@@ -10,6 +10,14 @@ from fvv_lib.loading import tokens_per_frame
 
 
 @pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """The cache of huggingface_hub, empty, and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def copy(base, tmp_path):
     return shutil.copytree(base, tmp_path / "model_x")
 
@@ -58,17 +66,44 @@ def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
         load_pretrained_model(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="missing or broken"):
         load_pretrained_model(tmp_path)
-    with pytest.raises(CheckpointError, match=r"output/nowhere: it can not be loaded .*Give a folder"):
-        load_pretrained_model("output/nowhere")  # it might be a hub name
     for name in ("model.safetensors", "tokenizer.json", "processor_config.json"):
         (copy / name).rename(tmp_path / name)
         with pytest.raises(CheckpointError, match="model_x: it can not be loaded"):
             load_pretrained_model(copy)
         (tmp_path / name).rename(copy / name)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "model_type": "llava_qwen2"}))
-    with pytest.raises(CheckpointError, match="'llava_qwen2', supported is fast_vlm"):
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    with pytest.raises(CheckpointError, match="'gpt2', supported is fast_vlm, llava, llava_qwen2"):
         load_pretrained_model(copy)
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="model_x: it can not be loaded"):
+        load_pretrained_model(copy)
+
+
+def test_a_hub_name_without_a_network_says_what_to_do(offline):
+    with pytest.raises(CheckpointError, match=r"output/nowhere: no such folder, .* fetch it elsewhere .*that folder"):
+        load_pretrained_model("output/nowhere")
+
+
+def test_a_hub_name_loads_with_its_settings(offline, copy):
+    snapshot = offline / "models--owner--name" / "snapshots" / "0123abc"
+    (snapshot.parent.parent / "refs").mkdir(parents=True)
+    (snapshot.parent.parent / "refs" / "main").write_text(snapshot.name)
+    shutil.copytree(copy, snapshot)
+    VideoConfig(num_video_frames=3).save(snapshot)
+    assert load_pretrained_model("owner/name", device="cpu").model.video_config.num_video_frames == 3
+    assert FastVlmForVideo.from_pretrained("owner/name").video_config.num_video_frames == 3
+    (snapshot / "fvv_config.json").unlink()
+    assert FastVlmForVideo.from_pretrained("owner/name").video_config == VideoConfig()
+
+
+def test_settings_are_read_once(copy, monkeypatch):
+    reads = []
+    load = VideoConfig.load
+    monkeypatch.setattr(VideoConfig, "load", lambda folder: reads.append(folder) or load(folder))
+    load_pretrained_model(copy, device="cpu")
+    assert reads == [copy]
 
 
 def test_tokens_per_frame_follow_from_size_and_stride(model):
