@@ -34,6 +34,7 @@ from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN
 Weights = dict[str, torch.Tensor]
 
 MODEL_TYPE = "llava_qwen2"
+RELEASED_TOWER = {"layers": [2, 12, 24, 4, 2], "embed_dims": [96, 192, 384, 768, 1536], "mlp_ratios": [4] * 5}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ASPECT_RATIOS = {"pad": "pad", "square": "crop", None: "crop"}
 # What a folder may set to what; anything else needs code that FastVLM as released does not run.
@@ -121,7 +122,7 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
     """timm's `layers`, `embed_dims` and `mlp_ratios` of the vision tower, read off its weights.
 
     Raises:
-        CheckpointError: the weights that tell them are missing.
+        CheckpointError: the weights that tell them are missing, or whole blocks of a tower of the released width.
     """
     blocks = [re.match(rf"{re.escape(TIMM_TOWER)}stages\.(\d+)\.blocks\.(\d+)\.", name) for name in weights]
     numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
@@ -137,7 +138,13 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
             "its tower can not be used: save it again with unfreeze_mm_vision_tower."
         ) from error
     ratios = [width // dim for width, dim in zip(inner, embed_dims, strict=True)]
-    return {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": ratios}
+    sizes = {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": ratios}
+    if embed_dims == RELEASED_TOWER["embed_dims"] and sizes != RELEASED_TOWER:
+        raise CheckpointError(
+            f"{source}: the vision tower is as wide as the released one, but blocks of it are missing (in each stage "
+            f"{layers}, released: {RELEASED_TOWER['layers']}). Copy the weights again."
+        )
+    return sizes
 
 
 def image_size(settings: dict[str, Any], source: Path | str) -> int:

@@ -20,6 +20,11 @@ VIDEO_CONFIG_NAME = "fvv_config.json"
 PARTS = ("vision_tower", "projector", "language_model")
 
 
+def is_hub_name(path: str | Path) -> bool:
+    """Whether a path is no folder here and has the form of a hub name, owner/name."""
+    return not Path(path).exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/"))
+
+
 def _without_chance(strategy: str) -> str:
     return "segment" if strategy == "random" else strategy
 
@@ -60,8 +65,10 @@ class VideoConfig:
         Raises:
             CheckpointError: the file is not what `save` writes.
         """
-        file = cached_file(folder, VIDEO_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
-        if file is None:
+        file: Path | str | None = Path(folder) / VIDEO_CONFIG_NAME
+        if is_hub_name(folder):
+            file = cached_file(str(folder), VIDEO_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+        if file is None or not Path(file).is_file():
             return None
         try:
             stored = json.loads(Path(file).read_text())

@@ -20,7 +20,7 @@ from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.images import preprocess_frames, processor_size
 from fvv_lib.labels import tokenize_pieces
 from fvv_lib.loading import LoadedModel, tokens_per_frame
-from fvv_lib.model import FastVlmForVideo
+from fvv_lib.model import VideoMixin
 from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
 
 
@@ -68,7 +68,7 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
 
 
 def generate_answers(
-    model: FastVlmForVideo,
+    model: VideoMixin,
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Sequence[dict[str, str]]],
     images: Sequence[torch.Tensor],
@@ -111,7 +111,7 @@ def generate_answers(
 
 
 def evaluate(
-    model: FastVlmForVideo,
+    model: VideoMixin,
     tokenizer: PreTrainedTokenizerBase,
     dataset: LazySupervisedDataset,
     batch_size: int = 32,

@@ -3,14 +3,15 @@
 Its answers mean nothing, but it computes what the released model computes, and other pixels give other logits.
 """
 
+from typing import Any
+
 import torch
 from transformers import FastVlmConfig
 
-from fvv_lib.apple import fastvlm_config
+from fvv_lib.apple import RELEASED_TOWER, fastvlm_config
 from fvv_lib.errors import FvvError
 from fvv_lib.model import FastVlmForVideo
 
-TOWER = {"layers": [2, 12, 24, 4, 2], "embed_dims": [96, 192, 384, 768, 1536], "mlp_ratios": [4] * 5}
 IMAGE_TOKEN = 151646  # the first free row behind Qwen2's tokenizer
 _QWEN2 = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
           "vocab_size", "tie_word_embeddings")  # fmt: skip
@@ -31,9 +32,9 @@ def full_size_config(size: str = "0.5b", image_size: int = 1024) -> FastVlmConfi
     """
     if size not in LANGUAGE_MODELS:
         raise FvvError(f"Unknown size {size!r}: choose one of {', '.join(LANGUAGE_MODELS)}.")
-    text = dict(zip(_QWEN2, LANGUAGE_MODELS[size], strict=True))
+    text: dict[str, Any] = dict(zip(_QWEN2, LANGUAGE_MODELS[size], strict=True))
     text |= {"max_position_embeddings": 32768, "rope_theta": 1e6, "eos_token_id": 151645}
-    return fastvlm_config(text, TOWER, IMAGE_TOKEN, image_size)
+    return fastvlm_config(text, RELEASED_TOWER, IMAGE_TOKEN, image_size)
 
 
 def random_fastvlm(
@@ -65,7 +66,7 @@ def _open_eye(module: torch.nn.Module) -> None:
         depthwise = getattr(module, "groups", 1) > 1  # no activation follows
         torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if depthwise else "relu")
     elif isinstance(module, torch.nn.BatchNorm2d):
-        module.running_mean.normal_(0, 0.1)
-        module.running_var.uniform_(0.5, 1.5)
+        torch.nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
+        torch.nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
     elif hasattr(module, "gamma"):  # layer scales
-        module.gamma.uniform_(0.1, 0.5)
+        torch.nn.init.uniform_(module.get_parameter("gamma"), 0.1, 0.5)

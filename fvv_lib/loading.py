@@ -28,7 +28,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from fvv_lib import apple
-from fvv_lib.arguments import VideoConfig
+from fvv_lib.arguments import VideoConfig, is_hub_name
 from fvv_lib.errors import CheckpointError
 from fvv_lib.model import FastVlmForVideo, LlavaForVideo, VideoMixin
 
@@ -178,7 +178,7 @@ def _folder_of(path: str | Path) -> Path:
     folder = Path(path)
     if folder.exists():
         return folder
-    if str(path).count("/") != 1 or str(path).startswith((".", "/")):
+    if not is_hub_name(path):
         raise CheckpointError(f"{path}: no such folder. Give the folder of a checkpoint, or a hub name (owner/name).")
     try:
         folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.safetensors"]))

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fvv_lib import FvvError, random_fastvlm
+from fvv_lib import CheckpointError, FvvError, random_fastvlm
+from fvv_lib.apple import RELEASED_TOWER, tower_sizes
 from fvv_lib.fullsize import full_size_config
 from fvv_lib.loading import tokens_per_frame
 from fvv_lib.model import FastVlmForVideo
@@ -14,6 +15,15 @@ def test_the_sizes_are_those_of_the_release(size, billions):
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
     assert tokens_per_frame(model, 1024) == model.config.image_seq_length == 256
     assert model.config.text_config.rope_parameters["rope_theta"] == 1e6
+
+
+def test_a_tower_that_lost_its_last_block_is_no_smaller_tower():
+    with torch.device("meta"):
+        weights = FastVlmForVideo(full_size_config()).state_dict()
+    assert tower_sizes(weights, "here") == RELEASED_TOWER
+    weights = {name: tensor for name, tensor in weights.items() if "stages.2.blocks.23." not in name}
+    with pytest.raises(CheckpointError, match=r"here: .*in each stage \[2, 12, 23, 4, 2\], released: \[2, 12, 24, 4, 2\]"):
+        tower_sizes(weights, "here")
 
 
 def test_another_size_is_an_error_that_lists_them():
