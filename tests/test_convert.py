@@ -2,11 +2,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 
-from fvv_lib import CheckpointError, VideoConfig, ask, load_pretrained_model
+from fvv_lib import CheckpointError, VideoConfig, ask, load_pretrained_model, preprocess_frames
 from fvv_lib.convert import convert
 from fvv_lib.scenes import still
 
@@ -35,18 +37,11 @@ def ask_stock(folder, picture):
 
 
 @pytest.fixture
-def picture(rng_picture, tmp_path):
-    rng_picture.save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
-
-
-@pytest.fixture
-def rng_picture():
-    """Wide, so that cropping its middle would be another picture."""
-    import numpy as np
-
+def picture(tmp_path):
+    """Wide, so that its middle alone would be another picture."""
     image = Image.fromarray(still(np.random.default_rng(3))[0])
-    return image.resize((image.width * 2, image.height))
+    image.resize((image.width * 2, image.height)).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
 
 
 @pytest.mark.parametrize("vocab_size", [512, 474], ids=["padded", "full"])
@@ -68,6 +63,15 @@ def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path
     assert image == after.model.config.image_token_index == 474 < after.model.config.text_config.vocab_size
     assert list((tmp_path / "out").glob("*.safetensors"))
     assert not list((tmp_path / "out").glob("*.bin"))
+
+
+def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, tmp_path):
+    convert(apple_checkpoint(), tmp_path / "out")
+    image = Image.open(picture)
+    theirs = AutoProcessor.from_pretrained(tmp_path / "out")(images=image, text="<image>", return_tensors="pt")
+    ours = preprocess_frames(np.asarray(image)[None], 64)
+    assert (theirs.pixel_values - ours / 255).abs().mean() < 0.01
+    assert (theirs.input_ids == 474).sum() == 4
 
 
 def test_a_reference_checkpoint_answers_the_same_in_stock_transformers(real_data, tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AddedToken,
     AutoModelForImageTextToText,
@@ -140,6 +141,15 @@ def test_spliced_frames_are_what_stock_transformers_computes(save_llava, strateg
     processor = build_processor(loaded.tokenizer, loaded.image_processor, model)
     ids = processor(images=video[0, 0], text="<image>", return_tensors="pt").input_ids
     assert (ids == image).sum() == count
+
+
+def test_a_question_is_asked_on_the_mean_colour_too(save_llava, tmp_path):
+    loaded, seen = load_pretrained_model(save_llava(), device="cpu"), []
+    normalize = loaded.model.normalize
+    loaded.model.normalize = lambda frames: seen.append(frames) or normalize(frames)
+    Image.new("RGB", (40, 20)).save(tmp_path / "wide.png")
+    ask(loaded, tmp_path / "wide.png", "What is it?", 1)
+    assert seen[0][0, :, 0, 0].tolist() == [int(255 * mean) for mean in MEAN]
 
 
 def test_text_alone_keeps_its_place_in_a_batch(save_llava):
