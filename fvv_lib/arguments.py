@@ -87,11 +87,29 @@ class ModelArguments:
         default_factory=lambda: list(PARTS),
         metadata={"help": "Parts that are trained: any of vision_tower, projector, language_model."},
     )
+    lora_rank: int = field(
+        default=0,
+        metadata={"help": "Train the language model through LoRA of this rank (8 to 64 is usual); 0: in full."},
+    )
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "LoRA's output is scaled by lora_alpha / lora_rank; default: 2 * lora_rank."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.tunable_parts if part not in PARTS]
         if unknown or not self.tunable_parts:
             raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, got {self.tunable_parts}.")
+        wrong_alpha = self.lora_alpha is not None and self.lora_alpha <= 0
+        if self.lora_rank < 0 or wrong_alpha or not 0 <= self.lora_dropout < 1:
+            raise FvvError(
+                f"lora_rank must not be negative, lora_alpha must be above 0, and lora_dropout in [0, 1); got "
+                f"{self.lora_rank}, {self.lora_alpha}, {self.lora_dropout}."
+            )
+        if self.lora_rank and "language_model" not in self.tunable_parts:
+            raise FvvError("lora_rank trains the language model, but tunable_parts leaves it out: add language_model.")
+        if not self.lora_rank and (self.lora_alpha is not None or self.lora_dropout):
+            raise FvvError("lora_alpha and lora_dropout do nothing without a lora_rank: set it, or leave them out.")
 
 
 @dataclass

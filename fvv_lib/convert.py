@@ -1,9 +1,9 @@
-"""A checkpoint in Apple's layout as a folder that stock transformers loads.                                Lesson 8
+"""Apple's layout, or a LoRA and its base, as one folder that stock transformers loads.                     Lesson 8
 
     python -m fvv_lib.convert path/to/FastVLM-0.5B-apple path/to/FastVLM-0.5B
 
-No number changes on the way: the weights get other names, and the settings that Apple's code keeps in constants or in
-names are written out. `fvv_config.json` comes along, so our own evaluation goes on as before.
+From Apple's layout no number changes on the way: the weights get other names, and the settings that Apple's code keeps
+in constants or in names are written out. A LoRA is merged. `fvv_config.json` comes along, so our own evaluation goes on as before.
 """
 
 import sys
@@ -38,7 +38,7 @@ def main(source: tyro.conf.Positional[Path], folder: tyro.conf.Positional[Path])
     """Write a checkpoint in Hugging Face's layout.
 
     Args:
-        source: a checkpoint in Apple's layout.
+        source: a checkpoint in Apple's layout, or a LoRA.
         folder: where it is written; must not exist, or be empty.
     """
     try:

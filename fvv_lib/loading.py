@@ -30,6 +30,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from fvv_lib import apple
 from fvv_lib.arguments import VideoConfig, is_hub_name
 from fvv_lib.errors import CheckpointError
+from fvv_lib.lora import base_of, is_adapter, merge_lora
 from fvv_lib.model import FastVlmForVideo, LlavaForVideo, VideoMixin
 
 MODELS: dict[str, type[VideoMixin]] = {"fast_vlm": FastVlmForVideo, "llava": LlavaForVideo}
@@ -53,6 +54,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         folder: on this disk, also for a hub name.
         weights: under transformers' names, where they are not so in the folder; None where transformers reads them.
+        adapters: folders of LoRA to merge into the weights, in this order.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Checkpoint(NamedTuple):
     image_processor: BaseImageProcessor
     video_config: VideoConfig
     weights: apple.Weights | None = None
+    adapters: tuple[Path, ...] = ()
 
     @property
     def model_class(self) -> type[VideoMixin]:
@@ -75,10 +78,11 @@ class Checkpoint(NamedTuple):
 def load_pretrained_model(
     path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | str = "auto"
 ) -> LoadedModel:
-    """Load a checkpoint of FastVLM, in Hugging Face's layout or in Apple's own, or of LLaVA-1.5.
+    """Load a checkpoint of FastVLM, in Hugging Face's layout or in Apple's own, of LLaVA-1.5, or a LoRA of one.
 
     Args:
-        path: a folder, or a hub name where there is a network.
+        path: a folder, or a hub name where there is a network. An adapter is merged, in float32, into its base, which
+            its configuration names.
         device: default: the first GPU if there is one, else the CPU.
         dtype: of the weights; `auto` is as they are stored.
 
@@ -103,6 +107,10 @@ def load_pretrained_model(
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read all of a checkpoint but the model, see `load_pretrained_model`. Lesson: 08."""
     folder = _folder_of(path)
+    if is_adapter(folder):
+        base = open_checkpoint(base_of(folder))
+        video_config = VideoConfig.load(folder) or base.video_config
+        return base._replace(adapters=(*base.adapters, folder), video_config=video_config)
     settings = _read_settings(folder)
     with _refusing(path):
         if settings.get("model_type") == apple.MODEL_TYPE:
@@ -152,7 +160,10 @@ def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | st
     if translated and (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
         model.generation_config.pad_token_id = checkpoint.tokenizer.pad_token_id
-    return model
+    stored_as = model.dtype
+    for adapter in checkpoint.adapters:
+        model = merge_lora(model.float(), adapter)
+    return model.to(stored_as)
 
 
 @contextmanager

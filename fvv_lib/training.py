@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, Trainer, set_seed
 
@@ -23,6 +24,8 @@ from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
+from fvv_lib.lora import add_lora
+from fvv_lib.model import VideoMixin
 
 KEYS_OF_PART = {"vision_tower": "vision_tower.", "projector": "multi_modal_projector."}
 
@@ -32,14 +35,19 @@ def part_of(name: str) -> str:
     return next((part for part, key in KEYS_OF_PART.items() if key in name), "language_model")
 
 
-def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Let the parameters of these parts train, freeze all others; returns (trained, all) counts for each part."""
+def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> None:
+    """Let the parameters of these parts train, freeze all others."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts)
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """For each part, how many parameters are trained, and how many there are."""
     counts = dict.fromkeys(PARTS, (0, 0))
     for name, parameter in model.named_parameters():
-        part = part_of(name)
-        parameter.requires_grad_(part in parts)
-        trained, total = counts[part]
-        counts[part] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
+        if "original_module." not in name:  # PEFT trains a copy of it, which counts
+            trained, total = counts[part_of(name)]
+            counts[part_of(name)] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
     return counts
 
 
@@ -72,6 +80,12 @@ class VideoTrainer(Trainer):
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if isinstance(self.model, PeftModel) and self.args.should_save:  # a whole model saves it itself
+            base = cast(VideoMixin, self.model.base_model.model)
+            base.video_config.save(output_dir or self.args.output_dir)
+
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
     """Fine-tune a FastVLM on video; returns what is written to `metrics.json`.
@@ -99,7 +113,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     set_seed(training_args.seed)
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure(loaded, data_args, training_args)
-    counts = set_trainable(loaded.model, model_args.tunable_parts)
+    model: torch.nn.Module = loaded.model
+    if model_args.lora_rank:
+        model = add_lora(model, model_args)
+    else:
+        set_trainable(model, model_args.tunable_parts)
+    counts = count_parameters(model)
     data = make_supervised_data_module(loaded.tokenizer, data_args)
     test = None
     if data_args.test_data_path:
@@ -113,7 +132,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         report_plan(counts, datasets, data_args)
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
-    trainer = VideoTrainer(model=loaded.model, args=training_args, processing_class=processor, **data)
+    trainer = VideoTrainer(model=model, args=training_args, processing_class=processor, **data)
 
     def quiz() -> dict[str, Any] | None:
         if test is None:

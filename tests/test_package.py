@@ -10,7 +10,7 @@ import fvv_lib
 # The order in which the course reads the modules: each may import only what stands before it.
 ORDER = [
     *("errors", "arguments", "sampling", "isolation", "containers", "numbered", "packets", "reader", "decoding"),
-    *("images", "conversation", "tokens", "labels", "encoder", "model", "apple", "fullsize", "loading"),
+    *("images", "conversation", "tokens", "labels", "encoder", "model", "apple", "fullsize", "lora", "loading"),
     *("convert", "dataset", "check", "evaluation", "training", "scenes", "samples", "tiny", "plotting", "doctor"),
 ]
 REPORTS = {"training", "check"}  # may draw their figures with `plotting`

@@ -1,0 +1,98 @@
+"""Adapters: a small model that is trained on top of a frozen one.                                         Lesson 8
+
+LoRA leaves a weight W as it is and learns a difference of low rank beside it: W + (alpha / rank) B A. PEFT does the
+work. What stands here is which layers get one, what is trained in full beside them, and how both become one plain model
+again. This module knows nothing about folders with whole checkpoints.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+
+from fvv_lib.arguments import ModelArguments
+from fvv_lib.errors import CheckpointError
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# All matrices of attention and of the MLP, as in QLoRA: with attention alone, LoRA stays behind full fine-tuning.
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+WHOLE = {"vision_tower": "vision_tower", "projector": "multi_modal_projector"}
+
+
+def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> PeftModel:
+    """Put LoRA on the language model, freeze all else but the other `tunable_parts`, which are trained in full.
+
+    Those are PEFT's `modules_to_save`: it trains a copy of them, so that the frozen original stays (a second vision
+    tower in memory, 0.5 GB for FastVLM's), and saves the copy with the adapter.
+
+    Args:
+        model: changed in place: it answers with the adapter from now on.
+
+    Source: Hu et al. 2021 (LoRA), Dettmers et al. 2023 (QLoRA). Lesson: 08.
+    """
+    config = LoraConfig(
+        r=model_args.lora_rank,
+        lora_alpha=model_args.lora_alpha or 2 * model_args.lora_rank,
+        lora_dropout=model_args.lora_dropout,
+        target_modules=TARGETS,
+        modules_to_save=[WHOLE[part] for part in model_args.tunable_parts if part in WHOLE],
+    )
+    adapted = get_peft_model(model, config)
+    base = Path(model_args.model_name_or_path)
+    config.base_model_name_or_path = str(base.resolve() if base.exists() else model_args.model_name_or_path)
+    return adapted
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The checkpoint that an adapter was trained on: the folder or hub name in its configuration.
+
+    Raises:
+        CheckpointError: the configuration is broken, or the folder is no longer there.
+    """
+    file = folder / ADAPTER_CONFIG
+    try:
+        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file}: not an adapter's configuration ({error}). Copy the folder again.") from error
+    if not base or (Path(base).is_absolute() and not Path(base).exists()):
+        raise CheckpointError(f"{file}: its base_model_name_or_path {base!r} is not there. Set it to the folder.")
+    return str(base)
+
+
+def merge_lora(model: Model, folder: Path) -> Model:
+    """Add an adapter to the model that it was trained on: the same answers from a plain model.
+
+    Args:
+        model: best in float32: in bfloat16 the sum is rounded to 8 bits, and a small difference is lost.
+
+    Raises:
+        CheckpointError: the adapter's weights and the model's do not belong together; lists them.
+
+    Lesson: 08.
+    """
+    try:
+        adapted = PeftModel.from_pretrained(model, folder)
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as stored:
+            found = set(stored.keys())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: its adapter does not fit its base ({error}). Copy the folder again, or correct "
+            f"base_model_name_or_path in {ADAPTER_CONFIG}."
+        ) from error
+    expected = {name for name in adapted.state_dict() if ".default" in name}
+    expected = {name.replace(".modules_to_save.default", "").replace(".default", "") for name in expected}
+    if found != expected:
+        raise CheckpointError(
+            f"{folder}: weights and {ADAPTER_CONFIG} do not belong together (missing: {sorted(expected - found)}; "
+            f"unexpected: {sorted(found - expected)}). Copy the folder again."
+        )
+    return adapted.merge_and_unload()

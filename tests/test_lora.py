@@ -1,0 +1,187 @@
+"""LoRA through training, checkpoints and merging: the same logits each way."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from fvv_lib import (
+    CheckpointError,
+    DataArguments,
+    FastVlmForVideo,
+    FvvError,
+    ModelArguments,
+    TrainingArguments,
+    VideoConfig,
+    load_pretrained_model,
+    train,
+)
+from fvv_lib.convert import convert
+from fvv_lib.lora import add_lora
+from fvv_lib.training import count_parameters
+
+RANK = 4
+MATRICES = 7 * 4  # of attention and MLP, in 4 layers
+
+
+@pytest.fixture
+def run(base, annotate, media, tmp_path):
+    def start(output, model=base, steps=4, parts=("projector", "language_model"), **settings):
+        samples = [
+            {
+                "video": "clip.mp4",
+                "conversations": [
+                    {"from": "human", "value": "<image>\nWhich way does it move?"},
+                    {"from": "gpt", "value": f"It moves {way}."},
+                ],
+            }
+            for way in ("to the left", "up", "down", "to the right")
+        ]
+        train(
+            ModelArguments(str(model), list(parts), lora_rank=RANK),
+            DataArguments(data_path=[annotate(samples)], num_video_frames=3),
+            TrainingArguments(
+                output_dir=str(tmp_path / output),
+                max_steps=steps,
+                per_device_train_batch_size=2,
+                learning_rate=1e-2,
+                save_steps=2,
+                disable_tqdm=True,
+                report_to="none",
+                use_cpu=True,
+                **settings,
+            ),
+        )
+        return tmp_path / output
+
+    return start
+
+
+def logits(model):
+    torch.manual_seed(0)
+    ids = torch.tensor([[5, -200, 7, -200, 9, 11]])
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, images=torch.randint(0, 255, (1, 2, 3, 64, 64)).byte()).logits
+
+
+def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("fvv_lib.training.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
+    output = run("output")
+    trained = logits(kept[0])
+    assert (trained - logits(FastVlmForVideo.from_pretrained(base))).abs().max() > 0.1
+
+    loaded = load_pretrained_model(output, device="cpu")
+    assert type(loaded.model) is FastVlmForVideo
+    assert loaded.model.video_config.num_video_frames == 3
+    torch.testing.assert_close(logits(loaded.model), trained, atol=1e-5, rtol=0)
+
+    convert(output, tmp_path / "plain")
+    torch.testing.assert_close(
+        logits(load_pretrained_model(tmp_path / "plain", "cpu").model), trained, atol=1e-5, rtol=0
+    )
+    stock, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "plain", output_loading_info=True)
+    assert type(stock) is not FastVlmForVideo
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+    beside_base = PeftModel.from_pretrained(FastVlmForVideo.from_pretrained(base), output)  # as other programs load it
+    torch.testing.assert_close(logits(beside_base), trained, atol=1e-5, rtol=0)
+
+
+def test_every_checkpoint_holds_adapter_and_what_was_trained_in_full(run):
+    output = run("output")
+    for folder in (output / "checkpoint-2", output):
+        weights = load_file(folder / "adapter_model.safetensors")
+        assert sum("lora_A" in name for name in weights) == sum("lora_B" in name for name in weights) == MATRICES
+        rest = {name.rsplit(".", 2)[1] for name in weights if "lora" not in name}
+        assert rest == {"linear_1", "linear_2"}
+        assert VideoConfig.load(folder).num_video_frames == 3
+        load_pretrained_model(folder, device="cpu")
+
+
+def test_resuming_gives_what_an_unbroken_run_gives(run):
+    straight = run("straight")
+    resumed = run("straight/again", resume_from_checkpoint=str(straight / "checkpoint-2"))
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (straight, resumed))
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)
+
+
+def test_an_adapter_can_be_trained_on_top_of_an_adapter(run):
+    first = run("first")
+    second = run("second", model=first)
+    assert json.loads((second / "adapter_config.json").read_text())["base_model_name_or_path"] == str(first)
+    both = logits(load_pretrained_model(second, "cpu").model)
+    assert (both - logits(load_pretrained_model(first, "cpu").model)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("parts", [["language_model"], ["vision_tower", "projector", "language_model"]])
+def test_lora_trains_the_language_model_and_the_other_parts_in_full(base, parts):
+    model = FastVlmForVideo.from_pretrained(base)
+    full = count_parameters(model)
+    adapted = add_lora(model, ModelArguments(str(base), parts, lora_rank=RANK))
+    counts = count_parameters(adapted)
+    for part in ("vision_tower", "projector"):
+        assert counts[part] == (full[part][1] if part in parts else 0, full[part][1])
+    shapes = [p.shape for name, p in model.named_parameters() if name.endswith("base_layer.weight")]
+    assert len(shapes) == MATRICES
+    assert counts["language_model"][0] == sum(RANK * (rows + columns) for rows, columns in shapes)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    adapted.train()
+    out = adapted(
+        input_ids=torch.tensor([[5, -200, 9, 11]]),
+        images=torch.randint(0, 255, (1, 1, 3, 64, 64)).byte(),
+        labels=torch.tensor([[-100, -100, 9, 11]]),
+    )
+    out.loss.backward()
+    assert {name for name, parameter in adapted.named_parameters() if parameter.grad is not None} == trained
+
+
+def test_what_does_not_belong_together_is_an_error(run, tmp_path):
+    output = run("output", steps=2)
+    good = tmp_path / "good"
+    shutil.copytree(output, good)
+
+    weights = load_file(good / "adapter_model.safetensors")
+    name = next(name for name in weights if "lora_B" in name)
+    save_file({key: value for key, value in weights.items() if key != name}, output / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"output: .*missing: \['{name}'\]"):
+        load_pretrained_model(output)
+    save_file({**weights, "extra": torch.zeros(1)}, output / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"output: .*unexpected: \['extra'\]"):
+        load_pretrained_model(output)
+    save_file({**weights, name: torch.zeros(3, 3)}, output / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="output: its adapter does not fit its base"):
+        load_pretrained_model(output)
+    (output / "adapter_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="output: its adapter does not fit its base"):
+        load_pretrained_model(output)
+
+    config = json.loads((good / "adapter_config.json").read_text())
+    (good / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/no/such/folder"}))
+    with pytest.raises(CheckpointError, match=r"base_model_name_or_path '/no/such/folder' is not there"):
+        load_pretrained_model(good)
+    (good / "adapter_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not an adapter's configuration"):
+        load_pretrained_model(good)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora_rank": -1}, "lora_rank must not be negative"),
+        ({"lora_rank": 4, "lora_dropout": 1.0}, r"lora_dropout in \[0, 1\)"),
+        ({"lora_rank": 4, "lora_alpha": 0}, "lora_alpha must be above 0"),
+        ({"lora_rank": 4, "tunable_parts": ["projector"]}, "add language_model"),
+        ({"lora_alpha": 8}, "do nothing without a lora_rank"),
+    ],
+)
+def test_wrong_settings_are_errors(settings, message):
+    with pytest.raises(FvvError, match=message):
+        ModelArguments("model", **settings)
