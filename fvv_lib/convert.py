@@ -3,7 +3,8 @@
     python -m fvv_lib.convert path/to/FastVLM-0.5B-apple path/to/FastVLM-0.5B
 
 From Apple's layout no number changes on the way: the weights get other names, and the settings that Apple's code keeps
-in constants or in names are written out. A LoRA is merged. `fvv_config.json` comes along, so our own evaluation goes on as before.
+in constants or in names are written out. A LoRA is merged. `fvv_config.json` comes along, so our own evaluation goes on
+as before.
 """
 
 import sys

@@ -6,14 +6,17 @@ again. This module knows nothing about folders with whole checkpoints.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 
 from fvv_lib.arguments import ModelArguments
-from fvv_lib.errors import CheckpointError
+from fvv_lib.errors import CheckpointError, FvvError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -24,7 +27,7 @@ TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|d
 WHOLE = {"vision_tower": "vision_tower", "projector": "multi_modal_projector"}
 
 
-def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> PeftModel:
+def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> "PeftModel":
     """Put LoRA on the language model, freeze all else but the other `tunable_parts`, which are trained in full.
 
     Those are PEFT's `modules_to_save`: it trains a copy of them, so that the frozen original stays (a second vision
@@ -35,17 +38,26 @@ def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> PeftModel:
 
     Source: Hu et al. 2021 (LoRA), Dettmers et al. 2023 (QLoRA). Lesson: 08.
     """
-    config = LoraConfig(
+    peft = _import_peft()
+    config = peft.LoraConfig(
         r=model_args.lora_rank,
         lora_alpha=model_args.lora_alpha or 2 * model_args.lora_rank,
         lora_dropout=model_args.lora_dropout,
         target_modules=TARGETS,
         modules_to_save=[WHOLE[part] for part in model_args.tunable_parts if part in WHOLE],
     )
-    adapted = get_peft_model(model, config)
+    adapted = peft.get_peft_model(model, config)
     base = Path(model_args.model_name_or_path)
     config.base_model_name_or_path = str(base.resolve() if base.exists() else model_args.model_name_or_path)
     return adapted
+
+
+def _import_peft() -> ModuleType:
+    try:
+        import peft
+    except ImportError as error:
+        raise FvvError("LoRA needs the package peft: install fvv_lib[scale], or peft alone.") from error
+    return peft
 
 
 def is_adapter(folder: Path) -> bool:
@@ -60,7 +72,7 @@ def base_of(folder: Path) -> str:
     """
     file = folder / ADAPTER_CONFIG
     try:
-        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+        base = _import_peft().PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{file}: not an adapter's configuration ({error}). Copy the folder again.") from error
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
@@ -80,7 +92,7 @@ def merge_lora(model: Model, folder: Path) -> Model:
     Lesson: 08.
     """
     try:
-        adapted = PeftModel.from_pretrained(model, folder)
+        adapted = _import_peft().PeftModel.from_pretrained(model, folder)
         with safe_open(folder / ADAPTER_WEIGHTS, "pt") as stored:
             found = set(stored.keys())
     except (OSError, ValueError, RuntimeError) as error:

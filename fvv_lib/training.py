@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, Trainer, set_seed
 
@@ -82,7 +81,7 @@ class VideoTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if isinstance(self.model, PeftModel) and self.args.should_save:  # a whole model saves it itself
+        if not isinstance(self.model, VideoMixin) and self.args.should_save:  # PEFT saves what is its own
             base = cast(VideoMixin, self.model.base_model.model)
             base.video_config.save(output_dir or self.args.output_dir)
 
