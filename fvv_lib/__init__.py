@@ -40,7 +40,8 @@ _PUBLIC = {
     "loading": ("load_pretrained_model",),
     "convert": ("convert",),
     "dataset": ("LazySupervisedDataset", "DataCollatorForSupervisedDataset", "make_supervised_data_module"),
-    "evaluation": ("ask", "evaluate", "accuracy_by_kind"),
+    "evaluation": ("evaluate", "accuracy_by_kind"),
+    "chat": ("Chat", "ask"),
     "training": ("train",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

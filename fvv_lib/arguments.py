@@ -33,7 +33,8 @@ def _without_chance(strategy: str) -> str:
 class VideoConfig:
     """How videos were sampled, prepared and prompted: what evaluation and chat must do as training did.
 
-    Saved as `fvv_config.json` beside `config.json`. The defaults are FastVLM's.
+    Saved as `fvv_config.json` beside `config.json`; a file from before a setting existed has its default. The defaults
+    are FastVLM's.
     """
 
     num_video_frames: int = 8
@@ -42,6 +43,8 @@ class VideoConfig:
     version: str = "qwen_2"
     image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    time_marks: str = "none"
+    frame_pool: int = 1
 
     @property
     def inference_sampling(self) -> str:
@@ -134,6 +137,14 @@ class DataArguments:
         default="uniform",
         metadata={"help": "Which frames: uniform, segment, or random (differs by epoch, the same in every run)."},
     )
+    time_marks: str = field(
+        default="none",
+        metadata={"help": "seconds: write the time of each frame of a video before it, like <1.5s>; or none."},
+    )
+    frame_pool: int = field(
+        default=1,
+        metadata={"help": "Average this many by this many tokens of each frame: 2 leaves a quarter of them."},
+    )
     video_backend: str = field(default="auto", metadata={"help": "auto or pyav (exact), or decord."})
     image_aspect_ratio: str = field(
         default="pad", metadata={"help": "pad to a square (FastVLM), crop its middle, or resize to it."}
@@ -163,13 +174,14 @@ class DataArguments:
     background: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
 
     def __post_init__(self) -> None:
-        for name in ("num_video_frames", "max_new_tokens"):
+        for name in ("num_video_frames", "frame_pool", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.decode_timeout < 0:
             raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}.")
         choices = {
             "frame_sampling": ("uniform", "segment", "random"),
+            "time_marks": ("none", "seconds"),
             "video_backend": ("auto", "pyav", "decord"),
             "image_aspect_ratio": ("pad", "crop", "resize"),
             "mismatch": ("exact", "tolerant", "strict"),

@@ -19,11 +19,12 @@ from pathlib import Path
 import tyro
 from accelerate import init_empty_weights
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from fvv_lib.arguments import DataArguments
+from fvv_lib.arguments import DataArguments, VideoConfig
 from fvv_lib.dataset import LazySupervisedDataset
 from fvv_lib.decoding import is_video
-from fvv_lib.errors import FvvError
+from fvv_lib.errors import FvvError, TokenBudgetError
 from fvv_lib.images import processor_size
 from fvv_lib.loading import open_checkpoint, tokens_per_frame
 
@@ -41,13 +42,15 @@ class MediaReport:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """One sample: its name, its expanded length in tokens, its media, and the error that it would raise (or none)."""
+    """One sample: its name, its expanded length in tokens, its media, and the error that it would raise (or none).
+    `index` is its place in the dataset; None where the dataset has left it out."""
 
     name: str
     tokens: int = 0
     media: list[MediaReport] = field(default_factory=list)
     kind: str = ""
     problem: str = ""
+    index: int | None = None
 
 
 def check_data(dataset: LazySupervisedDataset, workers: int | None = None, quiet: bool = False) -> list[SampleReport]:
@@ -79,15 +82,17 @@ def _kind(error: FvvError) -> str:
 def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
     name, tokens = dataset.names[index], dataset.lengths[index]
     media: list[MediaReport] = []
+    videos = []
     try:
         for path in dataset.media(index):
-            video = dataset.read(path, index)
+            videos.append(video := dataset.read(path, index))
             height, width = video.frames.shape[1:3]
             seconds = round(video.duration, 3) if is_video(path) else 0.0
             media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
+        tokens = dataset.measure(index, videos)
     except FvvError as error:
-        return SampleReport(name, tokens, media, _kind(error), str(error))
-    return SampleReport(name, tokens, media)
+        return SampleReport(name, tokens, media, _kind(error), str(error), index)
+    return SampleReport(name, tokens, media, index=index)
 
 
 def format_problems(reports: Sequence[SampleReport], limit: int = 20) -> str:
@@ -115,6 +120,21 @@ def write_report(path: Path, reports: Sequence[SampleReport]) -> None:
         path.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
 
 
+def _configure(args: DataArguments, path: str, max_length: int | None) -> PreTrainedTokenizerBase:
+    """Let the settings agree with a checkpoint, as training does; returns its tokenizer."""
+    checkpoint = open_checkpoint(path)
+    args.image_size = processor_size(checkpoint.image_processor)
+    with init_empty_weights():
+        model = checkpoint.model_class(checkpoint.config)
+    model.video_config = VideoConfig(frame_pool=args.frame_pool)
+    args.tokens_per_frame = tokens_per_frame(model, args.image_size)
+    limit = checkpoint.context_len
+    if max_length is not None and not 1 <= max_length <= limit:
+        raise TokenBudgetError(f"model_max_length={max_length}: the checkpoint reads 1 to {limit} positions.")
+    args.max_length = max_length or limit
+    return checkpoint.tokenizer
+
+
 def main(
     data: tyro.conf.Positional[list[str]],
     model_name_or_path: str,
@@ -122,6 +142,8 @@ def main(
     num_video_frames: int = 8,
     frame_sampling: str = "uniform",
     version: str = "qwen_2",
+    time_marks: str = "none",
+    frame_pool: int = 1,
     model_max_length: int | None = None,
     decode_timeout: float = 60.0,
     workers: int | None = None,
@@ -138,6 +160,8 @@ def main(
         num_video_frames: frames taken from each video.
         frame_sampling: uniform, segment or random.
         version: the chat template.
+        time_marks: none or seconds.
+        frame_pool: tokens of a frame that are averaged, in each direction.
         model_max_length: positions a sample may take; default: what the checkpoint allows.
         decode_timeout: seconds that reading one video may take.
         workers: videos read at a time; default: one per core.
@@ -146,25 +170,23 @@ def main(
         write_clean: write the good samples to this .json, and the names of the others beside it; their paths stay as
             they are, so keep it in the folder of the annotation file.
     """
-    args = DataArguments(
-        data_path=data,
-        image_folder=image_folder,
-        num_video_frames=num_video_frames,
-        frame_sampling=frame_sampling,
-        version=version,
-        bad_samples="skip",
-        decode_timeout=decode_timeout,
-    )
     try:
-        checkpoint = open_checkpoint(model_name_or_path)
-        args.image_size = processor_size(checkpoint.image_processor)
-        with init_empty_weights():
-            args.tokens_per_frame = tokens_per_frame(checkpoint.model_class(checkpoint.config), args.image_size)
-        args.max_length = min(checkpoint.context_len, model_max_length or checkpoint.context_len)
-        dataset = LazySupervisedDataset(checkpoint.tokenizer, data, args)
+        args = DataArguments(
+            data_path=data,
+            image_folder=image_folder,
+            num_video_frames=num_video_frames,
+            frame_sampling=frame_sampling,
+            version=version,
+            time_marks=time_marks,
+            frame_pool=frame_pool,
+            bad_samples="skip",
+            decode_timeout=decode_timeout,
+        )
+        tokenizer = _configure(args, model_name_or_path, model_max_length)
+        dataset = LazySupervisedDataset(tokenizer, data, args)
+        reports = check_data(dataset, workers)
     except FvvError as error:
         sys.exit(f"error: {error}")
-    reports = check_data(dataset, workers)
     print(format_problems(reports))
     if report:
         write_report(report, reports)
@@ -180,7 +202,8 @@ def main(
         ).savefig(histograms)
     bad = {report.name: report.problem for report in reports if report.problem}
     if write_clean:
-        good = [sample for sample, name in zip(dataset.samples, dataset.names, strict=True) if name not in bad]
+        kept = sorted(report.index for report in reports if report.index is not None and not report.problem)
+        good = [dataset.samples[index] for index in kept]
         write_clean.write_text(json.dumps(good, indent=1) + "\n")
         write_clean.with_suffix(".dropped.json").write_text(json.dumps(bad, indent=1) + "\n")
         print(f"{len(good)} good samples written to {write_clean}")

@@ -1,33 +1,40 @@
 """Lazy dataset, collator, validation split.                                                               Lesson 5
 
-An annotation file is a list of samples in LLaVA's format: `image` or `video` (a path, or a list of them), and
-`conversations`. The text is checked for every sample when the dataset is made; pixels are read when a sample is asked
-for. This module knows nothing about models.
+The text is checked for every sample when the dataset is made; pixels, and the times of frames, are read when a sample
+is asked for. This module knows nothing about models.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from fvv_lib.annotations import Sample, check_sample, media_of, name_samples, read_annotations
 from fvv_lib.arguments import DataArguments
-from fvv_lib.conversation import check_turns, get_template
+from fvv_lib.conversation import get_template
 from fvv_lib.decoding import VideoFrames, count_frames, is_video, read_media
 from fvv_lib.errors import DataFormatError, FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
-from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
+from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, Times, check_token_budget, preprocess_multimodal
 
-Sample = dict[str, Any]
+
+class Shown(NamedTuple):
+    """A sample as the model reads it: its turns, with one `<image>` for each frame and the time marks; their
+    `input_ids` and `labels`, int64 (L,); and its frames, uint8 (T, 3, S, S)."""
+
+    turns: list[dict[str, str]]
+    tokens: dict[str, torch.Tensor]
+    images: torch.Tensor
 
 
 class LazySupervisedDataset(Dataset):
@@ -43,7 +50,8 @@ class LazySupervisedDataset(Dataset):
         data_args: needs `image_size` and `tokens_per_frame`, which `training` sets from the checkpoint.
 
     Attributes:
-        lengths: positions that each sample takes, frames included.
+        lengths: positions that each sample takes, frames included. Time marks are written with the true times of the
+            frames, which a file tells when it is read: until `check_media` has read a sample, they are not counted.
         dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
         bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
             `bad_samples="skip"`.
@@ -51,7 +59,8 @@ class LazySupervisedDataset(Dataset):
     Raises (with `bad_samples="raise"`):
         DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
         VideoDecodeError: a picture or video that does not exist.
-        TokenBudgetError: a sample that is too long. All three before any training step.
+        TokenBudgetError: a sample that is too long. All three before any training step. With time marks a sample may be
+            too long by the marks alone: that is found when it is read, in `check_media` and again in each epoch.
 
     Differs from the described system: a sample that can not be read is an error; there, any exception returns sample 0
     in its place without a word. Lesson: 05.
@@ -68,7 +77,7 @@ class LazySupervisedDataset(Dataset):
         for path in data_path:
             samples = read_annotations(path)
             self.samples += samples
-            self.names += [f"{path}, sample {s.get('id', i)}" for i, s in enumerate(samples)]
+            self.names += name_samples(path, samples)
             self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
         self.lengths = [0] * len(self)
@@ -84,31 +93,43 @@ class LazySupervisedDataset(Dataset):
         self.epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {**self.tokens(index), "images": self.frames(index)}
+        shown = self.show(index)
+        return {**shown.tokens, "images": shown.images}
 
-    def tokens(self, index: int) -> dict[str, torch.Tensor]:
-        """`input_ids` and `labels` of a sample; no file is read."""
-        media = self.media(index)
-        sources = preprocess_multimodal(
-            [self.samples[index]["conversations"]], self.data_args, self.frame_counts(index)
-        )
-        both = preprocess(
-            sources,
-            self.tokenizer,
-            bool(media),
-            self.data_args.version,
-            self.data_args.mismatch,
-            names=[self.names[index]],
-        )
+    def show(self, index: int) -> Shown:
+        """Read the pictures and videos of a sample, and write and check its prompt."""
+        videos = [self.read(path, index) for path in self.media(index)]
+        turns = self._turns(index, videos)
+        tokens = self._tokens(index, turns)
+        self._check_budget(index, tokens)
+        return Shown(turns, tokens, self._pixels(videos))
+
+    def measure(self, index: int, videos: Sequence[VideoFrames]) -> int:
+        """Positions that a sample takes with these pictures and videos, frames and time marks included. `random` frames
+        have other times in each epoch: there each mark counts as much as one at the end of the clip, which has the most
+        digits.
+
+        Raises:
+            TokenBudgetError: they are more than the model may read.
+        """
+        if self.data_args.frame_sampling == "random":
+            videos = [replace(video, timestamps=np.full_like(video.timestamps, video.duration)) for video in videos]
+        return self._check_budget(index, self._tokens(index, self._turns(index, videos)))
+
+    def _turns(self, index: int, videos: Sequence[VideoFrames] | None = None) -> list[dict[str, str]]:
+        """The conversation with one `<image>` per frame; without the videos, without time marks."""
+        times = None if videos is None else marked_times(self.media(index), videos, self.data_args.time_marks)
+        source = self.samples[index]["conversations"]
+        return preprocess_multimodal([source], self.data_args, self.frame_counts(index), times)[0]
+
+    def _tokens(self, index: int, turns: Sequence[dict[str, str]]) -> dict[str, torch.Tensor]:
+        args, names = self.data_args, [self.names[index]]
+        both = preprocess([turns], self.tokenizer, bool(self.media(index)), args.version, args.mismatch, names)
         return {key: values[0] for key, values in both.items()}
 
-    def frames(self, index: int) -> torch.Tensor:
-        """Frames of all media of a sample, uint8 (T, 3, S, S)."""
+    def _pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
         args, size = self.data_args, self.data_args.image_size
-        clips = [
-            preprocess_frames(self.read(path, index).frames, size, args.image_aspect_ratio, args.background)
-            for path in self.media(index)
-        ]
+        clips = [preprocess_frames(video.frames, size, args.image_aspect_ratio, args.background) for video in videos]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
     def read(self, path: Path, index: int) -> VideoFrames:
@@ -129,15 +150,15 @@ class LazySupervisedDataset(Dataset):
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
-        value: str | list[str] = _media_of(self.samples[index])
-        return [self.folders[index] / path for path in ([value] if isinstance(value, str) else value)]
+        return [self.folders[index] / path for path in media_of(self.samples[index])]
 
     def frame_counts(self, index: int) -> list[int]:
         """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
         return [self.data_args.num_video_frames if is_video(path) else 1 for path in self.media(index)]
 
     def check_media(self) -> Iterator[tuple[int, FvvError | None]]:
-        """Read the frames of every sample once, in threads; yields each sample's index and what is wrong with it.
+        """Read the frames of every sample once, in threads; yields each sample's index and what is wrong with it. From
+        then on `lengths` has the time marks.
 
         Where training takes other frames in each epoch (`random`), every frame of a video is decoded.
         """
@@ -147,7 +168,7 @@ class LazySupervisedDataset(Dataset):
                 if self.data_args.frame_sampling == "random":
                     for path in filter(is_video, self.media(index)):
                         count_frames(path, timeout=self.data_args.decode_timeout or None)
-                self.frames(index)
+                self.lengths[index] = self.measure(index, [self.read(path, index) for path in self.media(index)])
             except FvvError as error:
                 return index, error
             return index, None
@@ -191,49 +212,30 @@ class LazySupervisedDataset(Dataset):
     def _check(self, index: int) -> tuple[int, bool]:
         """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
         sample, name = self.samples[index], self.names[index]
-        check_turns(sample.get("conversations", []), name)
-        if "image" in sample and "video" in sample:
-            raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
-        value = _media_of(sample)
-        if not isinstance(value, str) and not (
-            isinstance(value, list) and all(isinstance(path, str) for path in value)
-        ):
-            raise DataFormatError(f"{name}: 'image' must be a path or a list of paths, got {value!r}.")
-        media = self.media(index)
-        placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
-        if placeholders != len(media):
-            raise DataFormatError(
-                f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(media)} pictures or videos. "
-                f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs."
-            )
-        for path in media:
+        check_sample(sample, name)
+        for path in self.media(index):
             if not path.exists():
                 raise VideoDecodeError(f"{name}: {path}: no such file. Check the path, or set image_folder.")
-        tokens = self.tokens(index)
+        answers = "".join(turn["value"] for turn in sample["conversations"][1::2])
+        if self.data_args.time_marks != "none" and DEFAULT_IMAGE_TOKEN in answers:
+            raise DataFormatError(
+                f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, and its time marks would be learned as its words. Write "
+                f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
+            )
+        tokens = self._tokens(index, self._turns(index))
+        return self._check_budget(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
+
+    def _check_budget(self, index: int, tokens: dict[str, torch.Tensor]) -> int:
         limit = self.data_args.max_length or self.tokenizer.model_max_length
-        length = check_token_budget(tokens["input_ids"].tolist(), self.data_args.tokens_per_frame, limit, name)
-        return length, bool((tokens["labels"] != IGNORE_INDEX).any())
+        ids = tokens["input_ids"].tolist()
+        return check_token_budget(ids, self.data_args.tokens_per_frame, limit, self.names[index])
 
 
-def _media_of(sample: Sample) -> Any:
-    return sample.get("image", sample.get("video", []))
-
-
-def read_annotations(path: str | Path) -> list[Sample]:
-    """Read a JSON annotation file: a list of samples, each an object.
-
-    Raises:
-        DataFormatError: the file is missing, is not JSON, or is not a list of objects.
-    """
-    try:
-        samples = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: no such annotation file.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"{path}: not valid JSON ({error}). Look at that place in a JSON checker.") from error
-    if not isinstance(samples, list) or not samples or not all(isinstance(sample, dict) for sample in samples):
-        raise DataFormatError(f"{path}: the file must be a list of at least one sample, each a JSON object.")
-    return samples
+def marked_times(paths: Sequence[Path], videos: Sequence[VideoFrames], time_marks: str) -> Times | None:
+    """The times that are written before the frames, of each video its own and of a picture none; None without marks."""
+    if time_marks == "none":
+        return None
+    return [video.timestamps.tolist() if is_video(path) else [] for path, video in zip(paths, videos, strict=True)]
 
 
 @dataclass

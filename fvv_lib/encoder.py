@@ -5,10 +5,12 @@ laid in one long row, encoded in one pass, and cut apart again. That equals a lo
 each picture on its own (as long as its BatchNorm is in eval mode). This module knows nothing about text.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from fvv_lib.errors import FvvError
 
@@ -66,8 +68,45 @@ def unflatten_frames(features: torch.Tensor, sizes: Sequence[int]) -> list[torch
     return list(features.split(list(sizes)))
 
 
+def pooled_tokens(tokens: int, pool: int) -> int:
+    """Tokens of a frame after pooling: 256 with 2 x 2 are 64.
+
+    Raises:
+        FvvError: the tokens are not a square that can be cut into squares of pool x pool.
+
+    Lesson: 04.
+    """
+    side = math.isqrt(tokens)
+    if pool != 1 and (side * side != tokens or side % pool):
+        raise FvvError(
+            f"frame_pool={pool} can not average the {tokens} tokens of a frame: they must be a square whose side is a "
+            f"multiple of {pool}. Use another frame_pool, 1 for none."
+        )
+    return tokens // pool**2
+
+
+def pool_frames(features: torch.Tensor, pool: int) -> torch.Tensor:
+    """Average squares of pool x pool neighbouring tokens of each frame: (F, K, D) -> (F, K / pool^2, D), row by row.
+
+    It comes after the projector, as in LLaVA-OneVision: a projector that was trained without pooling gets what it was
+    trained on, and an average of its outputs still lies among the vectors that the language model knows. So a
+    checkpoint can be pooled, or not, without a new projector.
+
+    Raises:
+        FvvError: see `pooled_tokens`.
+
+    Source: Li et al., LLaVA-OneVision, 2024. Lesson: 04.
+    """
+    if pool == 1:
+        return features
+    pooled_tokens(features.shape[1], pool)  # raises
+    side = math.isqrt(features.shape[1])
+    grid = features.transpose(1, 2).unflatten(2, (side, side))  # (F, D, side, side)
+    return F.avg_pool2d(grid, pool).flatten(2).transpose(1, 2)
+
+
 def encode_images(model: Any, images: Images, frames_per_chunk: int | None = None) -> list[torch.Tensor]:
-    """Encode all frames of a batch in one pass of vision tower and projector.
+    """Encode all frames of a batch in one pass of vision tower and projector, and pool them where the model is set so.
 
     Args:
         model: a `VideoMixin` model.
@@ -76,14 +115,16 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         frames_per_chunk: encode at most so many frames at a time, to bound the memory of activations.
 
     Returns:
-        B tensors (T, K, D): K tokens per frame, D the width of the language model.
+        B tensors (T, K, D): K tokens per frame (with `video_config.frame_pool`, those that are left), D the width of
+        the language model.
 
     Lesson: 04.
     """
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
         features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D), of LLaVA f x (K, D)
-        return features if isinstance(features, torch.Tensor) else torch.stack(features)
+        features = features if isinstance(features, torch.Tensor) else torch.stack(features)
+        return pool_frames(features, model.video_config.frame_pool)
 
     frames, sizes = flatten_frames(images)
     if len(frames) == 0:  # every rank must run the encoder in every step, or the others wait for it for ever

@@ -5,23 +5,19 @@ stopped where the answer begins. This module knows nothing about training.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from fvv_lib.conversation import get_template
 from fvv_lib.dataset import LazySupervisedDataset
-from fvv_lib.decoding import read_media
 from fvv_lib.errors import DataFormatError, FvvError
-from fvv_lib.images import preprocess_frames, processor_size
 from fvv_lib.labels import tokenize_pieces
-from fvv_lib.loading import LoadedModel, tokens_per_frame
 from fvv_lib.model import VideoMixin
-from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
+from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN
 
 
 @dataclass(frozen=True)
@@ -36,56 +32,57 @@ class Answer:
     correct: bool
 
 
-def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question: str, max_new_tokens: int = 128) -> str:
-    """Ask a question about a video, a picture, or several, in the way the model was trained; greedy.
+def prompt_ids(
+    turns: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, version: str, sample: str = "conversation"
+) -> list[int]:
+    """Token ids of a conversation that ends with a question, up to where its answer begins: those of training.
 
     Args:
-        loaded: what `load_pretrained_model` returns.
-        media: one path, or several.
-        question: `<image>` is put before it for each of the media, unless it stands in it already.
+        turns: LLaVA turns, `<image>` already expanded; each becomes -200.
+        version: the chat template.
+        sample: what the conversation is called in errors.
 
-    Raises:
-        VideoDecodeError: a file can not be read. DataFormatError: `<image>` are not as many as the media.
-        TokenBudgetError: prompt and answer are longer than the model may read.
+    Lesson: 07.
     """
-    config = loaded.model.video_config
-    paths = [media] if isinstance(media, str | Path) else list(media)
-    size = processor_size(loaded.image_processor)
-    clips = [torch.empty(0, 3, size, size, dtype=torch.uint8)]
-    for path in paths:
-        video = read_media(Path(path), config.num_video_frames, strategy=config.inference_sampling)
-        clips.append(preprocess_frames(video.frames, size, config.image_aspect_ratio, config.background))
-    name = f"The question {question[:40]!r}, with {max_new_tokens} tokens kept for its answer"
-    if DEFAULT_IMAGE_TOKEN not in question:
-        question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(paths) + question
-    turns = preprocess_multimodal([[{"from": "human", "value": question}]], None, [len(clip) for clip in clips[1:]])[0]
-    prompt = tokenize_pieces(get_template(config.version).render(turns), loaded.tokenizer)[0]
-    room = loaded.context_len - max_new_tokens
-    check_token_budget(prompt, tokens_per_frame(loaded.model, size), room, name)
-    return generate_answers(
-        loaded.model, loaded.tokenizer, [turns], [torch.cat(clips)], config.version, max_new_tokens=max_new_tokens
-    )[0]
+    return tokenize_pieces(get_template(version).render(turns, sample), tokenizer)[0]
+
+
+class AnswerStreamer(TextStreamer):
+    """Hands an answer on in pieces while it is generated, up to its end mark."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end: re.Pattern[str], write: Callable[[str], Any]) -> None:
+        super().__init__(tokenizer, skip_prompt=True)
+        self.end_mark, self.write, self.over = end, write, False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if not self.over:
+            answer, *rest = self.end_mark.split(text)
+            self.over = bool(rest)
+            self.write(answer)
 
 
 def generate_answers(
     model: VideoMixin,
     tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[dict[str, str]]],
+    prompts: Sequence[Sequence[int]],
     images: Sequence[torch.Tensor],
     version: str,
     max_new_tokens: int = 32,
+    write: Callable[[str], Any] | None = None,
 ) -> list[str]:
-    """Answer a batch of conversations that end with a question, greedily.
+    """Answer a batch of prompts, greedily.
 
     Args:
-        conversations: LLaVA turns, `<image>` already expanded.
-        images: for each conversation its frames, uint8 (T, 3, S, S); T may be 0.
-        version: the chat template.
+        prompts: token ids, see `prompt_ids`.
+        images: for each prompt its frames, uint8 (T, 3, S, S); T may be 0.
+        version: the chat template; its end mark ends an answer.
+        write: called with each piece of the answer as soon as it is there; for a batch of one.
 
     Lesson: 07.
     """
     template = get_template(version)
-    prompts = [tokenize_pieces(template.render(turns), tokenizer)[0] for turns in conversations]
+    ends = [template.stop, tokenizer.pad_token, tokenizer.eos_token]
+    end = re.compile("|".join(re.escape(mark) for mark in ends if mark))
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), tokenizer.pad_token_id)
     mask = torch.zeros_like(input_ids)
@@ -103,11 +100,10 @@ def generate_answers(
         do_sample=False,
         eos_token_id=stop if len(stop) == 1 else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        streamer=write and AnswerStreamer(tokenizer, end, write),
     )
     model.train(was_training)
-    texts = tokenizer.batch_decode(output, skip_special_tokens=False)
-    ends = [template.stop, tokenizer.pad_token, tokenizer.eos_token]
-    return [re.split("|".join(re.escape(end) for end in ends if end), text)[0].strip() for text in texts]
+    return [end.split(text)[0].strip() for text in tokenizer.batch_decode(output, skip_special_tokens=False)]
 
 
 def evaluate(
@@ -129,27 +125,28 @@ def evaluate(
     """
     for index in range(len(dataset)):
         _check_questions(dataset, index)
-    questions = []
-    for index, sample in enumerate(dataset.samples):
-        turns = preprocess_multimodal([sample["conversations"]], None, dataset.frame_counts(index))[0]
-        for number in range(len(turns) // 2):
-            questions.append((index, number, turns))
+    questions = [
+        (index, number)
+        for index, sample in enumerate(dataset.samples)
+        for number in range(len(sample["conversations"]) // 2)
+    ]
+    version = dataset.data_args.version
     answers: list[Answer] = []
     for start in range(0, len(questions), batch_size):
         batch = questions[start : start + batch_size]
-        frames = {index: dataset.frames(index) for index in {index for index, _, _ in batch}}
-        asked = [turns[: 2 * number + 1] for _, number, turns in batch]
-        shown = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
+        shown = {index: dataset.show(index) for index in {index for index, _ in batch}}
+        asked = [shown[index].turns[: 2 * number + 1] for index, number in batch]
+        counts = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
         generated = generate_answers(
             model,
             tokenizer,
-            asked,
-            [frames[index][:count] for (index, _, _), count in zip(batch, shown, strict=True)],
-            dataset.data_args.version,
+            [prompt_ids(turns, tokenizer, version) for turns in asked],
+            [shown[index].images[:count] for (index, _), count in zip(batch, counts, strict=True)],
+            version,
             max_new_tokens,
         )
-        for (index, number, turns), text in zip(batch, generated, strict=True):
-            answers.append(_score(dataset, index, number, turns, text))
+        for (index, number), text in zip(batch, generated, strict=True):
+            answers.append(_score(dataset, index, number, shown[index].turns, text))
     return answers
 
 

@@ -29,6 +29,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from fvv_lib import apple
 from fvv_lib.arguments import VideoConfig, is_hub_name
+from fvv_lib.encoder import pooled_tokens
 from fvv_lib.errors import CheckpointError
 from fvv_lib.lora import base_of, is_adapter, merge_lora
 from fvv_lib.model import FastVlmForVideo, LlavaForVideo, VideoMixin
@@ -231,12 +232,14 @@ def _check_parts(config: PreTrainedConfig, file: Path) -> None:
 
 
 def tokens_per_frame(model: VideoMixin, image_size: int) -> int:
-    """How many tokens the vision tower makes of a square picture: (image_size / stride) squared, 256 at 1024.
+    """How many tokens the model reads for a square picture: (image_size / stride) squared, 256 at 1024, or what its
+    `video_config.frame_pool` leaves of them.
 
     CLIP's class token is one more where it is not left out (`vision_feature_select_strategy` is `full`).
 
     Raises:
         CheckpointError: the size is no multiple of the tower's stride, or CLIP was made for another.
+        FvvError: they can not be pooled, see `encoder.pooled_tokens`.
     """
     stride = vision_stride(model)
     if image_size % stride:
@@ -245,7 +248,8 @@ def tokens_per_frame(model: VideoMixin, image_size: int) -> int:
     if image_size != expected:
         raise CheckpointError(f"The image processor makes {image_size} pixels, but the vision tower takes {expected}.")
     whole = model.config.vision_feature_select_strategy == "full"
-    return (image_size // stride) ** 2 + whole * _class_tokens(model)
+    tokens = (image_size // stride) ** 2 + whole * _class_tokens(model)
+    return pooled_tokens(tokens, model.video_config.frame_pool)
 
 
 def vision_stride(model: VideoMixin) -> int:

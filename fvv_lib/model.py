@@ -119,8 +119,9 @@ class VideoMixin(_Model):
     `from_pretrained`) stays the base class's. What `save_pretrained` writes loads in stock transformers.
 
     Attributes:
-        video_config: how frames were sampled, prepared and prompted in training; saved beside `config.json`, so that
-            evaluation and chat do the same.
+        video_config: how frames were sampled, prepared, pooled and prompted in training; saved beside `config.json`, so
+            that evaluation and chat do the same. Stock transformers does not read it: it loads a model that was trained
+            with `frame_pool=2`, and gives it all tokens of each frame.
         train_batchnorm: False keeps the vision tower's BatchNorm in eval mode even while training. Fine-tuning sees few
             clips at a time, and one forward in train mode already overwrites statistics that took Apple millions of
             pictures to collect.

@@ -20,16 +20,22 @@ from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 IMAGE_TOKEN_INDEX = -200
 DEFAULT_IMAGE_TOKEN = "<image>"
 IGNORE_INDEX = -100
+TIME_MARKS = ("none", "seconds")
+
+Times = Sequence[Sequence[float]]
 
 
-def expand_image_tokens(text: str, num_frames: int | Sequence[int]) -> str:
+def expand_image_tokens(text: str, num_frames: int | Sequence[int], timestamps: Times | None = None) -> str:
     """Write each `<image>` of the text once per frame: `"<image>\\nWhat?"`, 3 -> `"<image><image><image>\\nWhat?"`.
 
     Args:
         num_frames: the frames of every placeholder, or one count for each placeholder in order (a still picture is 1).
+        timestamps: time marks. For each placeholder the seconds of its frames, or nothing (a still picture). Each time
+            is written before its frame: `"<0.0s><image><1.5s><image><3.0s><image>\\nWhat?"`. That is plain text, which
+            every tokenizer can read; how many tokens it takes differs.
 
     Raises:
-        DataFormatError: the counts are not as many as the placeholders.
+        DataFormatError: the counts are not as many as the placeholders, or the times not as many as the frames.
 
     Unlike the described system, which moves one placeholder to the front and drops the others, order and position stay.
     Lesson: 02.
@@ -43,19 +49,30 @@ def expand_image_tokens(text: str, num_frames: int | Sequence[int]) -> str:
         )
     if any(count < 1 for count in counts):
         raise FvvError(f"Each picture or video must have at least one frame, got {counts}.")
-    expanded = [DEFAULT_IMAGE_TOKEN * count + piece for count, piece in zip(counts, pieces[1:], strict=True)]
-    return pieces[0] + "".join(expanded)
+    times = [()] * len(counts) if timestamps is None else list(timestamps)
+    if len(times) != len(counts) or any(len(of) not in (0, count) for of, count in zip(times, counts, strict=True)):
+        raise DataFormatError(f"There are {counts} frames, but times for {[len(of) for of in times]}.")
+    runs = [_run(count, of) for count, of in zip(counts, times, strict=True)]
+    return pieces[0] + "".join(run + piece for run, piece in zip(runs, pieces[1:], strict=True))
+
+
+def _run(count: int, times: Sequence[float]) -> str:
+    marks = [f"<{time:.1f}s>" for time in times] if len(times) else [""] * count
+    return "".join(mark + DEFAULT_IMAGE_TOKEN for mark in marks)
 
 
 def preprocess_multimodal(
-    sources: Sequence[Sequence[dict[str, str]]], data_args: Any = None, num_frames: int | Sequence[int] = 1
+    sources: Sequence[Sequence[dict[str, str]]],
+    data_args: Any = None,
+    num_frames: int | Sequence[int] = 1,
+    timestamps: Times | None = None,
 ) -> list[list[dict[str, str]]]:
     """Expand the placeholders of LLaVA conversations, `num_frames` counted through all turns of a conversation.
 
     Args:
         sources: conversations, each a list of `{"from": "human" | "gpt", "value": text}`.
         data_args: accepted because the described signature has it; nothing is read from it.
-        num_frames: as in `expand_image_tokens`.
+        num_frames, timestamps: as in `expand_image_tokens`.
 
     Returns:
         New conversations. Unlike the described system, which edits its input, what you pass in stays as it was.
@@ -71,11 +88,12 @@ def preprocess_multimodal(
                 f"The conversation has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(counts)} pictures or videos: "
                 f"write one {DEFAULT_IMAGE_TOKEN} for each."
             )
-        turns = []
+        turns, start = [], 0
         for turn in source:
-            here = turn["value"].count(DEFAULT_IMAGE_TOKEN)
-            turns.append({**turn, "value": expand_image_tokens(turn["value"], counts[:here])})
-            counts = counts[here:]
+            end = start + turn["value"].count(DEFAULT_IMAGE_TOKEN)
+            times = None if timestamps is None else timestamps[start:end]
+            turns.append({**turn, "value": expand_image_tokens(turn["value"], counts[start:end], times)})
+            start = end
         expanded.append(turns)
     return expanded
 

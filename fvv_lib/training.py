@@ -185,6 +185,16 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
 
 def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Let data, tokenizer and model agree: picture size, tokens per frame, token budget, and what is saved with it."""
+    loaded.model.video_config = VideoConfig(
+        num_video_frames=data_args.num_video_frames,
+        frame_sampling=data_args.frame_sampling,
+        image_aspect_ratio=data_args.image_aspect_ratio,
+        version=data_args.version,
+        image_mean=tuple(loaded.image_processor.image_mean),
+        image_std=tuple(loaded.image_processor.image_std),
+        time_marks=data_args.time_marks,
+        frame_pool=data_args.frame_pool,
+    )
     data_args.image_size = processor_size(loaded.image_processor)
     data_args.tokens_per_frame = tokens_per_frame(loaded.model, data_args.image_size)
     limit = training_args.model_max_length or loaded.context_len
@@ -193,14 +203,6 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
             f"model_max_length={limit}, but the checkpoint reads {loaded.context_len} positions at most: lower it."
         )
     data_args.max_length = limit
-    loaded.model.video_config = VideoConfig(
-        num_video_frames=data_args.num_video_frames,
-        frame_sampling=data_args.frame_sampling,
-        image_aspect_ratio=data_args.image_aspect_ratio,
-        version=data_args.version,
-        image_mean=tuple(loaded.image_processor.image_mean),
-        image_std=tuple(loaded.image_processor.image_std),
-    )
     data_args.background = loaded.model.video_config.background
 
 
@@ -211,7 +213,8 @@ def report_plan(
     for part, (trained, total) in counts.items():
         print(f"{part:<15} {trained:>13,} of {total:>13,} parameters are trained")
     lengths = datasets["train"].lengths
-    print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens")
+    unread = data_args.time_marks != "none" and not data_args.check_media
+    print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens{', time marks not counted' * unread}")
     size, frames = data_args.image_size, data_args.num_video_frames
     print(f"a video gives {frames} frames of {size}x{size} pixels, {data_args.tokens_per_frame} tokens each")
     for name, dataset in datasets.items():

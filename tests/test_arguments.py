@@ -11,11 +11,13 @@ from fvv_lib.decoding import BACKENDS
 from fvv_lib.images import ASPECT_RATIOS
 from fvv_lib.labels import MISMATCH_MODES
 from fvv_lib.sampling import STRATEGIES
+from fvv_lib.tokens import TIME_MARKS
 
 CHOICES = {
     "frame_sampling": set(STRATEGIES) - {"fps"},  # it needs a rate, which training has no setting for
     "video_backend": set(BACKENDS),
     "image_aspect_ratio": set(ASPECT_RATIOS),
+    "time_marks": set(TIME_MARKS),
     "mismatch": set(MISMATCH_MODES),
     "bad_samples": {"raise", "skip"},
 }
@@ -38,6 +40,7 @@ def test_fps_sampling_is_not_for_training():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"frame_pool": 0}, "frame_pool must be at least 1, got 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"decode_timeout": -1.0}, "decode_timeout must be 0 or more seconds, got -1.0"),
     ],
@@ -87,7 +90,7 @@ def test_a_length_below_one_is_an_error(training, value):
 
 
 def test_a_video_configuration_comes_back_as_it_was_saved(tmp_path):
-    config = VideoConfig(3, "random", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    config = VideoConfig(3, "random", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "seconds", 2)
     config.save(tmp_path)
     assert VideoConfig.load(tmp_path) == config
     assert VideoConfig.load(str(tmp_path)).inference_sampling == "segment"

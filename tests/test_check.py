@@ -93,6 +93,46 @@ def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, b
     assert run("nowhere.json", "--model-name-or-path", base, cwd=media).stderr.count("nowhere.json: no such") == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-video-frames", "0"], "num_video_frames must be at least 1, got 0"),
+        (["--frame-pool", "3"], "frame_pool=3 can not average the 4 tokens"),
+        (["--model-max-length", "4096"], "model_max_length=4096: the checkpoint reads 1 to 2048"),
+        (["--model-name-or-path", "no/such/folder"], "no/such/folder: no such folder"),
+        (["--model-name-or-path", "empty"], "empty: config.json is missing or broken"),
+    ],
+)
+def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, flags, message):
+    (media / "empty").mkdir()
+    result = run(annotate([samples["text"]]), "--model-name-or-path", base, *flags, cwd=media)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_good_sample_that_shares_its_id_with_a_bad_one_stays(annotate, media, base):
+    words, pixels = sample("same", "Two <image>?"), sample("same", video="text.mp4")
+    good = [sample("same", "Which colours?"), sample("same", video="clip.mp4")]
+    (media / "text.mp4").write_text("not a video")
+    path = annotate([words, good[0], pixels, good[1]])
+    result = run(path, "--model-name-or-path", base, "--write-clean", "clean.json", cwd=media)
+    assert "4 samples, 2 bad" in result.stdout
+    assert json.loads((media / "clean.json").read_text()) == good
+    dropped = json.loads((media / "clean.dropped.json").read_text())
+    assert [name.split("sample ")[1] for name in dropped] == ["same (at 0)", "same (at 2)"]
+
+
+def test_time_marks_and_pooling_count_in_the_report(annotate, media, base, samples):
+    path, tokens = annotate([samples["video"]]), []
+    for flags in ([], ["--time-marks", "seconds"], ["--frame-pool", "2"]):
+        run(path, "--model-name-or-path", base, *flags, "--report", "report.json", cwd=media)
+        tokens.append(json.loads((media / "report.json").read_text())[0]["tokens"])
+    assert tokens[1] == tokens[0] + 8 * len("<0.0s>")  # the tiny tokenizer has a token for each letter of a mark
+    assert tokens[2] == tokens[0] - 8 * 3
+
+
 def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, data_args, annotate, media, samples):
     arguments = data_args(bad_samples="skip", decode_timeout=0.0001)
     dataset = LazySupervisedDataset(tokenizer, [annotate([samples["video"], samples["text"]])], arguments)

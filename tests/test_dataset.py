@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +17,9 @@ from fvv_lib import (
     TokenBudgetError,
     VideoDecodeError,
     make_supervised_data_module,
+    read_video,
 )
+from fvv_lib.scenes import motion_clip, write_video
 
 
 def sample(question="<image>\nWhat colour is it?", answer="It is red.", **rest):
@@ -55,6 +58,80 @@ def test_lengths_are_known_before_pixels_are_read(make):
     for index, length in enumerate(dataset.lengths):
         ids = dataset[index]["input_ids"]
         assert length == len(ids) + 3 * (ids == IMAGE_TOKEN_INDEX).sum()
+
+
+def text_of(dataset, ids):
+    return dataset.tokenizer.decode([token for token in ids.tolist() if token >= 0])
+
+
+def test_time_marks_are_the_true_times_and_only_of_videos(make, media):
+    samples = [
+        sample("<image> then <image>?", image=["still.png", "clip.mp4"]),
+        sample(image="still.png"),
+        sample("Which colours?"),
+    ]
+    plain, marked = make(samples), make(samples, time_marks="seconds", frame_sampling="segment")
+    times = read_video(media / "clip.mp4", 8, strategy="segment").timestamps
+    assert "user\n then " + "".join(f"<{time:.1f}s>" for time in times) + "?" in text_of(marked, marked[0]["input_ids"])
+    for key in ("input_ids", "labels"):
+        assert torch.equal(marked[1][key], plain[1][key])
+        assert torch.equal(marked[2][key], plain[2][key])
+
+
+def test_time_marks_are_not_learned(make):
+    samples = [sample(video="clip.mp4")]
+    plain, marked = make(samples)[0], make(samples, time_marks="seconds")[0]
+    assert len(marked["labels"]) > len(plain["labels"])
+    learned = [item["labels"][item["labels"] != IGNORE_INDEX] for item in (plain, marked)]
+    assert torch.equal(*learned)
+    with pytest.raises(DataFormatError, match="sample 0: an answer has <image>"):
+        make([sample("What?", "It is <image>.", video="clip.mp4")], time_marks="seconds")
+
+
+def test_lengths_have_the_time_marks_once_the_media_are_read(make):
+    dataset = make([sample(video="clip.mp4"), sample("Which colours?")], time_marks="seconds")
+    before = list(dataset.lengths)
+    assert all(error is None for _, error in dataset.check_media())
+    for index in range(2):
+        ids = dataset[index]["input_ids"]
+        assert dataset.lengths[index] == len(ids) + 3 * (ids == IMAGE_TOKEN_INDEX).sum()
+    assert dataset.lengths[0] > before[0]
+    assert dataset.lengths[1] == before[1]
+
+
+def test_a_sample_that_fits_only_without_its_time_marks_is_refused_when_it_is_read(make):
+    samples = [sample(video="clip.mp4")]
+    (unmarked,) = make(samples).lengths
+    dataset = make(samples, time_marks="seconds")
+    dataset.data_args.max_length = unmarked + 8  # what the frames and words need, and a token for each mark
+    (found,) = dict(dataset.check_media()).values()
+    assert isinstance(found, TokenBudgetError)
+    with pytest.raises(TokenBudgetError, match=r"data\.json, sample 0: \d+ tokens"):
+        dataset[0]
+    dataset.data_args.max_length = 2048
+    assert dict(dataset.check_media()) == {0: None}
+    dataset.data_args.max_length = dataset.lengths[0]
+    assert len(dataset[0]["images"]) == 8
+
+
+def test_the_length_of_random_frames_with_time_marks_holds_in_every_epoch(make, media):
+    rng = np.random.default_rng(0)
+    write_video(media / "long.mp4", motion_clip(rng, "left", 100)[0])  # 12.5 seconds: marks of 6 and of 7 letters
+    dataset = make([sample(video="long.mp4")] * 4, time_marks="seconds", frame_sampling="random")
+    assert set(dict(dataset.check_media()).values()) == {None}
+    for index, longest in enumerate(dataset.lengths):
+        lengths = []
+        for epoch in range(6):
+            dataset.set_epoch(epoch)
+            ids = dataset[index]["input_ids"]
+            lengths.append(len(ids) + 3 * int((ids == IMAGE_TOKEN_INDEX).sum()))
+        assert len(set(lengths)) > 1
+        assert max(lengths) <= longest
+
+
+def test_samples_that_share_an_id_have_names_of_their_own(make):
+    names = make([sample("A?", id="x"), sample("B?", id="y"), sample("C?", id="x"), sample("D?")]).names
+    assert [name.split("sample ")[1] for name in names] == ["x (at 0)", "y", "x (at 2)", "3"]
 
 
 def test_short_clip_gives_as_many_frames_as_its_prompt_says(make):

@@ -96,7 +96,7 @@ def test_links_lead_somewhere(document):
 def test_every_module_and_every_flag_of_the_readme_exists():
     for module in re.findall(r"fvv_lib\.(\w+)", README):
         assert (ROOT / "fvv_lib" / f"{module}.py").exists() or module in (ROOT / "fvv_lib" / "__init__.py").read_text()
-    arguments = "".join((ROOT / "fvv_lib" / f"{module}.py").read_text() for module in ("arguments", "check"))
+    arguments = "".join((ROOT / "fvv_lib" / f"{module}.py").read_text() for module in ("arguments", "check", "chat"))
     stock = {"max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"}
     stock |= {"gradient_checkpointing", "output_dir", "help", "per_device_eval_batch_size"}
     stock |= {"resume_from_checkpoint", "eval_strategy", "eval_steps"}

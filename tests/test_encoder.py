@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fvv_lib import FvvError, encode_images, flatten_frames, unflatten_frames
+from fvv_lib import FvvError, VideoConfig, encode_images, flatten_frames, unflatten_frames
+from fvv_lib.encoder import pool_frames, pooled_tokens
 
 
 def frames(*shape):
@@ -83,6 +84,38 @@ def test_uint8_is_scaled_and_normalised_and_float_is_not(model):
 def test_text_alone_has_no_features(model):
     (features,) = encode_images(model, [frames(0)])
     assert len(features) == 0
+
+
+def test_pooling_averages_squares_of_neighbouring_tokens():
+    """A frame whose token in row r and column c is (r, c): each pooled one is the middle of its square."""
+    grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"), dim=-1)  # (4, 4, 2)
+    features = torch.stack([grid, grid + 10]).flatten(1, 2)  # (F, K, D)
+    pooled = pool_frames(features, 2)
+    assert pooled[0].tolist() == [[0.5, 0.5], [0.5, 2.5], [2.5, 0.5], [2.5, 2.5]]
+    assert torch.equal(pooled[1], pooled[0] + 10)
+    assert pool_frames(features, 1) is features
+    assert pool_frames(features, 4).shape == (2, 1, 2)
+
+
+@pytest.mark.parametrize(("tokens", "pool"), [(16, 3), (15, 2), (4, 4)])
+def test_what_can_not_be_pooled_is_an_error(tokens, pool):
+    for function, given in ((pooled_tokens, tokens), (pool_frames, torch.zeros(1, tokens, 8))):
+        with pytest.raises(FvvError, match=f"frame_pool={pool} can not average the {tokens} tokens"):
+            function(given, pool)
+    assert pooled_tokens(15, 1) == 15
+
+
+@torch.no_grad()
+def test_features_are_pooled_after_the_projector_in_every_chunk(model):
+    images = [frames(3), frames(0), frames(2)]
+    whole = encode_images(model, images)
+    model.video_config = VideoConfig(frame_pool=2)
+    for settings in ({}, {"frames_per_chunk": 2}):
+        pooled = encode_images(model, images, **settings)
+        assert [feature.shape[:2] for feature in pooled] == [(3, 1), (0, 1), (2, 1)]
+        for a, b in zip(pooled, whole, strict=True):
+            torch.testing.assert_close(a, b.mean(dim=1, keepdim=True), atol=1e-4, rtol=1e-4)
+    assert encode_images(model, [frames(0)])[0].shape[:2] == (0, 1)
 
 
 def test_backward_through_a_tower_in_train_mode_with_permuted_frames(model):

@@ -1,16 +1,17 @@
+import re
+
 import pytest
+import torch
 
 from fvv_lib import (
     DataFormatError,
     FvvError,
     LazySupervisedDataset,
-    TokenBudgetError,
     accuracy_by_kind,
     ask,
     evaluate,
 )
-from fvv_lib.evaluation import Answer, generate_answers, is_correct
-from fvv_lib.tokens import preprocess_multimodal
+from fvv_lib.evaluation import Answer, AnswerStreamer, generate_answers, is_correct, prompt_ids
 
 PLACES = ["left", "top left", "top"]
 
@@ -66,17 +67,33 @@ def test_every_question_is_asked_with_the_true_history(loaded, small_test_set):
 
 
 def test_batched_answers_equal_single_ones(loaded, small_test_set):
-    turns = [
-        preprocess_multimodal([s["conversations"][:1]], None, small_test_set.frame_counts(i))[0]
-        for i, s in enumerate(small_test_set.samples)
+    """Text, pictures and videos in one batch, with a history or without."""
+    shown = [small_test_set.show(i) for i in range(len(small_test_set))]
+    images = [each.images for each in shown]
+    prompts = [
+        prompt_ids(s.turns[: 1 + 2 * (i % 2) * (len(s.turns) > 2)], loaded.tokenizer, "qwen_2")
+        for i, s in enumerate(shown)
     ]
-    images = [small_test_set.frames(i) for i in range(len(turns))]
-    together = generate_answers(loaded.model, loaded.tokenizer, turns, images, "qwen_2")
+    assert {len(frames) for frames in images} == {0, 1, 8}
+    assert len(set(map(len, prompts))) > 3
+    together = generate_answers(loaded.model, loaded.tokenizer, prompts, images, "qwen_2")
     alone = [
-        generate_answers(loaded.model, loaded.tokenizer, [t], [i], "qwen_2")[0]
-        for t, i in zip(turns, images, strict=True)
+        generate_answers(loaded.model, loaded.tokenizer, [prompt], [frames], "qwen_2")[0]
+        for prompt, frames in zip(prompts, images, strict=True)
     ]
     assert together == alone
+    assert len(set(together)) > 3
+
+
+def test_what_comes_after_the_end_mark_is_not_written(tokenizer):
+    """`</s>` is several tokens here, so generation goes on after it."""
+    pieces = []
+    streamer = AnswerStreamer(tokenizer, re.compile("</s>"), pieces.append)
+    streamer.put(torch.empty(1, 0, dtype=torch.long))  # the prompt
+    for token in tokenizer("It is red.</s>USER: And what </s> now?").input_ids:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert "".join(pieces) == "It is red."
 
 
 def test_a_clip_may_come_in_a_later_turn(loaded, data_args, annotate, media):
@@ -90,27 +107,9 @@ def test_a_clip_may_come_in_a_later_turn(loaded, data_args, annotate, media):
     assert answers[1].generated.startswith("It is ")
 
 
-def test_a_question_that_does_not_fit_is_refused(loaded, media):
-    with pytest.raises(TokenBudgetError, match=r"The question 'Well\? .*at most \d+ frames in all"):
-        ask(loaded, [media / "clip.mp4"] * 60, "Well? " * 30)
-    with pytest.raises(TokenBudgetError, match=r"0 frames x 4.*Use shorter text, or"):
-        ask(loaded, [], "Well? " * 3000)
-
-
 def test_labels_of_questions_must_match_the_questions(loaded, data_args, annotate):
     turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}]
     path = annotate([{"conversations": turns, "kinds": ["a", "b"]}])
     dataset = LazySupervisedDataset(loaded.tokenizer, [path], data_args())
     with pytest.raises(DataFormatError, match="'kinds' must have an entry for each of its 1 questions"):
         evaluate(loaded.model, loaded.tokenizer, dataset)
-
-
-def test_ask_takes_a_picture_a_video_several_or_none(loaded, media):
-    one = ask(loaded, media / "still.png", "What colour is the shape?")
-    assert one.startswith("It is ")
-    assert ask(loaded, [media / "still.png"], "<image>\nWhat colour is the shape?") == one
-    assert ask(loaded, media / "clip.mp4", "What colour is the shape?").startswith("It is ")
-    assert ask(loaded, [media / "still.png", media / "clip.mp4"], "What colour is the shape?")
-    assert ask(loaded, [], "Which colours do you know?")
-    with pytest.raises(DataFormatError, match="1 <image> but 2"):
-        ask(loaded, [media / "still.png", media / "clip.mp4"], "<image>\nWhat?")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fvv_lib import CheckpointError, FastVlmForVideo, VideoConfig, load_pretrained_model
+from fvv_lib import CheckpointError, FastVlmForVideo, FvvError, VideoConfig, load_pretrained_model
 from fvv_lib.loading import tokens_per_frame
 
 
@@ -54,6 +54,8 @@ def test_missing_left_over_and_misshaped_weights_are_errors_that_list_them(copy)
 def test_settings_come_from_the_folder(copy):
     VideoConfig(num_video_frames=3, frame_sampling="segment").save(copy)
     assert load_pretrained_model(copy, device="cpu").model.video_config.num_video_frames == 3
+    (copy / "fvv_config.json").write_text('{"num_video_frames": 3}')  # saved before there were other settings
+    assert load_pretrained_model(copy, device="cpu").model.video_config == VideoConfig(num_video_frames=3)
     (copy / "fvv_config.json").unlink()
     assert load_pretrained_model(copy, device="cpu").model.video_config == VideoConfig()
     (copy / "fvv_config.json").write_text('{"frames": 3}')
@@ -111,3 +113,7 @@ def test_tokens_per_frame_follow_from_size_and_stride(model):
     assert tokens_per_frame(model, 128) == 16
     with pytest.raises(CheckpointError, match="no multiple"):
         tokens_per_frame(model, 100)
+    model.video_config = VideoConfig(frame_pool=2)
+    assert tokens_per_frame(model, 128) == 4
+    with pytest.raises(FvvError, match="frame_pool=2 can not average the 9 tokens"):
+        tokens_per_frame(model, 96)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fvv_lib.conversation import get_template
-from fvv_lib.evaluation import generate_answers, is_correct
+from fvv_lib.evaluation import generate_answers, is_correct, prompt_ids
 from fvv_lib.images import preprocess_frames
 from fvv_lib.loading import build_processor, load_pretrained_model
 from fvv_lib.samples import (
@@ -28,9 +28,8 @@ def accuracy(loaded, asked):
     right = 0
     for start in range(0, len(asked), 60):
         batch = asked[start : start + 60]
-        prompts = [
-            [{"from": "human", "value": expand_image_tokens("<image>\n" + q.text, len(pixels))}] for q, pixels in batch
-        ]
+        turns = [{"from": "human", "value": expand_image_tokens("<image>\n" + q.text, len(p))} for q, p in batch]
+        prompts = [prompt_ids([turn], loaded.tokenizer, "qwen_2") for turn in turns]
         texts = generate_answers(loaded.model, loaded.tokenizer, prompts, [pixels for _, pixels in batch], "qwen_2", 16)
         right += sum(is_correct(text, q.answer, q.choices) for text, (q, _) in zip(texts, batch, strict=True))
     return right / len(asked)

@@ -29,6 +29,16 @@ def test_text_without_image_stays():
     assert expand_image_tokens("No picture.", 8) == "No picture."
 
 
+def test_times_stand_before_the_frames_of_videos_and_not_before_pictures():
+    text = "First <image> then <image>\nWhat?"
+    marked = expand_image_tokens(text, [1, 3], [[], [0.0, 1.46, 12.0]])
+    assert marked == "First <image> then <0.0s><image><1.5s><image><12.0s><image>\nWhat?"
+    assert expand_image_tokens(text, [1, 3], [[], []]) == expand_image_tokens(text, [1, 3])
+    for times in ([[], [0.0]], [[0.0, 1.0, 2.0]], [[0.0] * 3, [0.0] * 3]):
+        with pytest.raises(DataFormatError, match=r"There are \[1, 3\] frames, but times for"):
+            expand_image_tokens(text, [1, 3], times)
+
+
 def test_counts_that_do_not_match_are_an_error():
     with pytest.raises(DataFormatError, match="2 <image> but 1"):
         expand_image_tokens("<image> and <image>", [4])
@@ -46,6 +56,8 @@ def test_counts_run_through_all_turns_and_the_input_stays_as_it_was():
     (expanded,) = preprocess_multimodal([source], None, num_frames=[2, 3])
     assert [turn["value"] for turn in expanded] == ["<image><image>\nA?", "b", "And <image><image><image>?"]
     assert source == copy
+    (marked,) = preprocess_multimodal([source], None, [2, 1], timestamps=[[0.0, 0.5], []])
+    assert [turn["value"] for turn in marked] == ["<0.0s><image><0.5s><image>\nA?", "b", "And <image>?"]
     with pytest.raises(DataFormatError, match="2 <image> but 1"):
         preprocess_multimodal([source], None, num_frames=[2])
 

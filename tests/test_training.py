@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
 
 from fvv_lib import (
+    Chat,
     DataArguments,
     DataFormatError,
     FastVlmForVideo,
@@ -16,6 +17,7 @@ from fvv_lib import (
     TokenBudgetError,
     TrainingArguments,
     VideoDecodeError,
+    encode_images,
     load_pretrained_model,
     train,
 )
@@ -94,6 +96,22 @@ def test_saved_model_loads_here_and_in_stock_transformers_with_the_same_logits(r
         a = ours.model(torch.tensor([[5, -200, -200, 6, 7]]), frames).logits
         b = stock(input_ids=torch.tensor([[5, *[token] * 8, 6, 7]]), pixel_values=frames[0] / 255).logits
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_time_marks_and_pooling_are_trained_saved_and_asked_with(run, media):
+    output, metrics = run(data={"time_marks": "seconds", "frame_pool": 2, "num_video_frames": 4})
+    assert metrics["arguments"]["data"]["tokens_per_frame"] == 1
+    loaded = load_pretrained_model(output, device="cpu")
+    config = loaded.model.video_config
+    assert (config.time_marks, config.frame_pool) == ("seconds", 2)
+    chat = Chat(loaded)
+    times = chat.show(media / "clip.mp4").timestamps
+    text = loaded.tokenizer.decode([token for token in chat.prompt("Which way?") if token >= 0])
+    assert "".join(f"<{time:.1f}s>" for time in times) in text
+    assert chat.ask("Which way?")
+    assert encode_images(loaded.model, chat.images)[0].shape[:2] == (1, 1)
+    stock = AutoModelForImageTextToText.from_pretrained(output).eval()  # it loads, and does not pool
+    assert stock.get_image_features(chat.images / 255).pooler_output[0].shape[0] == 4
 
 
 @pytest.mark.parametrize("parts", [["projector"], ["vision_tower", "projector"], ["language_model"], list(PARTS)])
@@ -192,6 +210,8 @@ def test_wrong_template_with_counting_stops_instead_of_learning_nothing(run, mis
         ([{"conversations": [{"from": "human", "value": "x"}]}], {}, DataFormatError, "sample 0: .*no answer"),
         ([sample("Hm?", "Yes.", video="clip.mp4")], {}, DataFormatError, "sample 0: its text has 0 <image>"),
         (MIXED, {"version": "qwen"}, DataFormatError, "Unknown template 'qwen'"),
+        (MIXED, {"frame_pool": 3}, FvvError, "frame_pool=3 can not average the 4 tokens"),
+        (MIXED, {"num_video_frames": 285, "time_marks": "seconds"}, TokenBudgetError, "sample 0: .*285 frames x 4"),
         (MIXED, {"num_video_frames": 600}, TokenBudgetError, "sample 0: .*600 frames x 4.*Use at most"),
     ],
 )

@@ -1,0 +1,246 @@
+"""Questions are asked in the frames, words and tokens of training, once, in a dialogue and on the command line."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fvv_lib import (
+    IMAGE_TOKEN_INDEX,
+    Chat,
+    DataFormatError,
+    FvvError,
+    LazySupervisedDataset,
+    TokenBudgetError,
+    VideoDecodeError,
+    ask,
+    load_pretrained_model,
+)
+from fvv_lib.chat import main
+
+
+def run(*arguments, typed=None):
+    command = [sys.executable, "-m", "fvv_lib.chat", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, input=typed, check=False)
+
+
+@pytest.fixture
+def chat_with(base):
+    """A dialogue with the tiny base under other settings than its own."""
+
+    def make(**settings):
+        loaded = load_pretrained_model(base, device="cpu")
+        loaded.model.video_config = replace(loaded.model.video_config, **settings)
+        return Chat(loaded, max_new_tokens=8)
+
+    return make
+
+
+# --- the prompt -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"version": "v1"},
+        {"version": "llama_2", "num_video_frames": 3},
+        {"time_marks": "seconds", "frame_sampling": "segment"},
+        {"frame_pool": 2, "image_aspect_ratio": "crop"},
+    ],
+)
+def test_the_prompt_of_every_turn_is_the_training_prompt(chat_with, data_args, annotate, media, settings):
+    chat = chat_with(**settings)
+    asked = [
+        ("<image>\nWhat colour is the shape?", ["clip.mp4"]),
+        ("What shape is it?", []),
+        ("First <image>, then <image>: which one?", ["still.png", "short.mp4"]),
+        ("Which way does it move?", []),
+    ]
+    turns, prompts = [], []
+    for question, shown in asked:
+        for name in shown:
+            chat.show(media / name)
+        prompts.append(chat.prompt(question))
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": chat.ask(question)}]
+    path = annotate([{"image": [name for _, shown in asked for name in shown], "conversations": turns}])
+    arguments = data_args(**settings)
+    arguments.tokens_per_frame //= arguments.frame_pool**2
+    dataset = LazySupervisedDataset(chat.loaded.tokenizer, [path], arguments)
+    ids, labels = (dataset[0][key] for key in ("input_ids", "labels"))
+    starts = [i for i in range(1, len(ids)) if labels[i] != -100 and labels[i - 1] == -100]
+    assert [len(prompt) for prompt in prompts] == starts
+    for prompt, start in zip(prompts, starts, strict=True):
+        assert prompt == ids[:start].tolist()
+    assert torch.equal(chat.images, dataset[0]["images"])
+    marks = re.findall(r"<\d\.\ds>", chat.loaded.tokenizer.decode(ids[ids >= 0]))
+    assert len(marks) == (2 * chat.config.num_video_frames if "time_marks" in settings else 0)
+
+
+def test_a_prompt_is_tokenized_once(chat_with, media, monkeypatch):
+    from fvv_lib import evaluation
+
+    chat, calls = chat_with(), []
+    tokenize = evaluation.tokenize_pieces
+    monkeypatch.setattr(evaluation, "tokenize_pieces", lambda *given: calls.append(1) or tokenize(*given))
+    chat.show(media / "clip.mp4")
+    chat.ask("What colour is the shape?")
+    assert len(calls) == 1
+
+
+def test_what_was_shown_is_asked_about_with_the_next_question_and_stays(chat_with, media):
+    chat = chat_with()
+    assert len(chat.show(media / "clip.mp4").timestamps) == 8
+    with pytest.raises(DataFormatError, match="2 <image> but 1"):
+        chat.ask("<image><image>?")
+    assert chat.turns == []
+    first = chat.ask("What colour is the shape?")
+    assert first == ask(chat.loaded, media / "clip.mp4", "What colour is the shape?")
+    assert [turn["from"] for turn in chat.turns] == ["human", "gpt"]
+    assert chat.prompt("And its shape?").count(IMAGE_TOKEN_INDEX) == len(chat.images) == 8
+    chat.show(media / "still.png")
+    chat.ask("And here?")
+    assert [turn["value"].count("<image>") for turn in chat.turns] == [8, 0, 1, 0]
+    with pytest.raises(DataFormatError, match="1 <image> but 0"):
+        chat.ask("<image>?")
+
+
+def test_an_empty_answer_leaves_the_dialogue_as_it_was(chat_with, media):
+    chat = chat_with()
+    chat.show(media / "clip.mp4")
+    end = chat.loaded.tokenizer("<|im_end|>", add_special_tokens=False).input_ids
+    with torch.no_grad():  # a model that has nothing to say
+        head = chat.loaded.model.lm_head
+        head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
+        head.bias = torch.nn.Parameter(torch.nn.functional.one_hot(torch.tensor(end[0]), len(head.weight)).float())
+    assert chat.ask("What colour is the shape?") == ""
+    assert (chat.turns, len(chat.images)) == ([], 0)
+    assert chat.prompt("Once more?").count(IMAGE_TOKEN_INDEX) == 8
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["qwen_2", "v1", "plain"])
+def test_pieces_come_one_by_one_and_make_the_answer(chat_with, media, version):
+    chat, pieces = chat_with(version=version), []
+    chat.show(media / "clip.mp4")
+    answer = chat.ask("What colour is the shape?", write=pieces.append)
+    assert answer
+    assert "".join(pieces).strip() == answer
+    assert version != "qwen_2" or len([piece for piece in pieces if piece]) == len(answer.split())
+
+
+def test_features_are_pooled_as_the_configuration_says(chat_with, media, monkeypatch):
+    chat, read = chat_with(frame_pool=2), []
+    forward = chat.loaded.model.model.language_model.forward
+
+    def spy(*given, **named):
+        read.append(named["inputs_embeds"].shape[1])
+        return forward(*given, **named)
+
+    monkeypatch.setattr(chat.loaded.model.model.language_model, "forward", spy)
+    chat.show(media / "clip.mp4")
+    prompt = chat.prompt("What colour is the shape?")
+    chat.ask("What colour is the shape?")
+    assert read[0] == len(prompt)  # one token per frame, not four
+
+
+def test_a_question_that_does_not_fit_is_refused(loaded, media):
+    with pytest.raises(TokenBudgetError, match=r"The question 'Well\? .*at most \d+ frames in all"):
+        ask(loaded, [media / "clip.mp4"] * 60, "Well? " * 30)
+    with pytest.raises(TokenBudgetError, match=r"0 frames x 4.*Use shorter text, or"):
+        ask(loaded, [], "Well? " * 3000)
+
+
+def test_ask_takes_a_picture_a_video_several_or_none(loaded, media):
+    one = ask(loaded, media / "still.png", "What colour is the shape?")
+    assert one.startswith("It is ")
+    assert ask(loaded, [media / "still.png"], "<image>\nWhat colour is the shape?") == one
+    assert ask(loaded, media / "clip.mp4", "What colour is the shape?").startswith("It is ")
+    assert ask(loaded, [media / "still.png", media / "clip.mp4"], "What colour is the shape?")
+    assert ask(loaded, [], "Which colours do you know?")
+    with pytest.raises(DataFormatError, match="1 <image> but 2"):
+        ask(loaded, [media / "still.png", media / "clip.mp4"], "<image>\nWhat?")
+
+
+def test_a_dialogue_that_grew_too_long_says_so(chat_with, media):
+    chat = chat_with()
+    chat.show(media / "clip.mp4")
+    chat.ask("What colour is the shape?")
+    with pytest.raises(TokenBudgetError, match="Or begin a new dialogue"):
+        chat.ask("Well? " * 3000)
+    assert len(chat.turns) == 2
+    with pytest.raises(FvvError, match="max_new_tokens must be at least 1, got 0"):
+        Chat(chat.loaded, 0)
+
+
+def test_what_can_not_be_read_is_an_error_and_not_shown(chat_with, media):
+    chat = chat_with()
+    with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
+        chat.show(media / "gone.mp4")
+    assert chat.prompt("Well?").count(IMAGE_TOKEN_INDEX) == 0
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_answers_one_question(base, loaded, media):
+    question = "What colour is the shape?"
+    shown = ["--video", media / "clip.mp4", "--image", media / "still.png", "--video", media / "short.mp4"]
+    result = run("--model", base, *shown, "--question", question)
+    assert result.returncode == 0, result.stderr
+    picture, clip, short, answer = result.stdout.splitlines()
+    assert picture.endswith("still.png: a picture")
+    assert "clip.mp4: 8 of 24 frames, at 0.00, 0.38, 0.75, " in clip
+    assert "short.mp4: 8 of 5 frames, at 0.00, 0.00, 0.12, " in short
+    assert answer == ask(loaded, [media / "still.png", media / "clip.mp4", media / "short.mp4"], question)
+
+
+def test_the_command_holds_a_dialogue(base, loaded, media):
+    result = run(
+        "--model", base, "--video", media / "clip.mp4", typed="What colour is the shape?\n\nWhat shape is it?\n"
+    )
+    assert result.returncode == 0, result.stderr
+    chat = Chat(loaded)
+    chat.show(media / "clip.mp4")
+    expected = [chat.ask("What colour is the shape?"), chat.ask("What shape is it?")]
+    assert result.stdout.splitlines()[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"video": "gone.mp4"}, r"gone\.mp4: no such file"),
+        ({"video": "text.mp4"}, r"text\.mp4: it can not be decoded"),
+        ({"video": "still.png"}, r"still\.png: it is no video: use --image"),
+        ({"image": "clip.mp4"}, r"clip\.mp4: it is a video: use --video"),
+        ({"question": "Well? " * 3000}, "tokens kept for its answer"),
+        ({"question": "<image>?"}, "1 <image> but 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_one_line(base, media, settings, message):
+    (media / "text.mp4").write_text("not a video")
+    paths = {flag: (media / settings[flag],) for flag in ("image", "video") if flag in settings}
+    with pytest.raises(SystemExit, match=rf"^error: .*{message}.*$"):
+        main(str(base), **{"question": "Hm?", **settings, **paths})
+
+
+def test_a_dialogue_that_grows_too_long_on_the_command_line_is_a_failure(base):
+    result = run("--model", base, typed="Which colours do you know?\n" + "Well? " * 3000 + "\n")
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert result.stderr.splitlines()[-1].endswith("Or begin a new dialogue.")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_model_path_is_one_line_and_a_failure(media):
+    result = run("--model", media / "nowhere", "--question", "Hm?")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "nowhere: no such folder" in result.stderr
