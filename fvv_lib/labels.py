@@ -85,6 +85,24 @@ def preprocess(
     return {"input_ids": input_ids, "labels": labels}
 
 
+def check_template(version: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn where the end mark of a template is not one token: the tokenizer was not made for this template.
+
+    Exact labels are right even so, but the model has never seen such an end. In the described system, which fell back
+    to `v1` with Qwen's tokenizer in silence, this warning would have named the cause of every mismatch.
+
+    Lesson: 03.
+    """
+    stop = get_template(version).stop
+    tokens = tokenizer.tokenize(stop)
+    if stop.strip() and len(tokens) > 1:
+        warnings.warn(
+            f"version={version!r} ends an answer with {stop!r}, which this tokenizer cuts into {tokens}: the model was "
+            "taught with another template. Choose its own: qwen_2 for FastVLM, v1 for LLaVA-1.5.",
+            stacklevel=2,
+        )
+
+
 def tokenize_pieces(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Tokenize a rendered conversation and label its learned pieces: ids and labels, both of length L.
 

@@ -22,6 +22,7 @@ from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervis
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
+from fvv_lib.labels import check_template
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
 from fvv_lib.lora import add_lora
 from fvv_lib.model import VideoMixin
@@ -185,6 +186,7 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
 
 def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Let data, tokenizer and model agree: picture size, tokens per frame, token budget, and what is saved with it."""
+    check_template(data_args.version, loaded.tokenizer)
     loaded.model.video_config = VideoConfig(
         num_video_frames=data_args.num_video_frames,
         frame_sampling=data_args.frame_sampling,

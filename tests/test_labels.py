@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from fvv_lib import DataFormatError, LabelMismatchError, conversation_templates, diagnose_labels, preprocess
-from fvv_lib.labels import count_labels, tokenize_pieces
+from fvv_lib.labels import check_template, count_labels, tokenize_pieces
 from fvv_lib.tiny import build_tokenizer
 from fvv_lib.tokens import IGNORE_INDEX, tokenizer_image_token
 
@@ -217,3 +217,14 @@ def test_bad_requests_are_errors():
     for mode in ("exact", "tolerant", "strict"):
         with pytest.raises(DataFormatError, match="no answer to learn"):
             preprocess([turns[:1]], TOKENIZER, True, mismatch=mode)
+
+
+def test_a_template_of_another_tokenizer_is_named(tokenizer, llama_tokenizer, recwarn):
+    check_template("qwen_2", tokenizer)
+    check_template("plain", tokenizer)
+    check_template("v1", llama_tokenizer)
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"version='v1' ends an answer with '</s>', .* into \['<', '/', 's', '>'\]"):
+        check_template("v1", tokenizer)
+    with pytest.warns(UserWarning, match=r"version='qwen_2' ends an answer with '<\|im_end\|>'"):
+        check_template("qwen_2", llama_tokenizer)
