@@ -401,6 +401,36 @@ for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm
         ]
     read = fvv_lib.read_video(sample, 8)
     print(f"{extension:<6}", np.array_equal(read.frames, np.stack(every)[read.indices]))
+
+# %% [markdown]
+# ### Fast instead of exact, and files that do not answer
+#
+# Decoding can start at key frames only. If any frame near the wanted one will do (to look
+# through a folder, say), `accuracy="keyframe"` takes the nearest of them, and tells how
+# far off each is.
+
+# %%
+mp4 = Path(temporary.name) / "bars.mp4"
+write_avi(mp4, bars)
+near = fvv_lib.read_video(mp4, 8, accuracy="keyframe")
+print("asked for  ", fvv_lib.sample_frame_indices(96, 8).tolist())
+print("got        ", bar_says(near.frames))
+print("seconds off", near.errors.round(2).tolist())
+
+# %% [markdown]
+# Videos from elsewhere are cut short, damaged, or made to hang a decoder. Such a file is
+# one error that names it, never other frames. With a time limit the file is read in a
+# process of its own, which is stopped when the time is over. Training does that.
+
+# %%
+whole = min(Path(f"{folder}/videos/test").glob("*.avi"))
+cut = Path(temporary.name) / "cut.avi"
+cut.write_bytes(whole.read_bytes()[:4000])
+for file, limit in ((cut, None), (mp4, 0.001)):
+    try:
+        fvv_lib.read_video(file, 8, timeout=limit)
+    except fvv_lib.VideoDecodeError as error:
+        print(str(error).replace(f"{temporary.name}/", ""))
 temporary.cleanup()
 
 # %% [markdown]
@@ -412,6 +442,7 @@ temporary.cleanup()
 # - You always get as many frames as you ask for; a short clip repeats some.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.
+# - A file that can not be read is an error, within a time that you set.
 # - Pad wide frames; a crop loses the sides.
 
 # %% [markdown]
