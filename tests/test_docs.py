@@ -86,6 +86,15 @@ def test_readme_quotes_the_measured_reader():
     assert f"After {leak['reads']:,} reads the process had changed by {change}%" in text
 
 
+def test_readme_quotes_the_full_size_model():
+    record = json.loads((ROOT / "benchmarks" / "results" / "full_size.json").read_text())
+    step, answer = record["step"], record["answer"]
+    text = " ".join(README.split())
+    assert f"takes {step['step_seconds']:.0f} seconds and {step['peak_gib']:.1f} GiB" in text
+    assert f"an answer {answer['answer_seconds']:.0f} seconds and {answer['peak_gib']:.1f} GiB" in text
+    assert step["peak_gib"] < 24
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
