@@ -7,7 +7,7 @@ is asked for. This module knows nothing about models.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +18,19 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fvv_lib.annotations import Sample, check_sample, media_of, name_samples, read_annotations
+from fvv_lib.annotations import check_sample
 from fvv_lib.arguments import DataArguments
 from fvv_lib.conversation import get_template
 from fvv_lib.decoding import VideoFrames, count_frames, is_video, read_media
 from fvv_lib.errors import DataFormatError, FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
+from fvv_lib.table import Annotations, Made
 from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, Times, check_token_budget, preprocess_multimodal
+
+# Settings on which neither length nor labels of a sample depend.
+NOT_IN_THE_TEXT = {"data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"}
+NOT_IN_THE_TEXT |= {"decode_timeout", "video_backend", "max_new_tokens"}
 
 
 class Shown(NamedTuple):
@@ -50,8 +55,9 @@ class LazySupervisedDataset(Dataset):
         data_args: needs `image_size` and `tokens_per_frame`, which `training` sets from the checkpoint.
 
     Attributes:
-        lengths: positions that each sample takes, frames included. Time marks are written with the true times of the
-            frames, which a file tells when it is read: until `check_media` has read a sample, they are not counted.
+        lengths: int64 (N,), positions that each sample takes, frames included. Time marks are written with the true
+            times of the frames, which a file tells when it is read: until `check_media` has read a sample, they are not
+            counted.
         dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
         bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
             `bad_samples="skip"`.
@@ -71,16 +77,10 @@ class LazySupervisedDataset(Dataset):
             raise FvvError("data_args.image_size and data_args.tokens_per_frame must be set from the checkpoint.")
         get_template(data_args.version)
         self.tokenizer, self.data_args = tokenizer, data_args
-        self.samples: list[Sample] = []
-        self.names: list[str] = []
-        self.folders: list[Path] = []
-        for path in data_path:
-            samples = read_annotations(path)
-            self.samples += samples
-            self.names += name_samples(path, samples)
-            self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
+        self.samples = Annotations(data_path, data_args.image_folder, data_args.cache_dir)
+        self.names = Made(self.samples.name, self.samples)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
-        self.lengths = [0] * len(self)
+        self.lengths = np.zeros(len(self), dtype=np.int64)
         self.dropped: list[str] = []
         self.bad: dict[str, FvvError] = {}
         self._check_all()
@@ -150,7 +150,7 @@ class LazySupervisedDataset(Dataset):
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
-        return [self.folders[index] / path for path in media_of(self.samples[index])]
+        return self.samples.media(index)
 
     def frame_counts(self, index: int) -> list[int]:
         """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
@@ -181,33 +181,30 @@ class LazySupervisedDataset(Dataset):
         if problems and self.data_args.bad_samples == "raise":
             raise problems[min(problems)]
         self.bad.update({self.names[index]: error for index, error in problems.items()})
-        self._remove(set(problems))
+        self._keep(~np.isin(np.arange(len(self)), list(problems)))
 
     def _check_all(self) -> None:
         """Check all of each sample but its pixels; leave out what can not be used, then what teaches nothing."""
-        problems: dict[int, FvvError] = {}
-        learned = [True] * len(self)
-        for index in range(len(self)):
-            try:
-                self.lengths[index], learned[index] = self._check(index)
-            except FvvError as error:
-                if self.data_args.bad_samples == "raise":
-                    raise
-                problems[index] = error
-        learned = [learns for index, learns in enumerate(learned) if index not in problems]
+        settings = {name: value for name, value in asdict(self.data_args).items() if name not in NOT_IN_THE_TEXT}
+        files = bytes(path.exists() + is_video(path) for path in self.samples.all_media())
+        depends_on = [self.tokenizer, settings, files]
+        self.lengths, learned, problems = self.samples.check(
+            self._check, depends_on, stop=self.data_args.bad_samples == "raise"
+        )
+        learned = np.delete(learned, list(problems))
         self.leave_out(problems)
         # `strict` and `tolerant` drop what they can not count.
-        self.dropped = [name for name, learns in zip(self.names, learned, strict=True) if not learns]
-        if self.dropped and not any(learned):
+        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]
+        if self.dropped and not learned.any():
             raise LabelMismatchError(
                 f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
                 "would be learned. Look at it with diagnose_labels; often the template does not suit the tokenizer."
             )
-        self._remove({index for index, learns in enumerate(learned) if not learns})
+        self._keep(learned)
 
-    def _remove(self, indices: set[int]) -> None:
-        for name in ("samples", "names", "folders", "lengths"):
-            setattr(self, name, [value for i, value in enumerate(getattr(self, name)) if i not in indices])
+    def _keep(self, chosen: np.ndarray) -> None:
+        self.samples.keep(chosen)
+        self.lengths = self.lengths[chosen]
 
     def _check(self, index: int) -> tuple[int, bool]:
         """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
@@ -296,4 +293,4 @@ def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset
 
 
 def _all_media(dataset: LazySupervisedDataset) -> set[Path]:
-    return {path.resolve() for index in range(len(dataset)) for path in dataset.media(index)}
+    return {path.resolve() for path in dataset.samples.all_media()}
