@@ -106,7 +106,7 @@ class _ListReader:
         try:
             piece = self.file.read(max(CHUNK, len(self.text)))
         except UnicodeDecodeError as error:
-            raise self.wrong(f"or below: {error}", len(self.text)) from error
+            raise self.wrong(f"here or below, {error}", len(self.text)) from error
         self.text, self.ended = self.text + piece, not piece
 
     def next_character(self) -> str:

@@ -233,6 +233,8 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
             raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise FvvError("train_sampling_strategy='batch_rebalance' would read every clip: use group_by_length.")
         if self.label_smoothing_factor:
             raise FvvError("label_smoothing_factor is not supported: the model computes its loss itself. Leave it out.")
         for name in ("vision_tower_lr", "projector_lr"):

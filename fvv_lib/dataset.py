@@ -26,11 +26,18 @@ from fvv_lib.errors import DataFormatError, FvvError, LabelMismatchError, VideoD
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
 from fvv_lib.table import Annotations, Made
-from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, Times, check_token_budget, preprocess_multimodal
+from fvv_lib.tokens import (
+    DEFAULT_IMAGE_TOKEN,
+    IGNORE_INDEX,
+    RememberingTokenizer,
+    Times,
+    check_token_budget,
+    preprocess_multimodal,
+)
 
 # Settings on which neither length nor labels of a sample depend.
-NOT_IN_THE_TEXT = {"data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"}
-NOT_IN_THE_TEXT |= {"decode_timeout", "video_backend", "max_new_tokens"}
+NO_MATTER = {"data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"}
+NO_MATTER |= {"decode_timeout", "video_backend", "max_new_tokens"}
 
 
 class Shown(NamedTuple):
@@ -122,9 +129,9 @@ class LazySupervisedDataset(Dataset):
         source = self.samples[index]["conversations"]
         return preprocess_multimodal([source], self.data_args, self.frame_counts(index), times)[0]
 
-    def _tokens(self, index: int, turns: Sequence[dict[str, str]]) -> dict[str, torch.Tensor]:
-        args, names = self.data_args, [self.names[index]]
-        both = preprocess([turns], self.tokenizer, bool(self.media(index)), args.version, args.mismatch, names)
+    def _tokens(self, index: int, turns: Sequence[dict[str, str]], tokenizer: Any = None) -> dict[str, torch.Tensor]:
+        args, names, has_image = self.data_args, [self.names[index]], bool(self.media(index))
+        both = preprocess([turns], tokenizer or self.tokenizer, has_image, args.version, args.mismatch, names)
         return {key: values[0] for key, values in both.items()}
 
     def _pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
@@ -174,7 +181,8 @@ class LazySupervisedDataset(Dataset):
             return index, None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(check, range(len(self)))
+            for start in range(0, len(self), 1000):  # what `map` is given, it puts in line at once
+                yield from pool.map(check, range(start, min(start + 1000, len(self))))
 
     def leave_out(self, problems: dict[int, FvvError]) -> None:
         """Do with samples that can not be used what `bad_samples` says: raise the first error, or take them out."""
@@ -185,12 +193,11 @@ class LazySupervisedDataset(Dataset):
 
     def _check_all(self) -> None:
         """Check all of each sample but its pixels; leave out what can not be used, then what teaches nothing."""
-        settings = {name: value for name, value in asdict(self.data_args).items() if name not in NOT_IN_THE_TEXT}
+        settings = {name: value for name, value in asdict(self.data_args).items() if name not in NO_MATTER}
         files = bytes(path.exists() + is_video(path) for path in self.samples.all_media())
-        depends_on = [self.tokenizer, settings, files]
-        self.lengths, learned, problems = self.samples.check(
-            self._check, depends_on, stop=self.data_args.bad_samples == "raise"
-        )
+        check = partial(self._check, RememberingTokenizer(self.tokenizer))
+        stop = self.data_args.bad_samples == "raise"
+        self.lengths, learned, problems = self.samples.check(check, [self.tokenizer, settings, files], stop)
         learned = np.delete(learned, list(problems))
         self.leave_out(problems)
         # `strict` and `tolerant` drop what they can not count.
@@ -206,7 +213,7 @@ class LazySupervisedDataset(Dataset):
         self.samples.keep(chosen)
         self.lengths = self.lengths[chosen]
 
-    def _check(self, index: int) -> tuple[int, bool]:
+    def _check(self, tokenizer: RememberingTokenizer, index: int) -> tuple[int, bool]:
         """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
         sample, name = self.samples[index], self.names[index]
         check_sample(sample, name)
@@ -219,7 +226,7 @@ class LazySupervisedDataset(Dataset):
                 f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, and its time marks would be learned as its words. Write "
                 f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
             )
-        tokens = self._tokens(index, self._turns(index))
+        tokens = self._tokens(index, self._turns(index), tokenizer)
         return self._check_budget(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
 
     def _check_budget(self, index: int, tokens: dict[str, torch.Tensor]) -> int:
@@ -284,13 +291,10 @@ def make_supervised_data_module(tokenizer: PreTrainedTokenizerBase, data_args: D
 
 def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
     """Raise a DataFormatError when a picture or video of a held-out set is in the training set too."""
-    shared = _all_media(train) & _all_media(held_out)
+    train_media, others = ({path.resolve() for path in one.samples.all_media()} for one in (train, held_out))
+    shared = train_media & others
     if shared:
         raise DataFormatError(
             f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
             f"{min(shared)}. A result on clips that were learned says nothing: take them out of one of the two."
         )
-
-
-def _all_media(dataset: LazySupervisedDataset) -> set[Path]:
-    return {path.resolve() for path in dataset.samples.all_media()}

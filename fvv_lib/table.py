@@ -7,6 +7,7 @@ open at once, and all workers share them. This module knows nothing of what a sa
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ CHECKED = datasets.Features(
         "problem": datasets.Value("string"),
     }
 )
+SAMPLES_PER_PROCESS = 50_000  # of twice as many and more, several processes check
 
 
 class Checked(NamedTuple):
@@ -114,7 +116,7 @@ class Annotations(Sequence[Sample]):
         Args:
             one: returns the length of a sample and whether anything in it is learned, or raises a FvvError.
             depends_on: everything but the samples that the result depends on.
-            stop: raise the first error.
+            stop: raise the first error that is met.
         """
 
         def batch(_: Any, indices: list[int]) -> dict[str, list[Any]]:
@@ -131,6 +133,7 @@ class Annotations(Sequence[Sample]):
                     column.append(value)
             return found
 
+        workers = min(os.cpu_count() or 1, len(self) // SAMPLES_PER_PROCESS)
         key = datasets.fingerprint.Hasher.hash([self.table._fingerprint, self.paths, _code("*"), depends_on])
         with _bars_on_terminals_only():
             table = self.table.map(
@@ -140,6 +143,7 @@ class Annotations(Sequence[Sample]):
                 remove_columns=self.table.column_names,
                 features=CHECKED,
                 new_fingerprint=key,
+                num_proc=workers if workers > 1 else None,
                 load_from_cache_file=True,
                 desc="checking the text",
             )
