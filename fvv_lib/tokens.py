@@ -156,7 +156,8 @@ def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: i
 
 
 def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
-    return sum(int(token) == IMAGE_TOKEN_INDEX for token in input_ids)
+    ids = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else list(input_ids)
+    return ids.count(IMAGE_TOKEN_INDEX)
 
 
 def check_token_budget(
