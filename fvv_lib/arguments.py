@@ -120,7 +120,8 @@ class DataArguments:
     """Which samples, and how a video becomes frames, tokens and labels."""
 
     data_path: list[str] = field(
-        default_factory=list, metadata={"help": "Annotation files in LLaVA format (JSON), for training."}
+        default_factory=list,
+        metadata={"help": "Annotation files in LLaVA format (.json, .jsonl or .parquet), for training."},
     )
     validation_data_path: str | None = field(
         default=None, metadata={"help": "Annotation file for the loss during training."}
@@ -131,6 +132,10 @@ class DataArguments:
     image_folder: str | None = field(
         default=None,
         metadata={"help": "Folder that paths of pictures and videos start from; default: the annotation file's own."},
+    )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for the tables made of annotation files; default: HF_DATASETS_CACHE."},
     )
     num_video_frames: int = field(default=8, metadata={"help": "Frames taken from each video."})
     frame_sampling: str = field(
@@ -228,6 +233,8 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
             raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise FvvError("train_sampling_strategy='batch_rebalance' would read every clip: use group_by_length.")
         if self.label_smoothing_factor:
             raise FvvError("label_smoothing_factor is not supported: the model computes its loss itself. Leave it out.")
         for name in ("vision_tower_lr", "projector_lr"):

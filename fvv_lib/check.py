@@ -80,7 +80,7 @@ def _kind(error: FvvError) -> str:
 
 
 def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
-    name, tokens = dataset.names[index], dataset.lengths[index]
+    name, tokens = dataset.names[index], int(dataset.lengths[index])
     media: list[MediaReport] = []
     videos = []
     try:

@@ -7,7 +7,7 @@ is asked for. This module knows nothing about models.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +18,26 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fvv_lib.annotations import Sample, check_sample, media_of, name_samples, read_annotations
+from fvv_lib.annotations import check_sample
 from fvv_lib.arguments import DataArguments
 from fvv_lib.conversation import get_template
 from fvv_lib.decoding import VideoFrames, count_frames, is_video, read_media
 from fvv_lib.errors import DataFormatError, FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.images import preprocess_frames
 from fvv_lib.labels import preprocess
-from fvv_lib.tokens import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, Times, check_token_budget, preprocess_multimodal
+from fvv_lib.table import Annotations, Made
+from fvv_lib.tokens import (
+    DEFAULT_IMAGE_TOKEN,
+    IGNORE_INDEX,
+    RememberingTokenizer,
+    Times,
+    check_token_budget,
+    preprocess_multimodal,
+)
+
+# Settings on which neither length nor labels of a sample depend.
+NO_MATTER = {"data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"}
+NO_MATTER |= {"decode_timeout", "video_backend", "max_new_tokens"}
 
 
 class Shown(NamedTuple):
@@ -50,8 +62,9 @@ class LazySupervisedDataset(Dataset):
         data_args: needs `image_size` and `tokens_per_frame`, which `training` sets from the checkpoint.
 
     Attributes:
-        lengths: positions that each sample takes, frames included. Time marks are written with the true times of the
-            frames, which a file tells when it is read: until `check_media` has read a sample, they are not counted.
+        lengths: int64 (N,), positions that each sample takes, frames included. Time marks are written with the true
+            times of the frames, which a file tells when it is read: until `check_media` has read a sample, they are not
+            counted.
         dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
         bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
             `bad_samples="skip"`.
@@ -71,16 +84,10 @@ class LazySupervisedDataset(Dataset):
             raise FvvError("data_args.image_size and data_args.tokens_per_frame must be set from the checkpoint.")
         get_template(data_args.version)
         self.tokenizer, self.data_args = tokenizer, data_args
-        self.samples: list[Sample] = []
-        self.names: list[str] = []
-        self.folders: list[Path] = []
-        for path in data_path:
-            samples = read_annotations(path)
-            self.samples += samples
-            self.names += name_samples(path, samples)
-            self.folders += [Path(data_args.image_folder or Path(path).parent)] * len(samples)
+        self.samples = Annotations(data_path, data_args.image_folder, data_args.cache_dir)
+        self.names = Made(self.samples.name, self.samples)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
-        self.lengths = [0] * len(self)
+        self.lengths = np.zeros(len(self), dtype=np.int64)
         self.dropped: list[str] = []
         self.bad: dict[str, FvvError] = {}
         self._check_all()
@@ -122,9 +129,9 @@ class LazySupervisedDataset(Dataset):
         source = self.samples[index]["conversations"]
         return preprocess_multimodal([source], self.data_args, self.frame_counts(index), times)[0]
 
-    def _tokens(self, index: int, turns: Sequence[dict[str, str]]) -> dict[str, torch.Tensor]:
-        args, names = self.data_args, [self.names[index]]
-        both = preprocess([turns], self.tokenizer, bool(self.media(index)), args.version, args.mismatch, names)
+    def _tokens(self, index: int, turns: Sequence[dict[str, str]], tokenizer: Any = None) -> dict[str, torch.Tensor]:
+        args, names, has_image = self.data_args, [self.names[index]], bool(self.media(index))
+        both = preprocess([turns], tokenizer or self.tokenizer, has_image, args.version, args.mismatch, names)
         return {key: values[0] for key, values in both.items()}
 
     def _pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
@@ -150,7 +157,7 @@ class LazySupervisedDataset(Dataset):
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
-        return [self.folders[index] / path for path in media_of(self.samples[index])]
+        return self.samples.media(index)
 
     def frame_counts(self, index: int) -> list[int]:
         """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
@@ -174,42 +181,39 @@ class LazySupervisedDataset(Dataset):
             return index, None
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(check, range(len(self)))
+            for start in range(0, len(self), 1000):  # what `map` is given, it puts in line at once
+                yield from pool.map(check, range(start, min(start + 1000, len(self))))
 
     def leave_out(self, problems: dict[int, FvvError]) -> None:
         """Do with samples that can not be used what `bad_samples` says: raise the first error, or take them out."""
         if problems and self.data_args.bad_samples == "raise":
             raise problems[min(problems)]
         self.bad.update({self.names[index]: error for index, error in problems.items()})
-        self._remove(set(problems))
+        self._keep(~np.isin(np.arange(len(self)), list(problems)))
 
     def _check_all(self) -> None:
         """Check all of each sample but its pixels; leave out what can not be used, then what teaches nothing."""
-        problems: dict[int, FvvError] = {}
-        learned = [True] * len(self)
-        for index in range(len(self)):
-            try:
-                self.lengths[index], learned[index] = self._check(index)
-            except FvvError as error:
-                if self.data_args.bad_samples == "raise":
-                    raise
-                problems[index] = error
-        learned = [learns for index, learns in enumerate(learned) if index not in problems]
+        settings = {name: value for name, value in asdict(self.data_args).items() if name not in NO_MATTER}
+        files = bytes(path.exists() + is_video(path) for path in self.samples.all_media())
+        check = partial(self._check, RememberingTokenizer(self.tokenizer))
+        stop = self.data_args.bad_samples == "raise"
+        self.lengths, learned, problems = self.samples.check(check, [self.tokenizer, settings, files], stop)
+        learned = np.delete(learned, list(problems))
         self.leave_out(problems)
         # `strict` and `tolerant` drop what they can not count.
-        self.dropped = [name for name, learns in zip(self.names, learned, strict=True) if not learns]
-        if self.dropped and not any(learned):
+        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]
+        if self.dropped and not learned.any():
             raise LabelMismatchError(
                 f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
                 "would be learned. Look at it with diagnose_labels; often the template does not suit the tokenizer."
             )
-        self._remove({index for index, learns in enumerate(learned) if not learns})
+        self._keep(learned)
 
-    def _remove(self, indices: set[int]) -> None:
-        for name in ("samples", "names", "folders", "lengths"):
-            setattr(self, name, [value for i, value in enumerate(getattr(self, name)) if i not in indices])
+    def _keep(self, chosen: np.ndarray) -> None:
+        self.samples.keep(chosen)
+        self.lengths = self.lengths[chosen]
 
-    def _check(self, index: int) -> tuple[int, bool]:
+    def _check(self, tokenizer: RememberingTokenizer, index: int) -> tuple[int, bool]:
         """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
         sample, name = self.samples[index], self.names[index]
         check_sample(sample, name)
@@ -222,7 +226,7 @@ class LazySupervisedDataset(Dataset):
                 f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, and its time marks would be learned as its words. Write "
                 f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
             )
-        tokens = self._tokens(index, self._turns(index))
+        tokens = self._tokens(index, self._turns(index), tokenizer)
         return self._check_budget(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
 
     def _check_budget(self, index: int, tokens: dict[str, torch.Tensor]) -> int:
@@ -287,13 +291,10 @@ def make_supervised_data_module(tokenizer: PreTrainedTokenizerBase, data_args: D
 
 def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
     """Raise a DataFormatError when a picture or video of a held-out set is in the training set too."""
-    shared = _all_media(train) & _all_media(held_out)
+    train_media, others = ({path.resolve() for path in one.samples.all_media()} for one in (train, held_out))
+    shared = train_media & others
     if shared:
         raise DataFormatError(
             f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
             f"{min(shared)}. A result on clips that were learned says nothing: take them out of one of the two."
         )
-
-
-def _all_media(dataset: LazySupervisedDataset) -> set[Path]:
-    return {path.resolve() for index in range(len(dataset)) for path in dataset.media(index)}

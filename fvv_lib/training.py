@@ -14,8 +14,10 @@ from typing import Any, cast
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
+from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, Trainer, set_seed
+from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
 from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
@@ -77,6 +79,25 @@ class VideoTrainer(Trainer):
             self.optimizer = optimizer_class(list(groups.values()), **settings)
         return self.optimizer
 
+    def _get_train_sampler(self, train_dataset: LazySupervisedDataset | None = None) -> Sampler | None:
+        """With `train_sampling_strategy="group_by_length"`, batches of samples whose expanded lengths are alike. The
+        Trainer would read every clip to find them, count one token for each frame, and resume in another order."""
+        dataset = train_dataset or self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or dataset is None:
+            return super()._get_train_sampler(train_dataset)
+        return self._grouped(dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps)
+
+    def _get_eval_sampler(self, eval_dataset: LazySupervisedDataset) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        return self._grouped(eval_dataset, self.args.eval_batch_size)
+
+    def _grouped(self, dataset: LazySupervisedDataset, batch_size: int) -> Sampler:
+        """The order follows from seed and epoch alone. Processes share the batches out among them later."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        lengths = dataset.lengths.tolist()
+        return DistributedLengthGroupedSampler(batch_size, num_replicas=1, rank=0, seed=seed, lengths=lengths)
+
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
 
@@ -119,7 +140,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     else:
         set_trainable(model, model_args.tunable_parts)
     counts = count_parameters(model)
-    data = make_supervised_data_module(loaded.tokenizer, data_args)
+    with training_args.main_process_first(desc="opening the annotation files"):  # the others find its tables
+        data = make_supervised_data_module(loaded.tokenizer, data_args)
     test = None
     if data_args.test_data_path:
         test = LazySupervisedDataset(loaded.tokenizer, [data_args.test_data_path], data_args.for_evaluation())

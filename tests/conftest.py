@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import av
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -36,10 +37,12 @@ def assert_true_frames(video, reference):
 
 
 def pytest_configure(config):
-    """Hypothesis takes its notes away from the folder that the tests are run from."""
-    folder = tempfile.TemporaryDirectory(prefix="hypothesis-")
+    """Hypothesis takes its notes away from the folder that the tests are run from, and tables of annotation files go to
+    no cache of the user."""
+    folder = tempfile.TemporaryDirectory(prefix="fvv-tests-")
     config.add_cleanup(folder.cleanup)
     set_hypothesis_home_dir(folder.name)
+    os.environ["HF_DATASETS_CACHE"] = datasets.config.HF_DATASETS_CACHE = str(Path(folder.name) / "datasets")
 
 
 @pytest.fixture

@@ -225,7 +225,7 @@ def test_bad_samples_are_raised_or_left_out_and_listed(make, media):
     dataset.leave_out({index: error for index, error in dataset.check_media() if error})
     assert [name.split("sample ")[1] for name in dataset.names] == ["good"]
     assert [name.split("sample ")[1] for name in dataset.bad] == ["words", "pixels"]
-    assert (len(dataset), len(dataset.lengths), len(dataset.folders)) == (1, 1, 1)
+    assert (len(dataset), len(dataset.lengths), len(dataset.names)) == (1, 1, 1)
     assert torch.equal(dataset[0]["images"], make([good])[0]["images"])
     dataset = make(samples[1:])
     with pytest.raises(VideoDecodeError, match=r"text\.mp4"):

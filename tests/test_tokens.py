@@ -14,6 +14,7 @@ from fvv_lib import (
     preprocess_multimodal,
     tokenizer_image_token,
 )
+from fvv_lib.tokens import RememberingTokenizer
 
 
 def test_one_image_becomes_one_per_frame():
@@ -99,3 +100,17 @@ def test_eight_frames_at_1024_do_not_fit_2048_positions():
 def test_budget_message_counts_frames_for_any_tokens_per_frame(tokens_per_frame):
     with pytest.raises(TokenBudgetError, match=f"5 of text \\+ 3 frames x {tokens_per_frame}"):
         check_token_budget([1] * 5 + [IMAGE_TOKEN_INDEX] * 3, tokens_per_frame, 6, "sample")
+
+
+def test_a_remembering_tokenizer_says_what_its_tokenizer_says(tokenizer, llama_tokenizer):
+    for one in (tokenizer, llama_tokenizer):
+        remembering = RememberingTokenizer(one, most=3)
+        for text in ["a", "It is red.", "What?", "a", "Way", "It is red.", "What?"]:
+            for special in (True, False):
+                assert (
+                    remembering(text, add_special_tokens=special).input_ids
+                    == one(text, add_special_tokens=special).input_ids
+                )
+            assert tokenizer_image_token(f"<image>{text}", remembering) == tokenizer_image_token(f"<image>{text}", one)
+        assert len(remembering.seen) <= 3
+        assert (remembering.pad_token_id, remembering.bos_token_id) == (one.pad_token_id, one.bos_token_id)

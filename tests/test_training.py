@@ -161,6 +161,65 @@ def test_training_resumes_from_a_checkpoint(run):
     assert load_pretrained_model(half / "checkpoint-2", device="cpu").image_processor is not None
 
 
+@pytest.fixture
+def order(base, annotate, media, monkeypatch):
+    """Train on 24 text samples of different lengths; returns the samples of each step, and their lengths."""
+    samples = [sample("Which? " * (1 + number * 7 % 24), "Any way.") for number in range(24)]
+
+    def start(output, **settings):
+        seen = []
+        monkeypatch.setattr(VideoTrainer, "training_step", lambda self, model, inputs, *_: seen.append(inputs) or step)
+        step = torch.zeros(())
+        path = annotate(samples)
+        args = {"max_steps": 36, "per_device_train_batch_size": 2, "save_steps": 18, "use_cpu": True, "seed": 3}
+        args |= {"disable_tqdm": True, "report_to": "none", "output_dir": str(media / output), **settings}
+        train(ModelArguments(str(base)), DataArguments(data_path=[path]), TrainingArguments(**args))
+        return [sorted((step["attention_mask"].sum(1)).tolist()) for step in seen]
+
+    start.media = media
+    return start
+
+
+def test_batches_are_grouped_by_expanded_length(order):
+    mixed, grouped = order("a"), order("b", train_sampling_strategy="group_by_length")
+    spread = [sum(longest - shortest for shortest, longest in batches[:12]) for batches in (mixed, grouped)]
+    assert spread[1] < spread[0] / 2
+    epochs = [grouped[start : start + 12] for start in (0, 12, 24)]
+    for epoch in epochs:
+        assert sorted(length for batch in epoch for length in batch) == sorted(
+            length for batch in epochs[0] for length in batch
+        )
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_groups_are_by_the_length_with_frames_and_no_clip_is_read(model, tokenizer, annotate, media, data_args):
+    """Without its frames the first sample would be the shorter one."""
+    samples = [sample("<image>\nHm?", "Yes.", video="clip.mp4"), sample("Which way? Which way?", "Any way.")] * 32
+    dataset = LazySupervisedDataset(tokenizer, [annotate(samples)], data_args())
+    (media / "clip.mp4").unlink()
+    args = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2, "use_cpu": True}
+    args |= {"per_device_eval_batch_size": 2, "output_dir": str(media), "report_to": "none"}
+    trainer = VideoTrainer(model=model, args=TrainingArguments(**args), train_dataset=dataset)
+    for indices in (list(trainer._get_train_sampler()), list(trainer._get_eval_sampler(dataset))):
+        assert sorted(indices) == list(range(64))
+        assert dataset.lengths[indices[0]] == dataset.lengths.max()
+        batches = dataset.lengths[indices].reshape(32, 2)
+        assert (batches[:, 0] != batches[:, 1]).sum() <= 4  # one in each of the four groups that are sorted
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_the_order_is_the_same_for_one_seed_and_goes_on_after_a_stop(order, strategy):
+    """36 steps are three epochs; the checkpoint of step 18 is in the middle of the second."""
+    whole = order("a", train_sampling_strategy=strategy)
+    again = order("b", train_sampling_strategy=strategy)
+    resumed = order(
+        "a", train_sampling_strategy=strategy, resume_from_checkpoint=str(order.media / "a" / "checkpoint-18")
+    )
+    assert whole == again
+    assert resumed == whole[18:]
+    assert order("c", train_sampling_strategy=strategy, seed=4) != whole
+
+
 def test_gradient_checkpointing_gives_the_same_losses(run):
     losses = [
         [entry["loss"] for entry in run(output=f"run{on}", gradient_checkpointing=on)[1]["log"] if "loss" in entry]
@@ -236,6 +295,7 @@ def test_wrong_settings_are_errors(tmp_path):
     for setting, message in (
         ({"remove_unused_columns": True}, "remove_unused_columns"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "use group_by_length"),
         ({"projector_lr": -1.0}, "projector_lr must not be negative"),
     ):
         with pytest.raises(FvvError, match=message):

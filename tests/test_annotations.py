@@ -1,0 +1,82 @@
+"""Annotation files of every kind give the same samples; what is wrong with one is told with its line."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fvv_lib import DataFormatError, annotations
+from fvv_lib.annotations import read_annotations
+
+
+def sample(question="Hm?", answer="Yes.", **rest):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **rest}
+
+
+IRREGULAR = [
+    sample(image="a.png", id="text id"),
+    sample(video=["a.mp4", "b.mp4"], id=7),
+    sample('Größer {["?\n'),
+    sample(kinds=["colour"], choices=[["red", "blue"]], score=0.5, other=None, nested={"deep": [1, "two", None]}),
+    sample(image=3),
+]
+
+
+def contents(path):
+    pairs = list(read_annotations(path))
+    assert all(json.loads(text) == content for text, content in pairs)
+    return [content for _, content in pairs]
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+@pytest.mark.parametrize("chunk", [1, 7, 2**20])
+def test_irregular_samples_come_as_they_were_written(tmp_path, monkeypatch, indent, chunk):
+    monkeypatch.setattr(annotations, "CHUNK", chunk)
+    (tmp_path / "a.json").write_text(json.dumps(IRREGULAR, indent=indent))
+    assert contents(tmp_path / "a.json") == IRREGULAR
+
+
+def test_json_jsonl_and_parquet_give_the_same_samples(tmp_path):
+    samples = [sample("Größer?", id="1", video="a.mp4"), sample("Why?", "So.", image="b.png", kinds=["x"])]
+    (tmp_path / "a.json").write_text(json.dumps(samples))
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in samples) + "\n\n")
+
+    assert contents(tmp_path / "a.jsonl") == contents(tmp_path / "a.json") == samples
+
+    columns = {key: [one.get(key) for one in samples] for key in ("conversations", "id", "image", "video", "kinds")}
+    pq.write_table(pa.table(columns), tmp_path / "b.parquet")
+    assert contents(tmp_path / "b.parquet") == samples
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", '[\n{"id": 1},\n{"id": }\n]', r"a\.json: not valid JSON \(line 3: "),
+        ("a.json", '[\n{"id": 1},\n{"id": 2', r"a\.json: not valid JSON \(line 3: "),
+        ("a.json", '[\n{"id": 1}\n{"id": 2}]', r"not valid JSON \(line 3: ',' or '\]' is expected"),
+        ("a.json", '[{"id": 1}', r"not valid JSON \(line 1: ',' or '\]' is expected"),
+        ("a.json", '[{"id": 1}]\n]', r"not valid JSON \(line 2: there is text after"),
+        ("a.json", '[\n{"id": 1},\n3]', "each a JSON object; line 3 has none"),
+        ("a.json", '[{"id": 1},]', "line 1 has none"),
+        ("a.json", '{"id": 1}\n{"id": 2}', r"must be a list .* name it \.jsonl"),
+        ("a.json", "", "must be a list"),
+        ("a.json", " [ ] ", "at least one sample"),
+        ("a.json", b'[\n{"id": "\xff"}]', r"not valid JSON \(line 1: here or below, .*utf-8"),
+        ("a.jsonl", '{"id": 1}\n\n{"id": }\n', r"a\.jsonl: not valid JSON \(line 3: "),
+        ("a.jsonl", '{"id": 1}\n[2]\n', r"a\.jsonl, line 2: each line must be a sample"),
+        ("a.jsonl", b'{"id": 1}\n"\xff"\n', r"line 2: .*utf-8"),
+        ("a.jsonl", "\n", "at least one sample"),
+        ("a.parquet", "no parquet", r"a\.parquet: it can not be read as Parquet"),
+    ],
+)
+def test_broken_files_name_file_and_line(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataFormatError, match=message):
+        list(read_annotations(tmp_path / name))
+
+
+def test_a_parquet_column_that_is_no_text_is_an_error(tmp_path):
+    pq.write_table(pa.table({"image": [b"pixels"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataFormatError, match=r"a\.parquet: a column is no text"):
+        list(read_annotations(tmp_path / "a.parquet"))

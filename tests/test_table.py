@@ -1,0 +1,151 @@
+"""Samples stand in a memory-mapped table that is made once and never stale."""
+
+import json
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+
+from fvv_lib import DataFormatError, LazySupervisedDataset, table
+from fvv_lib.table import Annotations, open_table
+from fvv_lib.tiny import build_tokenizer
+
+
+def sample(question="Hm?", answer="Yes.", **rest):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **rest}
+
+
+SAMPLES = [
+    sample("<image>?", image="still.png", id="a"),
+    sample("<image><image>?", video=["clip.mp4", "short.mp4"], id="b"),
+    sample("Which?", kinds=["x"], id="a"),
+    sample("Where?"),
+]
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """The samples that were checked, by index, since the list was last cleared."""
+    seen = []
+    check = LazySupervisedDataset._check
+
+    def spy(self, tokenizer, index):
+        seen.append(index)
+        return check(self, tokenizer, index)
+
+    monkeypatch.setattr(LazySupervisedDataset, "_check", spy)
+    return seen
+
+
+def test_samples_names_and_media_are_those_of_the_files(annotate, tmp_path):
+    paths = [annotate(SAMPLES, "one.json"), annotate(SAMPLES[1:], "two.json")]
+    both = Annotations(paths, cache_dir=str(tmp_path / "cache"))
+    assert list(both) == SAMPLES + SAMPLES[1:]
+    names = [both.name(index).split("/")[-1] for index in range(len(both))]
+    assert names[:4] == [f"one.json, sample {name}" for name in ("a (at 0)", "b", "a (at 2)", "3")]
+    assert names[4:] == [f"two.json, sample {name}" for name in ("b", "a", "2")]
+    assert both.media(4) == [tmp_path / "clip.mp4", tmp_path / "short.mp4"]
+    both.keep(np.array([False, True, True, True, False, True, True]))
+    assert list(both) == SAMPLES[1:] + SAMPLES[2:]
+    assert list(both.all_media()) == both.media(0)
+    assert both.name(3).endswith("two.json, sample a")
+
+
+def test_the_table_is_a_mapped_file_and_what_a_worker_is_sent_is_small(annotate, tmp_path):
+    samples = [sample("Which? " * 50, id=i) for i in range(2000)]
+    many = Annotations([annotate(samples)], cache_dir=str(tmp_path / "cache"))
+    (file,) = many.table.cache_files
+    assert str(tmp_path / "cache") in file["filename"]
+    sent = pickle.dumps(many)
+    assert len(sent) < 30 * len(many) < len(json.dumps(samples)) / 10
+    assert pickle.loads(sent)[1999] == samples[1999]
+
+
+def test_nothing_is_written_beside_the_annotation_file(annotate, tmp_path):
+    path = annotate(SAMPLES, "one.json")
+    before = sorted(tmp_path.rglob("*"))
+    cache = tmp_path / "cache"
+    Annotations([path], cache_dir=str(cache))
+    assert sorted(file for file in tmp_path.rglob("*") if cache not in [file, *file.parents]) == before
+
+
+def test_a_file_that_fails_leaves_no_table(annotate, tmp_path):
+    path = annotate('[{"id": 1}, {"id": }]')
+    for _ in range(2):
+        with pytest.raises(DataFormatError, match=r"data\.json: not valid JSON"):
+            open_table(path, str(tmp_path / "cache"))
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_a_changed_file_is_noticed(annotate, tmp_path):
+    import os
+
+    path = annotate([sample("One?", id="x")])
+    times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
+    assert Annotations([path])[0] == sample("One?", id="x")
+    annotate([sample("Two?", id="x")])  # as long, and as old
+    os.utime(path, ns=times)
+    assert Annotations([path])[0] == sample("Two?", id="x")
+
+
+def test_text_that_is_no_unicode_is_an_error(annotate):
+    with pytest.raises(DataFormatError, match=r"data\.json, sample 0: its text is not valid Unicode"):
+        Annotations([annotate([sample(image="\ud800.png")])])
+
+
+def test_samples_are_checked_once_for_what_they_depend_on(data_args, annotate, media, tokenizer, checked):
+    path = annotate(SAMPLES)
+
+    def open_with(tokens=tokenizer, **settings):
+        checked.clear()
+        dataset = LazySupervisedDataset(tokens, [path], data_args(**settings))
+        return dataset.lengths.tolist(), checked[:]
+
+    first, seen = open_with()
+    assert seen == [0, 1, 2, 3]
+    assert open_with(decode_timeout=5.0, bad_samples="skip") == (first, [])
+    assert open_with(build_tokenizer()) == (first, [])  # another object with the same words
+    more, seen = open_with(num_video_frames=9)
+    assert [longer - length for longer, length in zip(more, first, strict=True)] == [0, 8, 0, 0]
+    assert seen == [0, 1, 2, 3]
+    other = build_tokenizer()
+    other.add_tokens(["Which"])
+    assert open_with(other)[1] == [0, 1, 2, 3]
+
+
+def test_a_file_that_has_gone_or_come_is_noticed(data_args, annotate, media, tokenizer, checked):
+    path = annotate(SAMPLES)
+    whole = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))
+    (media / "short.mp4").rename(media / "away.mp4")
+    less = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))
+    assert (len(whole), len(less), len(less.bad)) == (4, 3, 1)
+    (media / "away.mp4").rename(media / "short.mp4")
+    checked.clear()
+    assert len(LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))) == 4
+    assert not checked
+
+
+def test_kept_errors_are_the_errors(data_args, annotate, media, tokenizer, checked):
+    path = annotate([sample("<image>?", id="words"), *SAMPLES, sample("<image>?", image="gone.png", id="file")])
+    first, again = (LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip")) for _ in range(2))
+    assert len(checked) == 6
+    for name, error in first.bad.items():
+        assert (type(error), str(error)) == (type(again.bad[name]), str(again.bad[name]))
+    with pytest.raises(DataFormatError, match="sample words: its text has 1 <image>"):
+        LazySupervisedDataset(tokenizer, [path], data_args())
+
+
+def test_several_processes_find_what_one_finds(data_args, annotate, media, tokenizer, monkeypatch, tmp_path):
+    bad = sample("<image>?", id="words")
+    path = annotate([*SAMPLES, bad, *SAMPLES])
+    one = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))
+    monkeypatch.setattr(table, "SAMPLES_PER_PROCESS", 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    several = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip", cache_dir=str(tmp_path / "c")))
+    assert len(list((tmp_path / "c").rglob("cache-*.arrow"))) == 2
+    assert several.lengths.tolist() == one.lengths.tolist()
+    assert {name: str(error) for name, error in several.bad.items()} == {n: str(e) for n, e in one.bad.items()}
+    with pytest.raises(DataFormatError, match="sample words: its text has 1 <image>"):
+        LazySupervisedDataset(tokenizer, [path], data_args(cache_dir=str(tmp_path / "d")))
+    assert not multiprocessing.active_children()
