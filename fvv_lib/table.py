@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -78,8 +79,15 @@ class Annotations(Sequence[Sample]):
     def __getitem__(self, index: Any) -> Any:
         return json.loads(self._cell("sample", index))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_columns"}  # Arrow would copy them
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.ChunkedArray]:
+        return {name: self.table.data.column(name) for name in COLUMNS}
+
     def _cell(self, column: str, index: int) -> Any:
-        return self.table.data.column(column)[int(self.rows[index])].as_py()
+        return self._columns[column][int(self.rows[index])].as_py()
 
     def _file(self, index: int) -> int:
         return int(np.searchsorted(self.starts, self.rows[index], side="right")) - 1

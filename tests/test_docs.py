@@ -108,7 +108,7 @@ def test_every_module_and_every_flag_of_the_readme_exists():
     arguments = "".join((ROOT / "fvv_lib" / f"{module}.py").read_text() for module in ("arguments", "check", "chat"))
     stock = {"max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"}
     stock |= {"gradient_checkpointing", "output_dir", "help", "per_device_eval_batch_size"}
-    stock |= {"resume_from_checkpoint", "eval_strategy", "eval_steps"}
+    stock |= {"resume_from_checkpoint", "eval_strategy", "eval_steps", "train_sampling_strategy"}
     for flag in set(re.findall(r"--(\w+)", README)) - stock - {"nbval"}:
         assert f"{flag}:" in arguments, flag
 
