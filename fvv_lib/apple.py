@@ -111,10 +111,10 @@ def _read_file(file: Path) -> Weights:
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{file}: its weights can not be read ({str(error).splitlines()[0]}). Copy the file again; a .bin that "
-            "holds more than tensors is not unpickled."
+            f"{file}: its weights can not be read ({type(error).__name__}). Copy the file again; a .bin that holds "
+            "more than tensors is not unpickled."
         ) from error
 
 
@@ -205,25 +205,19 @@ def fit_vocabulary(weights: Weights, image_token: int, vocab_size: int, source: 
     return max(vocab_size, image_token + 1)
 
 
-def is_tied(weights: Weights, flag: bool, source: Path | str) -> bool:
+def is_tied(weights: Weights, flag: bool) -> bool:
     """Whether the head is the embedding; takes a head out of `weights` that only repeats it.
 
-    The weights tell, because published copies of one model differ in the flag: without a head of its own the head is
-    the embedding, whatever the flag says.
-
-    Raises:
-        CheckpointError: the flag says that they are one, but they differ.
+    The weights tell, because published copies of one model differ in the flag `tie_word_embeddings`: without a head in
+    the weights the head is the embedding, and a head that differs from the embedding is a head of its own. Only where
+    the two are equal does the flag say whether they are to stay so.
     """
     if HEAD not in weights or EMBEDDING not in weights:
         return HEAD not in weights
-    if flag and not torch.equal(weights[HEAD], weights[EMBEDDING]):
-        raise CheckpointError(
-            f"{source}: tie_word_embeddings says that {HEAD} is the embedding, but the two differ. Set it to false in "
-            f"config.json to use the head, or take {HEAD} out of the weights to use the embedding."
-        )
-    if flag:
-        del weights[HEAD]
-    return flag
+    if not (flag and torch.equal(weights[HEAD], weights[EMBEDDING])):
+        return False
+    del weights[HEAD]
+    return True
 
 
 def translate_config(settings: dict[str, Any], weights: Weights, image_token: int, source: Path | str) -> FastVlmConfig:
@@ -250,7 +244,7 @@ def translate_config(settings: dict[str, Any], weights: Weights, image_token: in
     text = {name: value for name, value in settings.items() if name in own | {"rope_theta"}}
     if settings.get("rope_scaling"):
         text["rope_scaling"] = settings["rope_scaling"]
-    tied = is_tied(weights, bool(settings.get("tie_word_embeddings")), source)
+    tied = is_tied(weights, bool(settings.get("tie_word_embeddings")))
     text["tie_word_embeddings"] = tied
     text["vocab_size"] = fit_vocabulary(weights, image_token, settings["vocab_size"], source)
     return fastvlm_config(text, tower, image_token, image_size(settings, source))

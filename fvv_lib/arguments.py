@@ -25,6 +25,23 @@ def is_hub_name(path: str | Path) -> bool:
     return not Path(path).exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/"))
 
 
+CHOICES = {
+    "frame_sampling": ("uniform", "segment", "random"),
+    "time_marks": ("none", "seconds"),
+    "video_backend": ("auto", "pyav", "decord"),
+    "image_aspect_ratio": ("pad", "crop", "resize"),
+    "mismatch": ("exact", "tolerant", "strict"),
+    "bad_samples": ("raise", "skip"),
+}
+
+
+def _check_choices(settings: Any) -> None:
+    for name, allowed in CHOICES.items():
+        value = getattr(settings, name, allowed[0])
+        if value not in allowed:
+            raise FvvError(f"Unknown {name} {value!r}: choose one of {', '.join(allowed)}.")
+
+
 def _without_chance(strategy: str) -> str:
     return "segment" if strategy == "random" else strategy
 
@@ -45,6 +62,15 @@ class VideoConfig:
     image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     time_marks: str = "none"
     frame_pool: int = 1
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name in ("num_video_frames", "frame_pool"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise FvvError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise FvvError(f"{name} must be three numbers, got {getattr(self, name)}.")
 
     @property
     def inference_sampling(self) -> str:
@@ -77,7 +103,7 @@ class VideoConfig:
             stored = json.loads(Path(file).read_text())
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
             return cls(**values)
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, FvvError) as error:
             raise CheckpointError(f"{file}: not a video configuration ({error}). Restore or delete it.") from error
 
 
@@ -184,17 +210,7 @@ class DataArguments:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.decode_timeout < 0:
             raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}.")
-        choices = {
-            "frame_sampling": ("uniform", "segment", "random"),
-            "time_marks": ("none", "seconds"),
-            "video_backend": ("auto", "pyav", "decord"),
-            "image_aspect_ratio": ("pad", "crop", "resize"),
-            "mismatch": ("exact", "tolerant", "strict"),
-            "bad_samples": ("raise", "skip"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise FvvError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        _check_choices(self)
         if self.bad_samples == "skip" and not self.check_media:
             raise FvvError("bad_samples='skip' needs check_media=True: what can not be read must be known beforehand.")
 

@@ -152,8 +152,14 @@ def _converse(chat: Chat) -> None:
         except (EOFError, KeyboardInterrupt):
             print(end="\n" * typed)
             return
-        if question:
+        if not question:
+            continue
+        try:
             _answer(chat, question)
+        except FvvError as error:
+            if not typed:
+                raise
+            print(f"error: {error}")  # the dialogue is as it was
 
 
 def _answer(chat: Chat, question: str) -> None:
@@ -182,7 +188,8 @@ def main(
         chat = Chat(load_pretrained_model(model), max_new_tokens)
         for path, as_video in [*((path, False) for path in image), *((path, True) for path in video)]:
             if path.exists() and is_video(path) != as_video:
-                raise FvvError(f"{path}: it is {'no video: use --image' if as_video else 'a video: use --video'}.")
+                kind = "no video: use --image" if as_video else "a video, or a folder of its frames: use --video"
+                raise FvvError(f"{path}: it is {kind}.")
             print(_describe(path, chat.show(path)))
         if question is None:
             _converse(chat)

@@ -20,7 +20,7 @@ def convert(source: Path, folder: Path) -> None:
     """Write the checkpoint of a folder in Hugging Face's layout into another.
 
     Args:
-        source: anything that `load_pretrained_model` takes; the weights keep their type.
+        source: anything that `load_pretrained_model` takes; the weights keep their type, merged ones are float32.
         folder: where it is written; must not exist, or be empty.
 
     Raises:

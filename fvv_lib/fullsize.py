@@ -55,12 +55,12 @@ def random_fastvlm(
         torch.manual_seed(seed)
         model = FastVlmForVideo._from_config(config, dtype=dtype)
         for module in (*model.model.vision_tower.modules(), *model.model.multi_modal_projector.modules()):
-            _open_eye(module)
+            _randomize(module)
     return model.eval()
 
 
 @torch.no_grad()
-def _open_eye(module: torch.nn.Module) -> None:
+def _randomize(module: torch.nn.Module) -> None:
     """Weights that carry a picture from end to end; as they are first drawn, no pixel reaches the last stage."""
     if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
         depthwise = getattr(module, "groups", 1) > 1  # no activation follows

@@ -37,6 +37,10 @@ from fvv_lib.model import FastVlmForVideo, LlavaForVideo, VideoMixin
 MODELS: dict[str, type[VideoMixin]] = {"fast_vlm": FastVlmForVideo, "llava": LlavaForVideo}
 VISION_TOWERS = ("timm_wrapper", "clip_vision_model")
 TEMPLATES = {"qwen2": "qwen_2", "llama": "v1"}  # language model -> the chat template that it was taught with
+BROKEN: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError),
+    *(StrictDataclassError, SafetensorError, pickle.UnpicklingError),
+)
 HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -82,10 +86,11 @@ def load_pretrained_model(
     """Load a checkpoint of FastVLM, in Hugging Face's layout or in Apple's own, of LLaVA-1.5, or a LoRA of one.
 
     Args:
-        path: a folder, or a hub name where there is a network. An adapter is merged, in float32, into its base, which
-            its configuration names.
+        path: a folder, or a hub name where there is a network. An adapter is merged into its base, which its
+            configuration names.
         device: default: the first GPU if there is one, else the CPU.
-        dtype: of the weights; `auto` is as they are stored.
+        dtype: of the weights; `auto` is as they are stored, and float32 after a merge: rounded to the base's bfloat16,
+            much of what an adapter has learned would be gone.
 
     Returns:
         tokenizer, model (in eval mode), image processor, and the number of positions that the model may read.
@@ -109,15 +114,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read all of a checkpoint but the model, see `load_pretrained_model`. Lesson: 08."""
     folder = _folder_of(path)
     if is_adapter(folder):
-        base = open_checkpoint(base_of(folder))
+        base = open_checkpoint(base_of(folder))  # itself an adapter, perhaps
         video_config = VideoConfig.load(folder) or base.video_config
         return base._replace(adapters=(*base.adapters, folder), video_config=video_config)
     settings = _read_settings(folder)
     with _refusing(path):
         if settings.get("model_type") == apple.MODEL_TYPE:
             return _open_apple(folder, settings)
-        tokenizer, image_processor = (auto.from_pretrained(folder) for auto in (AutoTokenizer, AutoImageProcessor))
-        config = AutoConfig.from_pretrained(folder)
+        tokenizer, image_processor, config = (
+            auto.from_pretrained(folder, trust_remote_code=False)
+            for auto in (AutoTokenizer, AutoImageProcessor, AutoConfig)
+        )
         _check_parts(config, folder / "config.json")
         default = VideoConfig(
             version=TEMPLATES[config.text_config.model_type],
@@ -146,25 +153,32 @@ def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | st
         None if translated else checkpoint.folder,
         config=checkpoint.config,
         state_dict=checkpoint.weights,
-        dtype=dtype,
+        dtype=torch.float32 if checkpoint.adapters else dtype,
         video_config=checkpoint.video_config,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    problems = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+    problems = {kind: sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
+    problems["mismatched"] = [
+        f"{key} is {tuple(stored)} and should be {tuple(expected)}"
+        for key, stored, expected in sorted(info["mismatched_keys"])
+    ]
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
         raise CheckpointError(
-            f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would see with "
-            "random weights. Copy the folder again, or restore the config.json that was saved with it."
+            f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would run with "
+            "random weights, or without some of its own. Copy the folder again, or restore the config.json that was "
+            "saved with it."
         )
     if translated and (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
         model.generation_config.pad_token_id = checkpoint.tokenizer.pad_token_id
-    stored_as = model.dtype
     for adapter in checkpoint.adapters:
-        model = merge_lora(model.float(), adapter)
-    return model.to(stored_as)
+        model = merge_lora(model, adapter)
+    if checkpoint.adapters and dtype != "auto":
+        for parameter in model.parameters():  # not the buffers: the angles of RoPE need their float32
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 @contextmanager
@@ -174,7 +188,7 @@ def _refusing(path: str | Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError, pickle.UnpicklingError) as error:
+    except BROKEN as error:
         raise CheckpointError(
             f"{path}: it can not be loaded ({_first_line(error)}). Give a folder that has config.json, "
             "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
@@ -182,6 +196,8 @@ def _refusing(path: str | Path) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text tells how to run it nevertheless
+        return "a .bin that holds more than tensors is not unpickled"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -210,7 +226,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text())
         model_type = settings.get("model_type")
-    except (OSError, AttributeError, json.JSONDecodeError) as error:
+    except (OSError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{folder}: config.json is missing or broken ({error}). Is this a checkpoint?") from error
     if model_type not in (*MODELS, apple.MODEL_TYPE):
         known = ", ".join((*MODELS, apple.MODEL_TYPE))

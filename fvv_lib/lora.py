@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from fvv_lib.arguments import ModelArguments
 from fvv_lib.errors import CheckpointError, FvvError
@@ -24,7 +24,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # All matrices of attention and of the MLP, as in QLoRA: with attention alone, LoRA stays behind full fine-tuning.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-WHOLE = {"vision_tower": "vision_tower", "projector": "multi_modal_projector"}
+MODULE_OF_PART = {"vision_tower": "vision_tower", "projector": "multi_modal_projector"}
 
 
 def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> "PeftModel":
@@ -44,7 +44,7 @@ def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> "PeftModel":
         lora_alpha=model_args.lora_alpha or 2 * model_args.lora_rank,
         lora_dropout=model_args.lora_dropout,
         target_modules=TARGETS,
-        modules_to_save=[WHOLE[part] for part in model_args.tunable_parts if part in WHOLE],
+        modules_to_save=[MODULE_OF_PART[part] for part in model_args.tunable_parts if part in MODULE_OF_PART],
     )
     adapted = peft.get_peft_model(model, config)
     base = Path(model_args.model_name_or_path)
@@ -68,7 +68,7 @@ def base_of(folder: Path) -> str:
     """The checkpoint that an adapter was trained on: the folder or hub name in its configuration.
 
     Raises:
-        CheckpointError: the configuration is broken, or the folder is no longer there.
+        CheckpointError: the configuration is broken, names itself, or the folder is no longer there.
     """
     file = folder / ADAPTER_CONFIG
     try:
@@ -77,6 +77,8 @@ def base_of(folder: Path) -> str:
         raise CheckpointError(f"{file}: not an adapter's configuration ({error}). Copy the folder again.") from error
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
         raise CheckpointError(f"{file}: its base_model_name_or_path {base!r} is not there. Set it to the folder.")
+    if Path(base).resolve() == folder.resolve():
+        raise CheckpointError(f"{file}: its base_model_name_or_path is this folder. Set it to the base's.")
     return str(base)
 
 
@@ -84,24 +86,27 @@ def merge_lora(model: Model, folder: Path) -> Model:
     """Add an adapter to the model that it was trained on: the same answers from a plain model.
 
     Args:
-        model: best in float32: in bfloat16 the sum is rounded to 8 bits, and a small difference is lost.
+        model: in float32: in bfloat16 the sum would be rounded to 8 bits, and a small difference be lost.
 
     Raises:
         CheckpointError: the adapter's weights and the model's do not belong together; lists them.
 
     Lesson: 08.
     """
+    peft = _import_peft()
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: it has no {ADAPTER_WEIGHTS}. Copy it again, or save it as safetensors.")
     try:
-        adapted = _import_peft().PeftModel.from_pretrained(model, folder)
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as stored:
+        adapted = peft.PeftModel.from_pretrained(model, folder)
+        with safe_open(file, "pt") as stored:
             found = set(stored.keys())
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder}: its adapter does not fit its base ({error}). Copy the folder again, or correct "
-            f"base_model_name_or_path in {ADAPTER_CONFIG}."
+            f"{folder}: its adapter does not fit its base ({type(error).__name__}: {error}). Copy the folder again, or "
+            f"correct base_model_name_or_path in {ADAPTER_CONFIG}."
         ) from error
-    expected = {name for name in adapted.state_dict() if ".default" in name}
-    expected = {name.replace(".modules_to_save.default", "").replace(".default", "") for name in expected}
+    expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if found != expected:
         raise CheckpointError(
             f"{folder}: weights and {ADAPTER_CONFIG} do not belong together (missing: {sorted(expected - found)}; "

@@ -20,7 +20,6 @@ from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 IMAGE_TOKEN_INDEX = -200
 DEFAULT_IMAGE_TOKEN = "<image>"
 IGNORE_INDEX = -100
-TIME_MARKS = ("none", "seconds")
 
 Times = Sequence[Sequence[float]]
 
@@ -50,7 +49,7 @@ def expand_image_tokens(text: str, num_frames: int | Sequence[int], timestamps: 
     if any(count < 1 for count in counts):
         raise FvvError(f"Each picture or video must have at least one frame, got {counts}.")
     times = [()] * len(counts) if timestamps is None else list(timestamps)
-    if len(times) != len(counts) or any(len(of) not in (0, count) for of, count in zip(times, counts, strict=True)):
+    if len(times) != len(counts) or any(len(some) not in (0, count) for some, count in zip(times, counts, strict=True)):
         raise DataFormatError(f"There are {counts} frames, but times for {[len(of) for of in times]}.")
     runs = [_run(count, of) for count, of in zip(counts, times, strict=True)]
     return pieces[0] + "".join(run + piece for run, piece in zip(runs, pieces[1:], strict=True))

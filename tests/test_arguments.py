@@ -11,13 +11,12 @@ from fvv_lib.decoding import BACKENDS
 from fvv_lib.images import ASPECT_RATIOS
 from fvv_lib.labels import MISMATCH_MODES
 from fvv_lib.sampling import STRATEGIES
-from fvv_lib.tokens import TIME_MARKS
 
 CHOICES = {
     "frame_sampling": set(STRATEGIES) - {"fps"},  # it needs a rate, which training has no setting for
     "video_backend": set(BACKENDS),
     "image_aspect_ratio": set(ASPECT_RATIOS),
-    "time_marks": set(TIME_MARKS),
+    "time_marks": {"none", "seconds"},
     "mismatch": set(MISMATCH_MODES),
     "bad_samples": {"raise", "skip"},
 }
@@ -112,3 +111,20 @@ def test_a_broken_video_configuration_is_an_error_that_names_it(tmp_path, text):
 
 def test_the_base_has_the_defaults_of_the_course(base):
     assert VideoConfig.load(base) == VideoConfig()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        '{"time_marks": "minutes"}',
+        '{"frame_pool": 0}',
+        '{"num_video_frames": 2.5}',
+        '{"image_mean": [0.5]}',
+        "[1]",
+        "{",
+    ],
+)
+def test_a_video_config_that_can_not_be_used_is_an_error_that_names_the_file(tmp_path, stored):
+    (tmp_path / "fvv_config.json").write_text(stored)
+    with pytest.raises(CheckpointError, match=r"fvv_config\.json: not a video configuration"):
+        VideoConfig.load(tmp_path)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -93,6 +93,31 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
     torch.testing.assert_close(logits(beside_base), trained, atol=1e-5, rtol=0)
 
 
+def test_a_merge_into_a_bfloat16_base_loses_nothing(run, base, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("fvv_lib.training.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
+    half = tmp_path / "half"
+    shutil.copytree(base, half)
+    FastVlmForVideo.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
+    output = run("output", model=half)
+    merged = load_pretrained_model(output, device="cpu").model
+    assert merged.dtype == torch.float32
+    torch.testing.assert_close(logits(merged), logits(kept[0]), atol=1e-5, rtol=0)
+    assert load_pretrained_model(output, device="cpu", dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"bias": "lora_only"}])
+def test_adapters_of_other_kinds_that_peft_wrote_are_merged(base, tmp_path, settings):
+    model = FastVlmForVideo.from_pretrained(base)
+    adapted = get_peft_model(model, LoraConfig(r=RANK, target_modules=["q_proj", "v_proj"], **settings))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits(load_pretrained_model(tmp_path, "cpu").model), logits(model), atol=1e-4, rtol=0)
+
+
 def test_every_checkpoint_holds_adapter_and_what_was_trained_in_full(run):
     output = run("output")
     for folder in (output / "checkpoint-2", output):
@@ -111,6 +136,14 @@ def test_resuming_gives_what_an_unbroken_run_gives(run):
     assert one.keys() == other.keys()
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)
+
+    weights = load_file(straight / "checkpoint-2" / "adapter_model.safetensors")
+    zeroed = {name: tensor * ("lora" not in name) for name, tensor in weights.items()}
+    save_file(zeroed, straight / "checkpoint-2" / "adapter_model.safetensors")
+    again = load_file(
+        run("straight/third", resume_from_checkpoint=str(straight / "checkpoint-2")) / "adapter_model.safetensors"
+    )
+    assert any((one[name] - again[name]).abs().max() > 1e-3 for name in one)  # it did begin there
 
 
 def test_an_adapter_can_be_trained_on_top_of_an_adapter(run):
@@ -160,10 +193,13 @@ def test_what_does_not_belong_together_is_an_error(run, tmp_path):
     with pytest.raises(CheckpointError, match="output: its adapter does not fit its base"):
         load_pretrained_model(output)
     (output / "adapter_model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="output: its adapter does not fit its base"):
+    with pytest.raises(CheckpointError, match=r"output: it has no adapter_model\.safetensors"):
         load_pretrained_model(output)
 
     config = json.loads((good / "adapter_config.json").read_text())
+    (good / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(good)}))
+    with pytest.raises(CheckpointError, match="base_model_name_or_path is this folder"):
+        load_pretrained_model(good)
     (good / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/no/such/folder"}))
     with pytest.raises(CheckpointError, match=r"base_model_name_or_path '/no/such/folder' is not there"):
         load_pretrained_model(good)
