@@ -154,6 +154,16 @@ def test_supervised_logits_give_the_loss_and_gradients_of_full_logits(model):
         torch.testing.assert_close(gradient, full_grads[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_a_tied_embedding_gets_the_gradient_of_the_lookup_and_that_of_the_head(model):
+    _, tied = loss_and_gradients(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    _, untied = loss_and_gradients(model)
+    name = "model.language_model.embed_tokens.weight"
+    assert not tied[name].is_sparse
+    assert not untied[name].is_sparse  # no optimizer of the Trainer takes it
+    torch.testing.assert_close(tied[name], untied[name] + untied["lm_head.weight"], atol=1e-6, rtol=1e-4)
+
+
 def test_loss_is_divided_by_the_count_that_is_given(model):
     ids, mask, labels = batch(MIXED_ROWS)
     model.train()
