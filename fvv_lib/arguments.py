@@ -242,6 +242,27 @@ class TrainingArguments(transformers.TrainingArguments):
     projector_lr: float | None = field(
         default=None, metadata={"help": "Learning rate of the projector; default: learning_rate."}
     )
+    gradient_checkpointing: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep little more than the input of each block, also of the vision tower, and compute the rest "
+            "again in the backward pass: less memory, more time."
+        },
+    )
+    frames_per_chunk: int | None = field(
+        default=None,
+        metadata={
+            "help": "Frames that pass the vision tower at a time; default: all of the batch. With "
+            "gradient_checkpointing the tower's activations are those of one chunk."
+        },
+    )
+    packing: bool = field(
+        default=False,
+        metadata={
+            "help": "Lay the samples of a batch in one row without padding, none of which sees another: for short "
+            "samples of different lengths."
+        },
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator makes the columns."}
     )
@@ -256,8 +277,11 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in ("vision_tower_lr", "projector_lr"):
             if (getattr(self, name) or 0) < 0:
                 raise FvvError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.model_max_length is not None and self.model_max_length < 1:
-            raise FvvError(f"model_max_length must be at least 1, got {self.model_max_length}.")
+        for name in ("model_max_length", "frames_per_chunk"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if getattr(self, "activation_checkpointing", False) is None:  # the name that newer transformers asks for
+            self.activation_checkpointing = self.gradient_checkpointing
         if self.bf16 is None:
             has_gpu = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

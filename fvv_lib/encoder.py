@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fvv_lib.errors import FvvError
 
@@ -112,14 +113,25 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         model: a `VideoMixin` model.
         images: as in `flatten_frames`; uint8 is scaled to [0, 1] and normalised on the model's device, float is taken
             as it is.
-        frames_per_chunk: encode at most so many frames at a time, to bound the memory of activations.
+        frames_per_chunk: encode at most so many frames at a time. With gradient checkpointing a chunk keeps nothing but
+            its pixels and is encoded again in the backward pass, so the activations are those of one chunk, however
+            many frames the batch has.
 
     Returns:
         B tensors (T, K, D): K tokens per frame (with `video_config.frame_pool`, those that are left), D the width of
         the language model.
 
+    Raises:
+        FvvError: chunks or gradient checkpointing while the tower's BatchNorm collects statistics.
+
     Lesson: 04.
     """
+    if model.training and model.train_batchnorm and (model.checkpointing or frames_per_chunk):
+        raise FvvError(
+            "train_batchnorm=True needs all frames of a batch in one pass that is not repeated: otherwise the "
+            "statistics are those of a chunk, or count every frame twice. Leave out frames_per_chunk and "
+            "gradient_checkpointing, or set train_batchnorm=False."
+        )
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
         features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D), of LLaVA f x (K, D)
@@ -131,4 +143,8 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         blank = frames.new_zeros(1, *frames.shape[1:])
         return unflatten_frames(encode(blank)[:0], sizes)
     chunks = frames.split(frames_per_chunk or len(frames))
-    return unflatten_frames(torch.cat([encode(chunk) for chunk in chunks]), sizes)
+    if frames_per_chunk and model.training and model.checkpointing:
+        features = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
+    else:
+        features = [encode(chunk) for chunk in chunks]
+    return unflatten_frames(torch.cat(features), sizes)

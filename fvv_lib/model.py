@@ -1,8 +1,8 @@
-"""Features spliced into the prompt; the FastVLM, and the LLaVA, that take videos.                         Lesson 4
+"""The FastVLM, and the LLaVA, that take videos.                                                           Lesson 4
 
-`prepare_inputs_labels_for_multimodal` replaces each -200 of a prompt by the K features of one frame. `VideoMixin` puts
-that before the forward pass of any transformers class that is built like LLaVA (vision tower, projector, language
-model), and computes logits only where there are labels. This module knows nothing about files or templates.
+`VideoMixin` puts the splicing of features before the forward pass of any transformers class that is built like LLaVA
+(vision tower, projector, language model), and computes logits only where there are labels. This module knows nothing
+about files or templates.
 """
 
 import json
@@ -11,104 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import FastVlmForConditionalGeneration, LlavaForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fvv_lib.arguments import VideoConfig
-from fvv_lib.encoder import Images, encode_images
+from fvv_lib.encoder import Images
 from fvv_lib.errors import DataFormatError, LabelMismatchError
+from fvv_lib.splicing import prepare_inputs_labels_for_multimodal
 from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
 else:
     _Model = object
-
-Prepared = tuple[None, torch.Tensor | None, torch.Tensor | None, Any, torch.Tensor, torch.Tensor | None]
-
-
-def prepare_inputs_labels_for_multimodal(
-    model: "VideoMixin",
-    input_ids: torch.Tensor,
-    position_ids: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    past_key_values: Any,
-    labels: torch.Tensor | None,
-    images: Images | None,
-    image_sizes: Any = None,
-    *,
-    padding_side: str = "right",
-) -> Prepared | tuple[torch.Tensor, Any, Any, Any, None, Any]:
-    """Replace each image sentinel by the features of one frame. LLaVA's signature and 6-tuple.
-
-    Args:
-        input_ids: int64 (B, L) with `IMAGE_TOKEN_INDEX` once per frame, padded anywhere the mask is 0.
-        attention_mask, labels: (B, L) or None.
-        images: see `encoder.flatten_frames`: one entry per sample; with one sample, all pictures are its frames.
-        image_sizes: accepted because LLaVA's signature has it; frames are square here.
-        padding_side: where the result is padded: `right` to train, `left` to generate.
-
-    Returns:
-        (None, position_ids, attention_mask, past_key_values, inputs_embeds, labels): embeddings (B, L', D) with
-        L' = the longest of text + frames * K; mask and labels (B, L'), None where None came in; padding is 0 and -100.
-        Without images, the input as it was, with None for the embeddings.
-
-    Raises:
-        DataFormatError: a sample's sentinels are not as many as its frames. (Apple's code raises IndexError when there
-            are too many sentinels; the described system uses the first frame in silence when there are too few.)
-
-    Source: LLaVA, `llava_arch.py`. Lesson: 04.
-    """
-    if images is None:
-        return input_ids, position_ids, attention_mask, past_key_values, None, labels
-    batch = len(input_ids)
-    if isinstance(images, torch.Tensor) and batch == 1 and images.ndim == 4:
-        images = images[None]
-    features = encode_images(model, images)  # B x (T, K, D)
-    _check_sentinels(input_ids, features)
-
-    embeds, new_labels, lengths = [], [], []
-    for i in range(batch):
-        keep = slice(None) if attention_mask is None else attention_mask[i].bool()
-        ids = input_ids[i][keep]  # (l,)
-        is_frame = ids == IMAGE_TOKEN_INDEX
-        tokens_per_frame = features[i].shape[1]
-        repeats = torch.where(is_frame, tokens_per_frame, 1)
-        text = model.get_input_embeddings()(ids.masked_fill(is_frame, 0)).repeat_interleave(repeats, dim=0)  # (l', D)
-        is_feature = is_frame.repeat_interleave(repeats)[:, None]
-        embeds.append(text.masked_scatter(is_feature, features[i].to(text.dtype)))
-        lengths.append(len(text))
-        if labels is not None:  # a sentinel's label is -100, and so is each copy of it
-            new_labels.append(labels[i][keep].repeat_interleave(repeats, dim=0))
-
-    inputs_embeds = pad_sequence(embeds, batch_first=True, padding_side=padding_side)  # (B, L', D)
-    ones = [torch.ones(length, dtype=torch.long, device=input_ids.device) for length in lengths]
-    mask = pad_sequence(ones, batch_first=True, padding_side=padding_side)
-    if labels is not None:
-        labels = pad_sequence(new_labels, batch_first=True, padding_value=IGNORE_INDEX, padding_side=padding_side)
-    if position_ids is not None:
-        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    if attention_mask is not None:
-        attention_mask = mask.to(attention_mask.dtype)
-    elif len(set(lengths)) > 1:
-        attention_mask = mask
-    return None, position_ids, attention_mask, past_key_values, inputs_embeds, labels
-
-
-def _check_sentinels(input_ids: torch.Tensor, features: list[torch.Tensor]) -> None:
-    if len(features) != len(input_ids):
-        raise DataFormatError(
-            f"The batch has {len(input_ids)} samples but images for {len(features)}: pass one entry per sample "
-            "(a text-only sample has an entry of 0 frames)."
-        )
-    sentinels = (input_ids == IMAGE_TOKEN_INDEX).sum(dim=1).tolist()
-    for i, (count, feature) in enumerate(zip(sentinels, features, strict=True)):
-        if count != len(feature):
-            raise DataFormatError(
-                f"Sample {i} of the batch has {count} image sentinels but {len(feature)} frames: expand its <image> to "
-                "one per frame (expand_image_tokens)."
-            )
 
 
 class VideoMixin(_Model):
@@ -125,12 +40,18 @@ class VideoMixin(_Model):
         train_batchnorm: False keeps the vision tower's BatchNorm in eval mode even while training. Fine-tuning sees few
             clips at a time, and one forward in train mode already overwrites statistics that took Apple millions of
             pictures to collect.
+        frames_per_chunk: frames that pass the vision tower at a time, see `encode_images`; None: all of the batch.
+        packing: lay the samples of a batch in one row while only labelled logits are computed; spares the padding.
+        checkpointing: whether gradient checkpointing is on; transformers' own method sets it.
 
     Lesson: 04.
     """
 
     video_config: VideoConfig = VideoConfig()
     train_batchnorm: bool = False
+    frames_per_chunk: int | None = None
+    packing: bool = False
+    checkpointing: bool = False
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames as the vision tower wants them: uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float is
@@ -152,6 +73,14 @@ class VideoMixin(_Model):
                 if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        """transformers reaches layers of its own; a tower of timm must be told in timm's words."""
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        for module in self.model.vision_tower.modules():
+            if hasattr(module, "set_grad_checkpointing"):
+                module.set_grad_checkpointing(enable)
+        self.checkpointing = enable
 
     def forward(
         self,
@@ -180,12 +109,21 @@ class VideoMixin(_Model):
         """
         if images is None and input_ids is not None and (input_ids == IMAGE_TOKEN_INDEX).any():
             raise DataFormatError("The prompt has image sentinels but images is None: pass the frames.")
+        if full_logits is None:
+            full_logits = not self.training
         if images is not None:
             if input_ids is None or inputs_embeds is not None:
                 raise DataFormatError("images need input_ids with one sentinel per frame, and no inputs_embeds.")
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 prepare_inputs_labels_for_multimodal(
-                    self, input_ids, position_ids, attention_mask, past_key_values, labels, images
+                    self,
+                    input_ids,
+                    position_ids,
+                    attention_mask,
+                    past_key_values,
+                    labels,
+                    images,
+                    packing=self.packing and labels is not None and not full_logits,
                 )
             )
         inputs = {
@@ -196,13 +134,12 @@ class VideoMixin(_Model):
             "inputs_embeds": inputs_embeds,
             **kwargs,
         }
-        if full_logits is None:
-            full_logits = not self.training
         if labels is None or full_logits:
             if num_items_in_batch is not None:
                 inputs["num_items_in_batch"] = num_items_in_batch
             return super().forward(labels=labels, **inputs)
 
+        inputs.setdefault("use_cache", False)  # with a cache, transformers would not tell packed samples apart
         hidden = self.model(**inputs).last_hidden_state  # (B, L', D)
         learned = labels[:, 1:] != IGNORE_INDEX  # position t predicts token t + 1
         targets = labels[:, 1:][learned]  # (S,)

@@ -228,6 +228,7 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
         )
     data_args.max_length = limit
     data_args.background = loaded.model.video_config.background
+    loaded.model.frames_per_chunk, loaded.model.packing = training_args.frames_per_chunk, training_args.packing
 
 
 def report_plan(

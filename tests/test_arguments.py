@@ -80,9 +80,18 @@ def test_without_a_gpu_training_is_not_in_bfloat16(training, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0, -5])
-def test_a_length_below_one_is_an_error(training, value):
-    with pytest.raises(FvvError, match=f"model_max_length must be at least 1, got {value}"):
-        training(model_max_length=value)
+@pytest.mark.parametrize("name", ["model_max_length", "frames_per_chunk"])
+def test_a_length_below_one_is_an_error(training, name, value):
+    with pytest.raises(FvvError, match=f"{name} must be at least 1, got {value}"):
+        training(**{name: value})
+
+
+@pytest.mark.filterwarnings("error:.*checkpointing")
+@pytest.mark.parametrize("on", [True, False])
+def test_gradient_checkpointing_is_set_without_a_warning_about_its_name(training, on):
+    arguments = training(gradient_checkpointing=on)
+    assert arguments.gradient_checkpointing is on
+    assert getattr(arguments, "activation_checkpointing", on) is on
 
 
 # --- the video configuration ------------------------------------------------------------------------------------------

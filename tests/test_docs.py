@@ -95,6 +95,25 @@ def test_readme_quotes_the_full_size_model():
     assert step["peak_gib"] < 24
 
 
+def test_readme_quotes_the_measured_training_step():
+    steps = json.loads((ROOT / "benchmarks" / "results" / "train_step.json").read_text())
+    text = " ".join(README.split())
+    assert f"({steps['hardware']}; [benchmarks/train_step.py]" in text
+    for name, case in steps["cases"].items():
+        sides = case["sides"]
+        assert len({round(side["loss"], 2) for side in sides.values()}) == 1, name  # all compute the same
+        for side, row in sides.items():
+            cells = (row["seconds per step"], row["peak GiB"], row["peak GiB above weights"])
+            assert f"| {name} | {side} | {' | '.join(map(str, cells))} |" in text
+        if "ours / stock" in case:
+            ratio = case["ours / stock"]
+            assert f"{ratio['steps per second']}x the steps per second" in text, name
+            memory = f"{ratio['peak']} of its memory, {ratio['peak above weights']} of what it takes beside the weights"
+            assert memory in text, name
+    language = steps["cases"]["language side, 2,100 tokens"]
+    assert language["ours / stock"]["steps per second"] >= 2
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document

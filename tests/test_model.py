@@ -9,6 +9,7 @@ from fvv_lib import (
     IMAGE_TOKEN_INDEX,
     DataFormatError,
     FastVlmForVideo,
+    FvvError,
     LabelMismatchError,
     VideoConfig,
     prepare_inputs_labels_for_multimodal,
@@ -153,6 +154,16 @@ def test_supervised_logits_give_the_loss_and_gradients_of_full_logits(model):
         torch.testing.assert_close(gradient, full_grads[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_a_tied_embedding_gets_the_gradient_of_the_lookup_and_that_of_the_head(model):
+    _, tied = loss_and_gradients(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    _, untied = loss_and_gradients(model)
+    name = "model.language_model.embed_tokens.weight"
+    assert not tied[name].is_sparse
+    assert not untied[name].is_sparse  # no optimizer of the Trainer takes it
+    torch.testing.assert_close(tied[name], untied[name] + untied["lm_head.weight"], atol=1e-6, rtol=1e-4)
+
+
 def test_loss_is_divided_by_the_count_that_is_given(model):
     ids, mask, labels = batch(MIXED_ROWS)
     model.train()
@@ -193,6 +204,121 @@ def test_fine_tuning_keeps_batchnorm_as_it_was(model):
     model.train()
     model(ids, MIXED_IMAGES, mask, labels=labels).loss.backward()
     assert not any(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, before, strict=True))
+
+
+def loss_and_gradients(model, rows=MIXED_ROWS, images=MIXED_IMAGES):
+    ids, mask, labels = batch(rows)
+    model.zero_grad()
+    output = model.train()(ids, images, mask, labels=labels)
+    output.loss.backward()
+    return output, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def checkpoint(model):
+    """`gradient_checkpointing_enable`, by the name that this transformers has for it."""
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "frames_per_chunk", "packing"),
+    [(True, None, False), (False, 2, False), (True, 2, False), (True, 1, True), (False, None, True)],
+)
+def test_what_saves_memory_changes_neither_loss_nor_gradients(model, checkpointing, frames_per_chunk, packing):
+    plain, gradients = loss_and_gradients(model)
+    if checkpointing:
+        checkpoint(model)
+    model.frames_per_chunk, model.packing = frames_per_chunk, packing
+    saving, same = loss_and_gradients(model)
+    torch.testing.assert_close(saving.loss, plain.loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(saving.logits, plain.logits, atol=1e-4, rtol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(same[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def calls(module):
+    """How often a module runs, from now on: a list that grows."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    return seen
+
+
+def test_checkpointing_reaches_every_layer_and_every_block_of_the_tower(model):
+    blocks = [block for stage in model.model.vision_tower.timm_model.stages for block in stage.blocks]
+    layers = model.model.language_model.layers
+    seen = [calls(module) for module in (*blocks, *(layer.mlp for layer in layers))]
+    loss_and_gradients(model)
+    assert {len(runs) for runs in seen} == {1}
+    checkpoint(model)
+    assert all(layer._gradient_checkpointing_func.keywords == {"use_reentrant": False} for layer in layers)
+    loss_and_gradients(model)
+    assert {len(runs) for runs in seen} == {3}  # once more forward, once again in the backward pass
+    getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
+    loss_and_gradients(model)
+    assert {len(runs) for runs in seen} == {4}
+
+
+def test_chunks_bound_the_frames_that_are_in_the_tower(model):
+    seen = calls(model.model.vision_tower.timm_model.stem)
+    checkpoint(model)
+    model.frames_per_chunk = 3
+    loss_and_gradients(model)
+    assert seen == [3, 1, 1, 3]  # 4 frames forward; in the backward pass the last chunk comes first
+
+
+def test_checkpointing_leaves_a_frozen_embedding_and_tower_alone(model):
+    model.model.vision_tower.requires_grad_(False)
+    model.get_input_embeddings().requires_grad_(False)
+    checkpoint(model)
+    model.frames_per_chunk = 2
+    ids, mask, labels = batch(MIXED_ROWS)
+    model.train()(ids, MIXED_IMAGES, mask, labels=labels).loss.backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
+def test_batchnorm_that_learns_is_not_counted_twice(model):
+    model.train_batchnorm = True
+    loss_and_gradients(model)
+    model.frames_per_chunk = 2
+    with pytest.raises(FvvError, match=r"train_batchnorm=True needs all frames .* Leave out frames_per_chunk and"):
+        loss_and_gradients(model)
+    model.frames_per_chunk = None
+    checkpoint(model)
+    with pytest.raises(FvvError, match="train_batchnorm=True needs all frames"):
+        loss_and_gradients(model)
+
+
+def test_packed_samples_lie_in_one_row_and_each_begins_at_zero(model):
+    ids, mask, labels = batch(MIXED_ROWS, learned=4)  # the first token of the second sample has a label
+    _, positions, none, _, embeds, row = prepare_inputs_labels_for_multimodal(
+        model, ids, None, mask, None, labels, MIXED_IMAGES, packing=True
+    )
+    lengths = [4 + 3 * K, 3 + K, 5]
+    assert none is None
+    assert embeds.shape == (1, sum(lengths), 128)
+    assert positions.tolist() == [[i for length in lengths for i in range(length)]]
+    assert row.shape == positions.shape
+    assert (row[positions == 0] == IGNORE_INDEX).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_packed_sample_sees_nothing_of_the_others(model, attention):
+    model.set_attn_implementation(attention)
+    model.packing = True
+
+    def logits(rows, images):
+        ids, mask, labels = batch(rows)
+        return model(ids, images, mask, labels=labels, full_logits=False).logits.split(2)  # two learned tokens each
+
+    before = logits(MIXED_ROWS, MIXED_IMAGES)
+    for i in range(3):
+        rows, images = [*MIXED_ROWS], [*MIXED_IMAGES]
+        rows[i] = [17, *rows[i]]  # longer by a token
+        images[i] = images[i].flip(-1)
+        after = logits(rows, images)
+        for j in range(3):
+            difference = (after[j] - before[j]).abs().max()
+            assert difference > 1e-2 if i == j else difference < 1e-5, (i, j)
 
 
 def test_generation_continues_what_greedy_forward_passes_say(model):
