@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from fvv_lib.errors import FvvError
+from fvv_lib.zero import fewest_frames
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 
@@ -127,8 +128,7 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         return pool_frames(features, model.video_config.frame_pool)
 
     frames, sizes = flatten_frames(images)
-    if len(frames) == 0:  # every rank must run the encoder in every step, or the others wait for it for ever
-        blank = frames.new_zeros(1, *frames.shape[1:])
-        return unflatten_frames(encode(blank)[:0], sizes)
-    chunks = frames.split(frames_per_chunk or len(frames))
-    return unflatten_frames(torch.cat([encode(chunk) for chunk in chunks]), sizes)
+    blank = frames.new_zeros(max(0, fewest_frames() - len(frames)), *frames.shape[1:])  # gives no gradient
+    row = torch.cat([frames, blank])
+    chunks = row.split(frames_per_chunk or len(row))
+    return unflatten_frames(torch.cat([encode(chunk) for chunk in chunks])[: len(frames)], sizes)
