@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from fvv_lib.arguments import ModelArguments
 from fvv_lib.errors import CheckpointError, FvvError
+from fvv_lib.model import VideoMixin
+from fvv_lib.parts import MODULE_OF_PART, freeze_unread
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -24,10 +26,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # All matrices of attention and of the MLP, as in QLoRA: with attention alone, LoRA stays behind full fine-tuning.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-MODULE_OF_PART = {"vision_tower": "vision_tower", "projector": "multi_modal_projector"}
 
 
-def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> "PeftModel":
+def add_lora(model: VideoMixin, model_args: ModelArguments) -> "PeftModel":
     """Put LoRA on the language model, freeze all else but the other `tunable_parts`, which are trained in full.
 
     Those are PEFT's `modules_to_save`: it trains a copy of them, so that the frozen original stays (a second vision
@@ -47,6 +48,7 @@ def add_lora(model: torch.nn.Module, model_args: ModelArguments) -> "PeftModel":
         modules_to_save=[MODULE_OF_PART[part] for part in model_args.tunable_parts if part in MODULE_OF_PART],
     )
     adapted = peft.get_peft_model(model, config)
+    freeze_unread(model)
     base = Path(model_args.model_name_or_path)
     config.base_model_name_or_path = str(base.resolve() if base.exists() else model_args.model_name_or_path)
     return adapted

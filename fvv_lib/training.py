@@ -1,25 +1,23 @@
-"""Trainer, run record, `python -m fvv_lib.training`.                                                      Lesson 6
+"""Fine-tuning from settings to record: `python -m fvv_lib.training`.                                      Lesson 6
 
-The engine is transformers' Trainer. What stands here is the glue: which parts train and at what rate, every check
-before the first step, the questions asked before and after, and a record of the run.
+The engine is transformers' Trainer. What stands here is the glue: every check before the first step, the questions
+asked before and after, and a record of the run.
 """
 
-import json
 import sys
-from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import transformers
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import Sampler
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, Trainer, set_seed
-from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
+from transformers import HfArgumentParser, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib.checkpoints import STOPPED, find_checkpoint, remove_unfinished
 from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
@@ -27,85 +25,10 @@ from fvv_lib.images import processor_size
 from fvv_lib.labels import check_template
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
 from fvv_lib.lora import add_lora
-from fvv_lib.model import VideoMixin
-
-KEYS_OF_PART = {"vision_tower": "vision_tower.", "projector": "multi_modal_projector."}
-
-
-def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name: vision_tower, projector or language_model."""
-    return next((part for part, key in KEYS_OF_PART.items() if key in name), "language_model")
-
-
-def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> None:
-    """Let the parameters of these parts train, freeze all others."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
-
-
-def count_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """For each part, how many parameters are trained, and how many there are."""
-    counts = dict.fromkeys(PARTS, (0, 0))
-    for name, parameter in model.named_parameters():
-        if "original_module." not in name:  # PEFT trains a copy of it, which counts
-            trained, total = counts[part_of(name)]
-            counts[part_of(name)] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
-    return counts
-
-
-class VideoTrainer(Trainer):
-    """transformers' Trainer with a learning rate for each part, and evaluation without the logits of the prompt."""
-
-    optimizer: torch.optim.Optimizer | None
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Groups by part and by weight decay; a part without a rate of its own takes `learning_rate`."""
-        if self.optimizer is None:
-            model = self.model if model is None else model
-            rates = {"vision_tower": self.args.vision_tower_lr, "projector": self.args.projector_lr}
-            decayed = set(self.get_decay_parameter_names(model))
-            groups: dict[tuple[str, bool], dict[str, Any]] = {}
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    part, decays = part_of(name), name in decayed
-                    rate = rates.get(part)
-                    new = {
-                        "params": [],
-                        "lr": self.args.learning_rate if rate is None else rate,
-                        "weight_decay": self.args.weight_decay if decays else 0.0,
-                    }
-                    groups.setdefault((part, decays), new)["params"].append(parameter)
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(list(groups.values()), **settings)
-        return self.optimizer
-
-    def _get_train_sampler(self, train_dataset: LazySupervisedDataset | None = None) -> Sampler | None:
-        """With `train_sampling_strategy="group_by_length"`, batches of samples whose expanded lengths are alike. The
-        Trainer would read every clip to find them, count one token for each frame, and resume in another order."""
-        dataset = train_dataset or self.train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or dataset is None:
-            return super()._get_train_sampler(train_dataset)
-        return self._grouped(dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps)
-
-    def _get_eval_sampler(self, eval_dataset: LazySupervisedDataset) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_eval_sampler(eval_dataset)
-        return self._grouped(eval_dataset, self.args.eval_batch_size)
-
-    def _grouped(self, dataset: LazySupervisedDataset, batch_size: int) -> Sampler:
-        """The order follows from seed and epoch alone. Processes share the batches out among them later."""
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        lengths = dataset.lengths.tolist()
-        return DistributedLengthGroupedSampler(batch_size, num_replicas=1, rank=0, seed=seed, lengths=lengths)
-
-    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if not isinstance(self.model, VideoMixin) and self.args.should_save:  # PEFT saves what is its own
-            base = cast(VideoMixin, self.model.base_model.model)
-            base.video_config.save(output_dir or self.args.output_dir)
+from fvv_lib.parts import count_parameters, format_parts, set_trainable
+from fvv_lib.record import Counter, count_samples, describe_run, format_table, write_record
+from fvv_lib.trainer import VideoTrainer
+from fvv_lib.zero import join_zero3, whole_parameters
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
@@ -115,6 +38,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
     Raises:
         FvvError: a setting, a sample or a file is wrong; always before the first step.
+        SystemExit: SIGTERM ended training; its checkpoint is written, and the exit code is 143 (128 + SIGTERM).
 
     Lesson: 06.
     """
@@ -131,14 +55,13 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     for part in ("vision_tower", "projector"):
         if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
             raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
+    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
+    join_zero3()
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure(loaded, data_args, training_args)
-    model: torch.nn.Module = loaded.model
-    if model_args.lora_rank:
-        model = add_lora(model, model_args)
-    else:
-        set_trainable(model, model_args.tunable_parts)
+    set_trainable(loaded.model, model_args.tunable_parts)
+    model = add_lora(loaded.model, model_args) if model_args.lora_rank else loaded.model
     counts = count_parameters(model)
     with training_args.main_process_first(desc="opening the annotation files"):  # the others find its tables
         data = make_supervised_data_module(loaded.tokenizer, data_args)
@@ -152,9 +75,13 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         leave_out_bad_media(dataset, training_args)
     if training_args.process_index == 0:
         report_plan(counts, datasets, data_args)
+        print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
+    if training_args.should_save:
+        remove_unfinished(training_args.output_dir)
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
     trainer = VideoTrainer(model=model, args=training_args, processing_class=processor, **data)
+    trainer.counter = Counter(data_args.tokens_per_frame)
 
     def quiz() -> dict[str, Any] | None:
         if test is None:
@@ -163,8 +90,17 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         answers = evaluate(loaded.model, loaded.tokenizer, test, batch_size, data_args.max_new_tokens)
         return accuracy_by_kind(answers)
 
-    before = quiz()
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    with whole_parameters(loaded.model) if test else nullcontext():
+        before = quiz()
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.stopped:
+        if trainer.is_world_process_zero():
+            print(
+                f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved in "
+                f"{training_args.output_dir}: go on with --resume_from_checkpoint True",
+                flush=True,
+            )
+        sys.exit(STOPPED)
     trainer.save_model()
     after = quiz()
 
@@ -179,7 +115,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
             "data": asdict(data_args),
             "training": training_args.to_sanitized_dict(),
         },
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **describe_run(trainer.counter, result.metrics["train_runtime"], training_args.world_size),
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
@@ -209,6 +145,9 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
 def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Let data, tokenizer and model agree: picture size, tokens per frame, token budget, and what is saved with it."""
     check_template(data_args.version, loaded.tokenizer)
+    if training_args.frames_per_chunk and is_deepspeed_zero3_enabled():
+        raise FvvError("frames_per_chunk does not go with ZeRO-3: all processes must run the encoder equally often.")
+    before = loaded.model.video_config
     loaded.model.video_config = VideoConfig(
         num_video_frames=data_args.num_video_frames,
         frame_sampling=data_args.frame_sampling,
@@ -219,6 +158,10 @@ def configure(loaded: LoadedModel, data_args: DataArguments, training_args: Trai
         time_marks=data_args.time_marks,
         frame_pool=data_args.frame_pool,
     )
+    if training_args.process_index == 0:
+        for name, value in asdict(loaded.model.video_config).items():
+            if value != getattr(before, name):
+                print(f"{name} is {value!r}, the checkpoint has {getattr(before, name)!r}")
     data_args.image_size = processor_size(loaded.image_processor)
     data_args.tokens_per_frame = tokens_per_frame(loaded.model, data_args.image_size)
     limit = training_args.model_max_length or loaded.context_len
@@ -235,8 +178,7 @@ def report_plan(
     counts: dict[str, tuple[int, int]], datasets: dict[str, LazySupervisedDataset], data_args: DataArguments
 ) -> None:
     """Print what will be trained, on what, before it begins."""
-    for part, (trained, total) in counts.items():
-        print(f"{part:<15} {trained:>13,} of {total:>13,} parameters are trained")
+    print(format_parts(counts))
     lengths = datasets["train"].lengths
     unread = data_args.time_marks != "none" and not data_args.check_media
     print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens{', time marks not counted' * unread}")
@@ -247,28 +189,6 @@ def report_plan(
             print(f"{name}: {len(dataset.dropped)} samples dropped by mismatch={data_args.mismatch!r}")
         if dataset.bad:
             print(f"{name}: {len(dataset.bad)} samples skipped by bad_samples='skip'; metrics.json lists them")
-
-
-def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
-    """For the record of the run: how many samples were used, and which were not and why."""
-    bad = {name: str(error) for name, error in dataset.bad.items()}
-    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad}
-
-
-def write_record(folder: Path, metrics: dict[str, Any]) -> None:
-    """`metrics.json` and `loss.png`."""
-    from fvv_lib.plotting import plot_loss
-
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
-    plot_loss(metrics["log"]).savefig(folder / "loss.png")
-
-
-def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Accuracy per kind of question on the test split, before and after."""
-    lines = [f"{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}"]
-    for kind, row in after.items():
-        lines.append(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -285,8 +205,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         except ValueError as error:  # a name that no setting has
             raise FvvError(f"{error} See python -m fvv_lib.training --help.") from error
-        if str(parsed[2].resume_from_checkpoint).lower() == "true":  # the last checkpoint of output_dir
-            parsed[2].resume_from_checkpoint = True
         train(*parsed)
     except FvvError as error:
         sys.exit(f"error: {error}")

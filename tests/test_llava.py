@@ -31,7 +31,10 @@ from fvv_lib import (
     load_pretrained_model,
     train,
 )
+from fvv_lib.arguments import PARTS
 from fvv_lib.loading import build_processor, tokens_per_frame
+from fvv_lib.lora import add_lora
+from fvv_lib.parts import set_trainable
 from fvv_lib.training import configure
 
 SIZE, PATCH = 28, 14
@@ -121,6 +124,22 @@ def test_its_labels_are_the_answers_and_its_padding_is_the_mean_colour(save_llav
     assert dataset[0]["images"][0, :, 0, 0].tolist() == [int(255 * mean) for mean in MEAN]
     normalized = loaded.model.normalize(dataset[0]["images"])[0, :, 0, 0]
     assert normalized.abs().max() < 0.02  # nearly nothing
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_what_is_trained_has_a_gradient_and_nothing_else(save_llava, lora_rank):
+    """The features are those before CLIP's last layer: what stands behind is frozen."""
+    folder = save_llava()
+    model = load_pretrained_model(folder, device="cpu").model
+    set_trainable(model, PARTS)
+    if lora_rank:
+        add_lora(model, ModelArguments(str(folder), lora_rank=lora_rank))
+    images = torch.randint(0, 256, (1, 2, 3, SIZE, SIZE), dtype=torch.uint8)
+    ids = torch.tensor([[1, -200, 300, -200, 301]])
+    model.train()(ids, images, labels=torch.where(ids > 0, ids, IGNORE_INDEX)).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("vision_tower" in name for name in trained)
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @torch.no_grad()

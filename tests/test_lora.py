@@ -22,7 +22,7 @@ from fvv_lib import (
 )
 from fvv_lib.convert import convert
 from fvv_lib.lora import add_lora
-from fvv_lib.training import count_parameters
+from fvv_lib.parts import count_parameters
 
 RANK = 4
 MATRICES = 7 * 4  # of attention and MLP, in 4 layers

@@ -23,7 +23,9 @@ from fvv_lib import (
     train,
 )
 from fvv_lib.arguments import PARTS
-from fvv_lib.training import VideoTrainer, count_parameters, main, part_of, set_trainable
+from fvv_lib.parts import count_parameters, part_of, set_trainable
+from fvv_lib.trainer import VideoTrainer
+from fvv_lib.training import main
 
 
 def sample(question, answer, **media):

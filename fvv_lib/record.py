@@ -1,0 +1,123 @@
+"""What a run was: enough to say later what gave a result, and to run it again.                            Lesson 6
+
+`metrics.json` holds settings, versions, commit, hardware, samples used and left out, speed, memory and the log of a
+run; figures are drawn from it. This module knows nothing about training.
+"""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fvv_lib.dataset import LazySupervisedDataset
+from fvv_lib.tokens import IMAGE_TOKEN_INDEX
+
+PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "deepspeed", "av", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on a result, where they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the repository that a folder is in, with "+" where files differ from it; None outside of one."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    return commit and commit + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def hardware() -> dict[str, Any]:
+    """Cores and memory of this machine, and its GPUs by name."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "memory_gib": round(gib, 1), "gpus": gpus}
+
+
+def peak_memory_gib() -> float:
+    """The most that this process has held so far: on its GPU, or where it has none, resident in memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says may be the peak of the parent
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+class Counter:
+    """How much went through a run: samples, frames, and tokens with each frame counted as what the model makes of it.
+
+    Args:
+        tokens_per_frame: of the model.
+    """
+
+    def __init__(self, tokens_per_frame: int):
+        self.tokens_per_frame = tokens_per_frame
+        self.samples = self.frames = self.tokens = 0
+
+    def add(self, batches: Iterable[dict[str, Any]]) -> None:
+        """Count batches of the collator, still on the CPU."""
+        for batch in batches:
+            frames = int((batch["input_ids"] == IMAGE_TOKEN_INDEX).sum())
+            self.samples += len(batch["input_ids"])
+            self.frames += frames
+            self.tokens += int(batch["attention_mask"].sum()) + frames * (self.tokens_per_frame - 1)
+
+    def per_second(self, seconds: float, processes: int) -> dict[str, float]:
+        """Of all processes together, from what one of them counted."""
+        counts = {"samples": self.samples, "frames": self.frames, "tokens": self.tokens}
+        return {f"{name}_per_second": round(processes * count / seconds, 2) for name, count in counts.items()}
+
+
+def describe_run(counter: Counter, seconds: float, processes: int) -> dict[str, Any]:
+    """What `metrics.json` has beside results and settings: where the run was, and how fast."""
+    return {
+        "versions": versions(),
+        "git_commit": git_commit(Path(__file__).parent),
+        "hardware": {**hardware(), "processes": processes},
+        "speed": counter.per_second(seconds, processes),
+        "peak_memory_gib": round(peak_memory_gib(), 2),
+    }
+
+
+def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
+    """How many samples were used, and which were not and why."""
+    bad = {name: str(error) for name, error in dataset.bad.items()}
+    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad}
+
+
+def write_record(folder: Path, metrics: dict[str, Any]) -> None:
+    """`metrics.json` and `loss.png`."""
+    from fvv_lib.plotting import plot_loss
+
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
+    plot_loss(metrics["log"]).savefig(folder / "loss.png")
+
+
+def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Accuracy per kind of question on the test split, before and after."""
+    lines = [f"{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}"]
+    for kind, row in after.items():
+        lines.append(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")
+    return "\n".join(lines)
