@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fvv_lib.errors import FvvError
+from fvv_lib.zero import blank_frames
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 
@@ -139,12 +140,10 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         return pool_frames(features, model.video_config.frame_pool)
 
     frames, sizes = flatten_frames(images)
-    if len(frames) == 0:  # every rank must run the encoder in every step, or the others wait for it for ever
-        blank = frames.new_zeros(1, *frames.shape[1:])
-        return unflatten_frames(encode(blank)[:0], sizes)
-    chunks = frames.split(frames_per_chunk or len(frames))
+    row = torch.cat([frames, frames.new_zeros(blank_frames(frames, frames_per_chunk), *frames.shape[1:])])
+    chunks = row.split(frames_per_chunk or len(row))
     if frames_per_chunk and model.training and model.checkpointing:
         features = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
     else:
         features = [encode(chunk) for chunk in chunks]
-    return unflatten_frames(torch.cat(features), sizes)
+    return unflatten_frames(torch.cat(features)[: len(frames)], sizes)

@@ -8,6 +8,7 @@ the second kind. This module knows nothing about videos.
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -99,6 +100,7 @@ def _stop(process: subprocess.Popen, owner: int) -> None:
 
 def serve() -> None:
     """What the child does: read a call, make it, write the result, until the pipe is closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole job; the owner still needs its answer
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what others print must not come between the replies
     reply: Any = "ready"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from transformers import FastVlmForConditionalGeneration, LlavaForConditionalGeneration
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fvv_lib.arguments import VideoConfig
@@ -188,14 +189,20 @@ class VideoMixin(_Model):
     ) -> Any:
         """Load as the base class does, with this `video_config`; default: that of the folder if it has one."""
         result = super().from_pretrained(path, *args, **kwargs)
+        model = result[0] if isinstance(result, tuple) else result
+        if is_deepspeed_zero3_enabled():
+            model._weight_conversions = []  # it notes renamings that loading did not need; saving would undo them
         if video_config is None and path is not None:
             video_config = VideoConfig.load(path)
         if video_config is not None:
-            (result[0] if isinstance(result, tuple) else result).video_config = video_config
+            model.video_config = video_config
         return result
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as the base class does, under its name, with `video_config` in a small file beside `config.json`."""
+        if kwargs.get("state_dict") is not None:  # DeepSpeed's copy has tied weights twice
+            tied = self.all_tied_weights_keys
+            kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if k not in tied}
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
             return

@@ -6,7 +6,7 @@ before the first step, the questions asked before and after, and a record of the
 
 import json
 import sys
-from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +16,11 @@ import transformers
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, Trainer, set_seed
+from transformers import HfArgumentParser, set_seed
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
-from fvv_lib.arguments import PARTS, DataArguments, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib.checkpoints import STOPPED, ResumableTrainer, find_checkpoint, remove_unfinished
 from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
@@ -28,33 +29,12 @@ from fvv_lib.labels import check_template
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
 from fvv_lib.lora import add_lora
 from fvv_lib.model import VideoMixin
-
-KEYS_OF_PART = {"vision_tower": "vision_tower.", "projector": "multi_modal_projector."}
-
-
-def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name: vision_tower, projector or language_model."""
-    return next((part for part, key in KEYS_OF_PART.items() if key in name), "language_model")
+from fvv_lib.parts import count_parameters, part_of, set_trainable
+from fvv_lib.zero import join_zero3, whole_parameters
 
 
-def set_trainable(model: torch.nn.Module, parts: Iterable[str]) -> None:
-    """Let the parameters of these parts train, freeze all others."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
-
-
-def count_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """For each part, how many parameters are trained, and how many there are."""
-    counts = dict.fromkeys(PARTS, (0, 0))
-    for name, parameter in model.named_parameters():
-        if "original_module." not in name:  # PEFT trains a copy of it, which counts
-            trained, total = counts[part_of(name)]
-            counts[part_of(name)] = (trained + parameter.numel() * parameter.requires_grad, total + parameter.numel())
-    return counts
-
-
-class VideoTrainer(Trainer):
-    """transformers' Trainer with a learning rate for each part, and evaluation without the logits of the prompt."""
+class VideoTrainer(ResumableTrainer):
+    """A Trainer with a learning rate for each part, and evaluation without the logits of the prompt."""
 
     optimizer: torch.optim.Optimizer | None
 
@@ -115,6 +95,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
     Raises:
         FvvError: a setting, a sample or a file is wrong; always before the first step.
+        SystemExit: SIGTERM ended training; its checkpoint is written, and the exit code is 143 (128 + SIGTERM).
 
     Lesson: 06.
     """
@@ -131,7 +112,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     for part in ("vision_tower", "projector"):
         if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
             raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
+    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
+    join_zero3()
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure(loaded, data_args, training_args)
     model: torch.nn.Module = loaded.model
@@ -152,6 +135,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         leave_out_bad_media(dataset, training_args)
     if training_args.process_index == 0:
         report_plan(counts, datasets, data_args)
+        print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
+    if training_args.should_save:
+        remove_unfinished(training_args.output_dir)
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
     trainer = VideoTrainer(model=model, args=training_args, processing_class=processor, **data)
@@ -163,8 +149,17 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         answers = evaluate(loaded.model, loaded.tokenizer, test, batch_size, data_args.max_new_tokens)
         return accuracy_by_kind(answers)
 
-    before = quiz()
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    with whole_parameters(loaded.model) if test else nullcontext():
+        before = quiz()
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.stopped:
+        if trainer.is_world_process_zero():
+            print(
+                f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved in "
+                f"{training_args.output_dir}: go on with --resume_from_checkpoint True",
+                flush=True,
+            )
+        sys.exit(STOPPED)
     trainer.save_model()
     after = quiz()
 
@@ -285,8 +280,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         except ValueError as error:  # a name that no setting has
             raise FvvError(f"{error} See python -m fvv_lib.training --help.") from error
-        if str(parsed[2].resume_from_checkpoint).lower() == "true":  # the last checkpoint of output_dir
-            parsed[2].resume_from_checkpoint = True
         train(*parsed)
     except FvvError as error:
         sys.exit(f"error: {error}")

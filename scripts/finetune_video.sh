@@ -5,6 +5,13 @@
 #
 #   bash scripts/finetune_video.sh --model_name_or_path FOLDER --data_path mine.json --image_folder videos \
 #       --output_dir output/mine --max_steps 1000 --learning_rate 1e-5 --per_device_train_batch_size 1
+#
+# GPUS=4 trains on 4 GPUs of this machine; ZERO=1, 2, 3 or 3_offload shares optimizer, gradients, parameters out with
+# DeepSpeed (scripts/zero*.json). On several machines, run this on each, with one output folder that all of them see:
+#
+#   NODES=2 NODE_RANK=0 MASTER_ADDR=first-machine GPUS=8 ZERO=3 bash scripts/finetune_video.sh ...   # 1 on the second
+#
+# scripts/slurm_finetune.sh does that under Slurm.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 
@@ -32,7 +39,27 @@ for argument in "$@"; do
     if [ "$argument" = --data_path ]; then course=(); fi
 done
 
-exec "$PYTHON" -m fvv_lib.training \
+launch=("$PYTHON")
+if [ -n "${GPUS:-}${NODES:-}${ZERO:-}" ]; then
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}" # seconds to save in after SIGTERM
+    launch+=(-m torch.distributed.run --nproc_per_node "${GPUS:-1}")
+    if [ "${NODES:-1}" -gt 1 ]; then
+        launch+=(--nnodes "$NODES" --node_rank "${NODE_RANK:?set it to the number of this machine, from 0}")
+        launch+=(--master_addr "${MASTER_ADDR:?set it to the first machine}" --master_port "${MASTER_PORT:-29500}")
+    else
+        launch+=(--standalone)
+    fi
+fi
+zero=()
+if [ -n "${ZERO:-}" ]; then
+    if [ ! -f "$root/scripts/zero$ZERO.json" ]; then
+        echo "error: ZERO=$ZERO: choose 1, 2, 3 or 3_offload." >&2
+        exit 2
+    fi
+    zero=(--deepspeed "$root/scripts/zero$ZERO.json")
+fi
+
+exec "${launch[@]}" -m fvv_lib.training \
     --num_video_frames 8 \
     --version qwen_2 \
     --lr_scheduler_type cosine \
@@ -43,4 +70,5 @@ exec "$PYTHON" -m fvv_lib.training \
     --logging_steps 10 \
     --report_to tensorboard \
     ${course[@]+"${course[@]}"} \
+    ${zero[@]+"${zero[@]}"} \
     "$@"

@@ -10,8 +10,32 @@ import fvv_lib
 # The order in which the course reads the modules: each may import only what stands before it.
 ORDER = [
     *("errors", "arguments", "sampling", "isolation", "containers", "numbered", "packets", "reader", "decoding"),
-    *("images", "conversation", "tokens", "labels", "encoder", "splicing", "model", "apple", "fullsize", "lora"),
-    *("loading", "convert", "annotations", "table", "dataset", "check", "evaluation", "chat", "training", "scenes"),
+    *(
+        "images",
+        "conversation",
+        "tokens",
+        "labels",
+        "zero",
+        "encoder",
+        "splicing",
+        "model",
+        "apple",
+        "fullsize",
+        "lora",
+    ),
+    *(
+        "loading",
+        "convert",
+        "annotations",
+        "table",
+        "dataset",
+        "check",
+        "evaluation",
+        "chat",
+        "checkpoints",
+        "training",
+    ),
+    *("scenes",),
     *("samples", "tiny", "plotting", "doctor"),
 ]
 REPORTS = {"training", "check"}  # may draw their figures with `plotting`

@@ -1,0 +1,140 @@
+"""Two processes on the CPU, started by the script that users start."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from fvv_lib import encode_images, load_pretrained_model
+from fvv_lib.training import part_of
+
+
+def sample(question, answer, **media):
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **media}
+
+
+TEXT, TEXT_2 = sample("Which ways can a shape move?", "Any way."), sample("What is a shape?", "A square.")
+VIDEO = sample("<image>\nWhich way does it move?", "It moves to the left.", video="clip.mp4")
+STILL = sample("<image>\nWhat colour is the shape?", "It is red.", image="still.png")
+BOTH = sample("<image>\n<image>\nIs it the same shape?", "No.", image=["still.png", "short.mp4"])
+# Two samples for each of two processes: text against videos of different lengths, then a single frame against many.
+STREAM = [TEXT, TEXT_2, BOTH, VIDEO, STILL, TEXT, VIDEO, VIDEO]
+
+
+def start(data, output, base, *flags, gpus=2, zero="", batch_size=2):
+    launch = {"GPUS": str(gpus), "ZERO": zero} if gpus > 1 else {}
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **launch}
+    settings = {
+        "model_name_or_path": base,
+        "data_path": data,
+        "output_dir": output,
+        "max_steps": 3,
+        "per_device_train_batch_size": batch_size,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": 1e-3,
+        "adam_epsilon": 1e-3,  # a gradient that is zero but for rounding must not become a step
+        "logging_steps": 1,
+        "save_steps": 2,
+        "dataloader_num_workers": 0,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    command = ["bash", str(ROOT / "scripts" / "finetune_video.sh")]
+    command += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    run = subprocess.run(
+        [*command, *flags],
+        env={**environment, "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return losses(output), load_pretrained_model(output, device="cpu").model.state_dict()
+
+
+def losses(output):
+    return [entry["loss"] for entry in json.loads((output / "metrics.json").read_text())["log"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """The mixed stream in a folder that all runs of this file share."""
+    import numpy as np
+    from PIL import Image
+
+    from fvv_lib.scenes import motion_clip, still, write_video
+
+    folder = tmp_path_factory.mktemp("stream")
+    rng = np.random.default_rng(0)
+    write_video(folder / "clip.mp4", motion_clip(rng, "left")[0])
+    write_video(folder / "short.mp4", motion_clip(rng, "up", 5)[0])
+    Image.fromarray(still(rng)[0]).save(folder / "still.png")
+    (folder / "data.json").write_text(json.dumps(STREAM))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(stream, base):
+    """One process with the same global batch, without a launcher."""
+    return start(stream / "data.json", stream / "single", base, gpus=1, batch_size=4)
+
+
+@pytest.mark.parametrize("zero", ["", "2", "3"])
+def test_two_processes_give_the_losses_and_the_model_of_one(stream, base, single, zero):
+    """And no process waits for another, whatever each one's batch holds."""
+    output = stream / f"zero{zero}"
+    got, weights = start(stream / "data.json", output, base, zero=zero)
+    assert got == pytest.approx(single[0], abs=1e-4)
+    assert set(weights) == set(single[1])
+    for name, weight in single[1].items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0, msg=name)
+    if zero:  # the last step again, from the checkpoint after the second
+        checkpoint = str(output / "checkpoint-2")
+        resume = ["--resume_from_checkpoint", checkpoint, "--save_strategy", "no"]
+        again, resumed = start(stream / "data.json", stream / f"again{zero}", base, *resume, zero=zero)
+        assert again == pytest.approx(got, abs=1e-6)
+        for name, weight in weights.items():
+            torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_text_alone_gives_the_encoder_a_gradient_of_exactly_zero(model, checkpointing):
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    ids = torch.tensor([[5, 6, 7]])
+    model(ids, [torch.empty(0, 3, 64, 64, dtype=torch.uint8)], labels=ids).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()) == (part_of(name) == "language_model"), name
+
+
+def test_a_blank_frame_beside_a_single_one_changes_nothing(model, monkeypatch):
+    frames = torch.randint(0, 256, (1, 1, 3, 64, 64), dtype=torch.uint8)
+    alone = encode_images(model, frames)[0]
+    monkeypatch.setattr("fvv_lib.zero.is_deepspeed_zero3_enabled", lambda: True)
+    (beside,) = encode_images(model, frames)
+    torch.testing.assert_close(beside, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
+def test_what_the_trainer_sets_is_left_to_it(name):
+    config = json.loads((ROOT / "scripts" / f"{name}.json").read_text())
+    assert config["zero_optimization"]["stage"] == int(name[4])
+    assert (
+        config["train_micro_batch_size_per_gpu"] == config["gradient_clipping"] == config["bf16"]["enabled"] == "auto"
+    )
+    assert ("offload_param" in config["zero_optimization"]) == name.endswith("offload")
+
+
+def test_an_unknown_zero_stage_is_an_error():
+    script = ["bash", str(ROOT / "scripts" / "finetune_video.sh")]
+    run = subprocess.run(script, env={**os.environ, "ZERO": "4"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "ZERO=4: choose 1, 2, 3 or 3_offload" in run.stderr
