@@ -10,33 +10,9 @@ import fvv_lib
 # The order in which the course reads the modules: each may import only what stands before it.
 ORDER = [
     *("errors", "arguments", "sampling", "isolation", "containers", "numbered", "packets", "reader", "decoding"),
-    *(
-        "images",
-        "conversation",
-        "tokens",
-        "labels",
-        "zero",
-        "encoder",
-        "splicing",
-        "model",
-        "apple",
-        "fullsize",
-        "lora",
-    ),
-    *(
-        "loading",
-        "convert",
-        "annotations",
-        "table",
-        "dataset",
-        "check",
-        "evaluation",
-        "chat",
-        "checkpoints",
-        "training",
-    ),
-    *("scenes",),
-    *("samples", "tiny", "plotting", "doctor"),
+    *("images", "conversation", "tokens", "labels", "zero", "encoder", "splicing", "model", "apple", "fullsize"),
+    *("lora", "loading", "convert", "annotations", "table", "dataset", "check", "evaluation", "chat", "parts"),
+    *("checkpoints", "training", "scenes", "samples", "tiny", "plotting", "doctor"),
 ]
 REPORTS = {"training", "check"}  # may draw their figures with `plotting`
 
