@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fvv_lib.errors import FvvError
-from fvv_lib.zero import fewest_frames
+from fvv_lib.zero import blank_frames
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 
@@ -140,8 +140,7 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         return pool_frames(features, model.video_config.frame_pool)
 
     frames, sizes = flatten_frames(images)
-    blank = frames.new_zeros(max(0, fewest_frames() - len(frames)), *frames.shape[1:])  # gives no gradient
-    row = torch.cat([frames, blank])
+    row = torch.cat([frames, frames.new_zeros(blank_frames(frames, frames_per_chunk), *frames.shape[1:])])
     chunks = row.split(frames_per_chunk or len(row))
     if frames_per_chunk and model.training and model.checkpointing:
         features = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]

@@ -14,7 +14,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.checkpoints import STOPPED, find_checkpoint, remove_unfinished
@@ -145,8 +144,6 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
 def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Let data, tokenizer and model agree: picture size, tokens per frame, token budget, and what is saved with it."""
     check_template(data_args.version, loaded.tokenizer)
-    if training_args.frames_per_chunk and is_deepspeed_zero3_enabled():
-        raise FvvError("frames_per_chunk does not go with ZeRO-3: all processes must run the encoder equally often.")
     before = loaded.model.video_config
     loaded.model.video_config = VideoConfig(
         num_video_frames=data_args.num_video_frames,

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from fvv_lib.errors import FvvError
+
 
 def join_zero3() -> None:
     """Join the processes that share the parameters out; before the model is loaded. (On CPUs nobody else does it.)"""
@@ -32,10 +34,23 @@ def whole_parameters(model: torch.nn.Module) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
-def fewest_frames() -> int:
-    """Frames that the encoder must get in a step; blank ones make up for those that are missing.
+def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
+    """How many blank frames the encoder must get after these; no gradient comes from them.
 
-    Every rank must run the encoder in every step, or the others wait for it for ever. And with a single frame the hooks
-    of ZeRO-3 give a FastViT wrong gradients (DeepSpeed 0.19.8 on the CPU; from two frames on they are right).
+    Every rank must run the encoder in every step, or the others wait for it for ever: at least one. Under ZeRO-3 all
+    ranks must run it equally often, so they agree on the number of chunks. And a single frame under the hooks of ZeRO-3
+    gives a FastViT wrong gradients (DeepSpeed 0.19.8 on the CPU; from two frames on they are right).
+
+    Raises:
+        FvvError: chunks of one frame under ZeRO-3.
     """
-    return 2 if is_deepspeed_zero3_enabled() and torch.is_grad_enabled() else 1
+    if not is_deepspeed_zero3_enabled():
+        return int(len(frames) == 0)
+    if frames_per_chunk is None:
+        return max(0, 2 - len(frames))
+    if frames_per_chunk < 2:
+        raise FvvError("Under ZeRO-3 a chunk must have at least 2 frames: raise frames_per_chunk.")
+    most = torch.tensor(max(1, len(frames)), device=frames.device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return -(-int(most) // frames_per_chunk) * frames_per_chunk - len(frames)

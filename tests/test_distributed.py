@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 
-from fvv_lib import encode_images, load_pretrained_model
+from fvv_lib import FvvError, encode_images, load_pretrained_model
 from fvv_lib.parts import part_of
 
 
@@ -27,7 +29,15 @@ STREAM = [TEXT, TEXT_2, BOTH, VIDEO, STILL, TEXT, VIDEO, VIDEO]
 
 def start(data, output, base, *flags, gpus=2, zero="", batch_size=2):
     launch = {"GPUS": str(gpus), "ZERO": zero} if gpus > 1 else {}
-    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **launch}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        **launch,
+    }
     settings = {
         "model_name_or_path": base,
         "data_path": data,
@@ -88,6 +98,8 @@ def single(stream, base):
 @pytest.mark.parametrize("zero", ["", "2", "3"])
 def test_two_processes_give_the_losses_and_the_model_of_one(stream, base, single, zero):
     """And no process waits for another, whatever each one's batch holds."""
+    if zero and not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("DeepSpeed compiles its communication between CPUs, and there is no C++ compiler")
     output = stream / f"zero{zero}"
     got, weights = start(stream / "data.json", output, base, zero=zero)
     assert got == pytest.approx(single[0], abs=1e-4)
@@ -97,10 +109,12 @@ def test_two_processes_give_the_losses_and_the_model_of_one(stream, base, single
     if zero:  # the last step again, from the checkpoint after the second
         checkpoint = str(output / "checkpoint-2")
         resume = ["--resume_from_checkpoint", checkpoint, "--save_strategy", "no"]
+        if zero == "3":  # and in chunks, of which one process needs more than the other
+            resume += ["--frames_per_chunk", "4", "--gradient_checkpointing", "True"]
         again, resumed = start(stream / "data.json", stream / f"again{zero}", base, *resume, zero=zero)
-        assert again == pytest.approx(got, abs=1e-6)
+        assert again == pytest.approx(got, abs=1e-5)
         for name, weight in weights.items():
-            torch.testing.assert_close(resumed[name], weight, atol=1e-6, rtol=0, msg=name)
+            torch.testing.assert_close(resumed[name], weight, atol=1e-5, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -138,3 +152,9 @@ def test_an_unknown_zero_stage_is_an_error():
     run = subprocess.run(script, env={**os.environ, "ZERO": "4"}, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "ZERO=4: choose 1, 2, 3 or 3_offload" in run.stderr
+
+
+def test_chunks_of_one_frame_are_refused_under_zero3(model, monkeypatch):
+    monkeypatch.setattr("fvv_lib.zero.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(FvvError, match="a chunk must have at least 2 frames"):
+        encode_images(model, torch.zeros(1, 3, 3, 64, 64), frames_per_chunk=1)
