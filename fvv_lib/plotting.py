@@ -145,7 +145,7 @@ def plot_labels(
         figure, axis = plt.subplots(layout="constrained")
         used, line, column = {}, 0, 0
         for i in range(start, len(tokens)):
-            width = max(len(shown[i]), 1)
+            width = len(shown[i]) + 1  # columns: the text, and room for the edges
             if column + width > columns:
                 line, column = line + 1, 0
             kind = style.get((labels[i] >= 0, exact[i] >= 0), "not learned")

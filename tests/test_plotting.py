@@ -164,7 +164,7 @@ def test_labels_alone_are_learned_or_not_and_lines_do_not_overflow():
     figure = plot_labels(["abcd"] * 9, [-100] * 8 + [1], start=2, columns=10)
     (axis,) = figure.axes
     places = [(box.get_x(), round(box.get_y() + 0.4)) for box in axis.patches]
-    assert places == [(0, 0), (4, 0), (0, 1), (4, 1), (0, 2), (4, 2), (0, 3)]
+    assert places == [(0, 0), (5, 0), (0, 1), (5, 1), (0, 2), (5, 2), (0, 3)]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not learned", "learned"]
 
 

@@ -371,8 +371,8 @@ except fvv_lib.FvvError as error:
 # checks itself; the answers are in
 # [solutions/02_token_expansion.ipynb](solutions/02_token_expansion.ipynb).
 #
-# Before: [01 · Sparse sampling](01_sparse_sampling.ipynb). Next: 03, which tokens are
-# learned (coming).
+# Before: [01 · Sparse sampling](01_sparse_sampling.ipynb). Next:
+# [03 · Tokenization mismatch](03_tokenization_mismatch.ipynb).
 
 # %% [markdown]
 # ## References
