@@ -8,9 +8,12 @@
 
 # %%
 import fvv_lib
-from fvv_lib.tiny import build_tokenizer
+
+print("a frame is", fvv_lib.IMAGE_TOKEN_INDEX, " not learned is", fvv_lib.IGNORE_INDEX)
 
 # %%
+from fvv_lib.tiny import build_tokenizer
+
 tokenizer = build_tokenizer()
 
 # %% [markdown]
