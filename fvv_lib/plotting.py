@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 PALETTE = {
     "blue": "#0072B2",
@@ -21,6 +22,13 @@ PALETTE = {
     "grey": "#8C8C8C",
 }
 SPANS = (("orange", "//"), ("purple", "\\\\"), ("green", ".."))  # colour and hatch of each span in turn
+SEQUENCE = {"text": ("grey", ""), "frame": ("blue", ""), "answer": ("orange", "//")}  # colour and hatch of each kind
+LABELS: dict[str, Any] = {
+    "not learned": {"facecolor": "white", "edgecolor": "#DDDDDD"},
+    "learned": {"facecolor": "#9AD3BF", "edgecolor": PALETTE["green"]},
+    "learned, no answer": {"facecolor": "#F6D9A0", "edgecolor": PALETTE["red"], "hatch": "////", "linewidth": 1.5},
+    "answer, not learned": {"facecolor": "white", "edgecolor": "black", "linestyle": "--", "linewidth": 1.5},
+}
 STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "figure.dpi": 80}
 
 
@@ -97,6 +105,61 @@ def plot_sampling(
         axis.set_xlabel("frame")
         if spans:
             figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_sequence(rows: Mapping[str, Sequence[tuple[str, int]]], limit: int | None = None) -> Figure:
+    """What a model reads as a bar for each name: runs of (kind, positions), kind `text`, `frame` or `answer`, each with
+    an edge of its own; what lies behind the dashed `limit` is shaded."""
+    ends = [sum(count for _, count in runs) for runs in rows.values()]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(10, 1.0 + 0.45 * len(rows)), layout="constrained")
+        for row, runs in enumerate(rows.values()):
+            start = 0
+            for kind, count in runs:
+                colour, hatch = SEQUENCE[kind]
+                axis.barh(row, count, 0.7, start, color=PALETTE[colour], hatch=hatch, edgecolor="white", label=kind)
+                start += count
+        if limit is not None:
+            axis.axvline(limit, color="black", linestyle="--", label=f"limit {limit}")
+            if max(ends) > limit:
+                axis.axvspan(limit, max(ends), color="black", alpha=0.3, linewidth=0)
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xlim(0, max(*ends, limit or 0))
+        axis.set_xlabel("position")
+        named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry for each kind
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def plot_labels(
+    tokens: Sequence[str], labels: Sequence[int], exact: Sequence[int] | None = None, start: int = 0, columns: int = 96
+) -> Figure:
+    """Tokens as running text, those with a label (not -100) highlighted. With `exact` labels beside them the text shows
+    where `labels` differ: learned though no answer, and answer though not learned. `start` is the first token shown."""
+    exact = labels if exact is None else exact
+    shown = [token.replace("\n", "↵") for token in tokens]
+    style = {(True, True): "learned", (True, False): "learned, no answer", (False, True): "answer, not learned"}
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(layout="constrained")
+        used, line, column = {}, 0, 0
+        for i in range(start, len(tokens)):
+            width = len(shown[i]) + 1  # columns: the text, and room for the edges
+            if column + width > columns:
+                line, column = line + 1, 0
+            kind = style.get((labels[i] >= 0, exact[i] >= 0), "not learned")
+            box = Rectangle((column, line - 0.4), width, 0.8, **LABELS[kind])
+            used[kind] = axis.add_patch(box)
+            axis.text(column + width / 2, line, shown[i], ha="center", va="center", family="monospace", fontsize=9)
+            column += width
+            if tokens[i].endswith("\n"):
+                line, column = line + 1, 0
+        lines = line + (column > 0)
+        figure.set_size_inches(10, 0.6 + 0.27 * lines)
+        axis.set(xlim=(-0.5, columns + 0.5), ylim=(lines - 0.4, -0.6))
+        axis.axis("off")
+        figure.legend(used.values(), used.keys(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

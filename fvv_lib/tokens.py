@@ -154,6 +154,25 @@ def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: i
     return len(input_ids) + _count_frames(input_ids) * (tokens_per_frame - 1)
 
 
+def sequence_runs(
+    input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, labels: Sequence[int] | torch.Tensor | None = None
+) -> list[tuple[str, int]]:
+    """The expanded sequence as runs of one kind, (kind, positions): `text`, `answer` where there is a label, and
+    `frame`, a run for each. `plotting.plot_sequence` draws them. Lesson: 02."""
+    runs: list[tuple[str, int]] = []
+    learned = [False] * len(input_ids) if labels is None else [int(label) != IGNORE_INDEX for label in labels]
+    for token, is_learned in zip(input_ids, learned, strict=True):
+        if int(token) == IMAGE_TOKEN_INDEX:
+            runs.append(("frame", tokens_per_frame))
+            continue
+        kind = "answer" if is_learned else "text"
+        if runs and runs[-1][0] == kind:
+            runs[-1] = (kind, runs[-1][1] + 1)
+        else:
+            runs.append((kind, 1))
+    return runs
+
+
 def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
     ids = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else list(input_ids)
     return ids.count(IMAGE_TOKEN_INDEX)

@@ -13,10 +13,12 @@ from fvv_lib.plotting import (
     plot_bars,
     plot_data,
     plot_frames,
+    plot_labels,
     plot_lines,
     plot_loss,
     plot_pictures,
     plot_sampling,
+    plot_sequence,
 )
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
@@ -26,6 +28,8 @@ EXAMPLES = {
     "plot_pictures": lambda: plot_pictures({"a": FRAMES[0], "b": FRAMES[1, :4]}),
     "plot_data": lambda: plot_data([1.0, 2.0], [(64, 36), (48, 64)], [10, 20], 30),
     "plot_sampling": lambda: plot_sampling(9, {"all": [0, 8]}, {"event": (2, 4)}),
+    "plot_sequence": lambda: plot_sequence({"a": [("text", 3), ("frame", 4), ("answer", 2)]}, 8),
+    "plot_labels": lambda: plot_labels(["a", "\n", "b"], [-100, 1, 2]),
     "plot_bars": lambda: plot_bars({"a": 1}, "tokens"),
     "plot_lines": lambda: plot_lines([1, 2], {"a": [1, 2]}, "frames", "tokens"),
     "plot_loss": lambda: plot_loss(LOG),
@@ -120,6 +124,48 @@ def test_every_span_is_marked_and_neighbours_differ_in_grey_too(count):
     assert all(span.get_hatch() for span in marked)
     assert len({span.get_hatch() for span in marked}) == min(count, 3)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(spans)
+
+
+def test_a_sequence_is_as_long_as_its_runs_and_what_passes_the_limit_is_shaded():
+    figure = plot_sequence({"two": [("text", 3), ("frame", 4), ("frame", 4), ("answer", 2)], "none": [("text", 5)]}, 12)
+    (axis,) = figure.axes
+    *bars, shade = axis.patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0, 3), (3, 4), (7, 4), (11, 2), (0, 5)]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 3
+    assert (shade.get_x(), shade.get_width()) == (12, 1)
+    assert list(axis.lines[0].get_xdata()) == [12, 12]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(texts) == ["answer", "frame", "limit 12", "text"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["two", "none"]
+    assert axis.get_xlim() == (0, 13)
+
+
+@pytest.mark.parametrize("limit", [None, 5, 9])
+def test_a_sequence_that_fits_has_no_shade(limit):
+    (axis,) = plot_sequence({"a": [("text", 5)]}, limit).axes
+    assert len(axis.patches) == 1
+    assert axis.get_xlim() == (0, limit or 5)
+
+
+def test_labels_show_every_token_and_the_four_ways_to_label_it():
+    tokens, exact, counted = ["So", " it", " is", ".", "\n"], [-100, 7, -100, 8, 9], [-100, 7, 5, -100, 9]
+    figure = plot_labels(tokens, counted, exact)
+    (axis,) = figure.axes
+    assert shown(axis) == ["So", " it", " is", ".", "↵"]
+    looks = [(box.get_facecolor(), box.get_hatch(), box.get_linestyle()) for box in axis.patches]
+    assert len(set(looks)) == 4
+    assert looks[1] == looks[4]  # both learned, both answers
+    assert len({look[1:] for look in looks[:4]}) == 3  # three of the four differ in grey too, the fourth is filled
+    texts = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert texts == {"not learned", "learned", "learned, no answer", "answer, not learned"}
+
+
+def test_labels_alone_are_learned_or_not_and_lines_do_not_overflow():
+    figure = plot_labels(["abcd"] * 9, [-100] * 8 + [1], start=2, columns=10)
+    (axis,) = figure.axes
+    places = [(box.get_x(), round(box.get_y() + 0.4)) for box in axis.patches]
+    assert places == [(0, 0), (5, 0), (0, 1), (5, 1), (0, 2), (5, 2), (0, 3)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["not learned", "learned"]
 
 
 @pytest.mark.parametrize(("percent", "labels"), [(False, ["0.25", "0.5"]), (True, ["25%", "50%"])])

@@ -14,7 +14,7 @@ from fvv_lib import (
     preprocess_multimodal,
     tokenizer_image_token,
 )
-from fvv_lib.tokens import RememberingTokenizer
+from fvv_lib.tokens import IGNORE_INDEX, RememberingTokenizer, sequence_runs
 
 
 def test_one_image_becomes_one_per_frame():
@@ -84,6 +84,16 @@ def test_bos_stands_once_at_the_start(llama_tokenizer):
 def test_expanded_length_is_text_plus_frames_times_tokens(ids, tokens_per_frame):
     frames = ids.count(IMAGE_TOKEN_INDEX)
     assert expanded_length(ids, tokens_per_frame) == len(ids) - frames + frames * tokens_per_frame
+
+
+def test_runs_are_the_expanded_sequence():
+    ids = [1, 2, IMAGE_TOKEN_INDEX, IMAGE_TOKEN_INDEX, 3, 4, 5, 6]
+    labels = [IGNORE_INDEX] * 5 + [4, 5, IGNORE_INDEX]
+    runs = [("text", 2), ("frame", 9), ("frame", 9), ("text", 1), ("answer", 2), ("text", 1)]
+    assert sequence_runs(ids, 9, labels) == runs
+    assert sequence_runs(torch.tensor(ids), 9, torch.tensor(labels)) == runs
+    assert sequence_runs(ids, 9)[-1] == ("text", 4)
+    assert sum(count for _, count in runs) == expanded_length(ids, 9)
 
 
 def test_eight_frames_at_1024_do_not_fit_2048_positions():

@@ -117,8 +117,8 @@ for question in questions:
 # |---|---|---|---|
 # | 00 | start here | `doctor` | this one |
 # | 01 | which frames, and the true ones | `sampling`, `decoding`, `images` | here |
-# | 02 | a prompt with one `<image>` per frame | `conversation`, `tokens` | coming |
-# | 03 | which tokens are learned | `labels` | coming |
+# | 02 | a prompt with one `<image>` per frame | `conversation`, `tokens` | here |
+# | 03 | which tokens are learned | `labels` | here |
 # | 04 | frames through the encoder, into the prompt | `encoder`, `model` | coming |
 # | 05 | samples, batches, a validation set | `dataset` | coming |
 # | 06 | fine-tuning | `training` | coming |

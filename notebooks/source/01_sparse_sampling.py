@@ -452,8 +452,8 @@ temporary.cleanup()
 # checks itself; the answers are in
 # [solutions/01_sparse_sampling.ipynb](solutions/01_sparse_sampling.ipynb).
 #
-# Before: [00 · Start here](00_start_here.ipynb). Next: 02, a prompt with one `<image>`
-# for each frame (coming).
+# Before: [00 · Start here](00_start_here.ipynb). Next:
+# [02 · Token expansion](02_token_expansion.ipynb).
 
 # %% [markdown]
 # ## References
