@@ -583,7 +583,8 @@ except fvv_lib.FvvError as error:
 # checks itself; the answers are in
 # [solutions/04_encoder_flattening.ipynb](solutions/04_encoder_flattening.ipynb).
 #
-# Before: 03, which tokens are learned. Next: 05, samples, batches and a validation set.
+# Before: 03, which tokens are learned. Next:
+# [05 · Dataset and validation](05_dataset_and_validation.ipynb).
 
 # %% [markdown]
 # ## References
