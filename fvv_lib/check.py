@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tyro
 from accelerate import init_empty_weights
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.arguments import DataArguments, VideoConfig

@@ -32,7 +32,7 @@ def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
         PyTorch 2.12 to 2.14 a crash in the backward pass of a FastViT on the CPU.
 
     Raises:
-        FvvError: another number of dimensions, or pictures of different sizes or types.
+        FvvError: another number of dimensions, not three colours, or pictures of different sizes or types.
 
     Source: LLaVA-NeXT's handling of `images.ndim == 5`. Lesson: 04.
     """
@@ -43,6 +43,12 @@ def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
         raise FvvError(
             "images must be (B, T, C, H, W), (B, C, H, W), (C, H, W), or a list of (T, C, H, W) and (C, H, W); got "
             f"{[tuple(entry.shape) for entry in images]}."
+        )
+    if any(entry.shape[1] != 3 for entry in entries):
+        raise FvvError(
+            "Frames must have their 3 colours before height and width, (..., 3, H, W); got "
+            f"{[tuple(entry.shape) for entry in images]}. Put the dimensions in order with permute; reshape would mix "
+            "the pixels."
         )
     if len({entry.dtype for entry in entries}) > 1:
         raise FvvError(

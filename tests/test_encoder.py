@@ -43,6 +43,10 @@ def test_channels_last_frames_become_contiguous():
 def test_wrong_shapes_are_errors():
     with pytest.raises(FvvError, match="images must be"):
         flatten_frames(torch.zeros(2, 2, 2, 3, 8, 8))
+    with pytest.raises(FvvError, match=r"3 colours.*got \[\(3, 8, 4, 4\), \(3, 8, 4, 4\)\]"):
+        flatten_frames(frames(2, 8)[..., :4, :4].transpose(1, 2))  # colours before time
+    with pytest.raises(FvvError, match="3 colours"):
+        flatten_frames(torch.zeros(2, 8, 64, 64, 3))  # colours last
     with pytest.raises(FvvError, match="one size"):
         flatten_frames([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16)])
     with pytest.raises(FvvError, match=r"one type, got \['torch.float32', 'torch.uint8'\]"):
