@@ -402,8 +402,8 @@ print("pads with", tokenizer.pad_token)
 # Each checks itself; the answers are in
 # [solutions/03_tokenization_mismatch.ipynb](solutions/03_tokenization_mismatch.ipynb).
 #
-# Before: [02 · Token expansion](02_token_expansion.ipynb). Next: 04, frames through the
-# encoder (coming).
+# Before: [02 · Token expansion](02_token_expansion.ipynb). Next:
+# [04 · Encoder flattening](04_encoder_flattening.ipynb).
 
 # %% [markdown]
 # ## References
