@@ -119,7 +119,7 @@ for question in questions:
 # | 01 | which frames, and the true ones | `sampling`, `decoding`, `images` | here |
 # | 02 | a prompt with one `<image>` per frame | `conversation`, `tokens` | here |
 # | 03 | which tokens are learned | `labels` | here |
-# | 04 | frames through the encoder, into the prompt | `encoder`, `splicing`, `model` | here |
+# | 04 | frames through the encoder, into the prompt | `encoder`, `model` | here |
 # | 05 | samples, batches, a validation set | `annotations`, `dataset` | here |
 # | 06 | fine-tuning | `training` | coming |
 # | 07 | is it better? | `evaluation` | coming |
