@@ -11,8 +11,8 @@ import fvv_lib
 ORDER = [
     *("errors", "arguments", "sampling", "isolation", "containers", "numbered", "packets", "reader", "decoding"),
     *("images", "conversation", "tokens", "labels", "encoder", "splicing", "model", "apple", "fullsize", "lora"),
-    *("loading", "convert", "annotations", "table", "dataset", "check", "evaluation", "chat", "training", "scenes"),
-    *("samples", "tiny", "plotting", "doctor"),
+    *("loading", "convert", "annotations", "table", "dataset", "check", "evaluation", "chat", "training", "dryrun"),
+    *("memory", "scenes", "samples", "tiny", "plotting", "doctor"),
 ]
 REPORTS = {"training", "check"}  # may draw their figures with `plotting`
 
