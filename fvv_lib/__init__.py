@@ -44,6 +44,8 @@ _PUBLIC = {
     "evaluation": ("evaluate", "accuracy_by_kind"),
     "chat": ("Chat", "ask"),
     "training": ("train",),
+    "dryrun": ("MemorySettings",),
+    "memory": ("predict_memory", "MemoryPrediction"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = [*_MODULE_OF, "__version__"]

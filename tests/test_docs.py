@@ -13,6 +13,7 @@ from fvv_lib.training import format_table
 
 README = (ROOT / "README.md").read_text()
 SCRIPT = (ROOT / "scripts" / "finetune_video.sh").read_text()
+MODULES_WITH_FLAGS = ("arguments", "check", "chat", "dryrun", "memory")
 MOTION = json.loads((ROOT / "benchmarks" / "results" / "motion.json").read_text())
 
 
@@ -114,6 +115,15 @@ def test_readme_quotes_the_measured_training_step():
     assert language["ours / stock"]["steps per second"] >= 2
 
 
+def test_readme_quotes_what_fits_and_how_well_it_is_predicted():
+    memory = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
+    assert "\n".join(memory["presets"]) in README
+    worst = max(abs(row["error"]) for row in memory["rows"])
+    text = " ".join(README.split())
+    assert f"{len(memory['rows'])} settings the prediction is at most {worst:.1%} from the measured peak" in text
+    assert memory["hardware"] in README
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
@@ -124,7 +134,7 @@ def test_links_lead_somewhere(document):
 def test_every_module_and_every_flag_of_the_readme_exists():
     for module in re.findall(r"fvv_lib\.(\w+)", README):
         assert (ROOT / "fvv_lib" / f"{module}.py").exists() or module in (ROOT / "fvv_lib" / "__init__.py").read_text()
-    arguments = "".join((ROOT / "fvv_lib" / f"{module}.py").read_text() for module in ("arguments", "check", "chat"))
+    arguments = "".join((ROOT / "fvv_lib" / f"{module}.py").read_text() for module in MODULES_WITH_FLAGS)
     stock = {"max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"}
     stock |= {"gradient_checkpointing", "output_dir", "help", "per_device_eval_batch_size"}
     stock |= {"resume_from_checkpoint", "eval_strategy", "eval_steps", "train_sampling_strategy"}

@@ -1,0 +1,166 @@
+"""Does `fvv_lib.memory` predict what a training step takes? Predicted against measured peaks, a process for each.
+
+    python benchmarks/memory.py     # Linux, 4 GB, a few minutes; writes benchmarks/results/memory.json
+
+The model has FastVLM-0.5B's widths but fewer blocks, and random weights. Each row is two steps of the real Trainer on
+the CPU (the second has the optimizer's states). Measured is the highest resident memory (VmHWM) less what the process
+held before the model was made. The C library is told to give back what is freed (MALLOC_*), so that this is what the
+tensors take and not what the allocator keeps.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import FastVlmConfig
+
+from fvv_lib.arguments import ModelArguments, TrainingArguments
+from fvv_lib.dataset import DataCollatorForSupervisedDataset
+from fvv_lib.fullsize import full_size_config, random_fastvlm
+from fvv_lib.loading import load_pretrained_model, open_checkpoint
+from fvv_lib.lora import add_lora
+from fvv_lib.memory import MemorySettings, predict_memory, preset_table
+from fvv_lib.parts import set_trainable
+from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from fvv_lib.trainer import VideoTrainer
+
+ROOT = Path(__file__).resolve().parent.parent
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+TOWER_BLOCKS, LANGUAGE_LAYERS, VOCABULARY = [1, 2, 3, 1, 1], 3, 16000
+
+BASE = MemorySettings("", image_size=256, bf16=False)
+FROZEN = ("projector", "language_model")
+LONG = replace(BASE, num_video_frames=2, text_tokens=2048)
+ROWS = {
+    "8 frames": BASE,
+    "16 frames": replace(BASE, num_video_frames=16),
+    "2 frames of 512 pixels": replace(BASE, num_video_frames=2, image_size=512),
+    "batch of 2, padded": replace(BASE, num_video_frames=4, per_device_train_batch_size=2),
+    "gradient accumulation": replace(BASE, gradient_accumulation_steps=2),
+    "bf16 autocast": replace(BASE, num_video_frames=16, bf16=True),
+    "gradient checkpointing": replace(BASE, num_video_frames=16, gradient_checkpointing=True),
+    "gradient checkpointing, 2 frames at a time": replace(
+        BASE, num_video_frames=16, gradient_checkpointing=True, frames_per_chunk=2
+    ),
+    "long text": LONG,
+    "long text, all learned": replace(LONG, labelled_tokens=2048),
+    "frozen tower": replace(LONG, tunable_parts=FROZEN),
+    "frozen tower, 2 frames at a time": replace(BASE, num_video_frames=16, frames_per_chunk=2, tunable_parts=FROZEN),
+    "LoRA, frozen tower": replace(LONG, lora_rank=16, tunable_parts=FROZEN),
+}
+
+
+def small_config() -> FastVlmConfig:
+    config = full_size_config("0.5b")
+    config.vision_config.model_args |= {"layers": TOWER_BLOCKS}
+    config.text_config.num_hidden_layers, config.text_config.vocab_size = LANGUAGE_LAYERS, VOCABULARY
+    config.text_config.layer_types = ["full_attention"] * LANGUAGE_LAYERS
+    config.image_token_index = config.image_token_id = VOCABULARY - 1
+    return config
+
+
+def write_folder(folder: Path) -> None:
+    """A checkpoint but for its weights: all that a prediction reads."""
+    tiny = load_pretrained_model(ROOT / "data_samples" / "tiny-fastvlm", device="cpu")
+    tiny.tokenizer.model_max_length = 32768
+    for part in (tiny.tokenizer, tiny.image_processor, small_config()):
+        part.save_pretrained(folder)
+
+
+def make_samples(settings: MemorySettings) -> list[dict[str, torch.Tensor]]:
+    """Samples of random pixels and words; in a batch each is a token shorter than the one before, so it is padded."""
+    frames, size = settings.num_video_frames, settings.image_size or 0
+    samples = []
+    for number in range(settings.per_device_train_batch_size):
+        words = torch.randint(0, VOCABULARY - 1, (settings.text_tokens - number,))
+        ids = torch.cat([torch.full((frames,), IMAGE_TOKEN_INDEX), words])
+        labels = torch.where(torch.arange(len(ids)) >= len(ids) - settings.labelled_tokens, ids, IGNORE_INDEX)
+        images = torch.randint(0, 256, (frames, 3, size, size), dtype=torch.uint8)
+        samples.append({"input_ids": ids, "labels": labels, "images": images})
+    return samples * settings.gradient_accumulation_steps
+
+
+def memory_status(name: str) -> int:
+    """Bytes: VmRSS is what this process holds, VmHWM the most that it has held."""
+    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) * 1024
+
+
+def measure(settings: MemorySettings, output_dir: str) -> int:
+    """Bytes that two steps of training take at most, over what was there before the model."""
+    tokenizer = open_checkpoint(settings.model).tokenizer
+    samples = make_samples(settings)
+    before = memory_status("VmRSS")
+    base = random_fastvlm(small_config())
+    base.video_config = replace(base.video_config, frame_pool=settings.frame_pool)
+    base.frames_per_chunk = settings.frames_per_chunk
+    model: torch.nn.Module = base
+    if settings.lora_rank:
+        model = add_lora(base, ModelArguments(settings.model, list(settings.tunable_parts), settings.lora_rank))
+    else:
+        set_trainable(base, settings.tunable_parts)
+    arguments = TrainingArguments(
+        output_dir=output_dir,
+        max_steps=2,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=settings.bf16,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    collator = DataCollatorForSupervisedDataset(tokenizer)
+    trainer = VideoTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    trainer.train()
+    return memory_status("VmHWM") - before
+
+
+def rows(folder: str) -> Iterator[tuple[str, MemorySettings]]:
+    for name, settings in ROWS.items():
+        yield name, replace(settings, model=folder)
+
+
+def main() -> None:
+    if len(sys.argv) == 3:  # the process of one row
+        print(measure(dict(rows(sys.argv[1]))[sys.argv[2]], f"{sys.argv[1]}/output"))
+        return
+    record: dict = {
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "model": f"FastVLM-0.5B's widths; blocks of the tower {TOWER_BLOCKS}, layers {LANGUAGE_LAYERS}, "
+        f"vocabulary {VOCABULARY}",
+        "rows": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder))
+        for name, settings in rows(folder):
+            command = [sys.executable, __file__, folder, name]
+            result = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **MALLOC})
+            measured = int(result.stdout.splitlines()[-1]) / 2**30
+            predicted = predict_memory(settings).peak
+            row = {
+                "name": name,
+                "settings": {key: value for key, value in vars(settings).items() if key != "model"},
+                "predicted_gib": round(predicted, 3),
+                "measured_gib": round(measured, 3),
+                "error": round(predicted / measured - 1, 3),
+            }
+            record["rows"].append(row)
+            print(f"{name:<44}{predicted:>8.2f}{measured:>8.2f}{row['error']:>+8.1%}", flush=True)
+    record["presets"] = preset_table(MemorySettings("0.5b")).splitlines()
+    print("\n".join(record["presets"]), flush=True)
+    (ROOT / "benchmarks" / "results" / "memory.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
