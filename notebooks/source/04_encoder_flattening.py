@@ -38,6 +38,7 @@ import torch
 import fvv_lib
 from fvv_lib import plotting
 
+# %%
 folder = "../data_samples"
 base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm")
 model = base.model
@@ -583,7 +584,7 @@ except fvv_lib.FvvError as error:
 # checks itself; the answers are in
 # [solutions/04_encoder_flattening.ipynb](solutions/04_encoder_flattening.ipynb).
 #
-# Before: 03, which tokens are learned. Next:
+# Before: [03 · Tokenization mismatch](03_tokenization_mismatch.ipynb). Next:
 # [05 · Dataset and validation](05_dataset_and_validation.ipynb).
 
 # %% [markdown]

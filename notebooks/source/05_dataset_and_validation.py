@@ -39,6 +39,7 @@ import torch
 import fvv_lib
 from fvv_lib import plotting
 
+# %%
 folder = "../data_samples"
 train_file = Path(folder) / "train.json"
 every = json.loads(train_file.read_text())
@@ -70,7 +71,8 @@ print(json.dumps(shown, indent=1))
 # %% [markdown]
 # Paths start from the folder of the file, or from `image_folder`. Whether a path is a
 # video or a picture says its ending, not its key: many data sets write `image` for both.
-# Without either key, a sample is text alone. This file has all three:
+# Without either key, a sample is text alone. A `.jsonl` file, with one sample on a line,
+# or a Parquet file will do as well. The one here has all three kinds:
 
 
 # %%

@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import fvv_lib
 
+# %%
 folder = "../../data_samples"
 base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm")
 every = json.loads(Path(f"{folder}/train.json").read_text())

@@ -14,6 +14,7 @@ import torch
 
 import fvv_lib
 
+# %%
 folder = "../../data_samples"
 base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm")
 model = base.model
