@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from test_convert import QUESTION, ask_stock
 
 from fvv_lib import (
     CheckpointError,
@@ -17,12 +19,14 @@ from fvv_lib import (
     ModelArguments,
     TrainingArguments,
     VideoConfig,
+    ask,
     load_pretrained_model,
     train,
 )
 from fvv_lib.convert import convert
 from fvv_lib.lora import add_lora
 from fvv_lib.parts import count_parameters
+from fvv_lib.scenes import still
 
 RANK = 4
 MATRICES = 7 * 4  # of attention and MLP, in 4 layers
@@ -84,10 +88,10 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
     torch.testing.assert_close(
         logits(load_pretrained_model(tmp_path / "plain", "cpu").model), trained, atol=1e-5, rtol=0
     )
-    stock, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "plain", output_loading_info=True)
-    assert type(stock) is not FastVlmForVideo
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    picture = tmp_path / "picture.png"
+    Image.fromarray(still(np.random.default_rng(3))[0]).save(picture)
+    answer = ask(load_pretrained_model(tmp_path / "plain", "cpu"), picture, QUESTION, 12)
+    assert ask_stock(tmp_path / "plain", picture) == {"kind": "FastVlmForConditionalGeneration", "answer": answer}
 
     beside_base = PeftModel.from_pretrained(FastVlmForVideo.from_pretrained(base), output)  # as other programs load it
     torch.testing.assert_close(logits(beside_base), trained, atol=1e-5, rtol=0)

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from test_convert import QUESTION, ask_stock
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
 
 import fvv_lib.training
@@ -18,6 +19,7 @@ from fvv_lib import (
     TokenBudgetError,
     TrainingArguments,
     VideoDecodeError,
+    ask,
     encode_images,
     load_pretrained_model,
     train,
@@ -87,7 +89,7 @@ def test_text_images_and_videos_train_in_one_batch(run, annotate, media):
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_saved_model_loads_here_and_in_stock_transformers_with_the_same_logits(run):
+def test_saved_model_loads_here_and_in_stock_transformers_with_the_same_logits_and_answer(run, media):
     output, _ = run(data={"num_video_frames": 4})
     ours = load_pretrained_model(output, device="cpu")
     assert ours.model.video_config.num_video_frames == 4
@@ -99,6 +101,8 @@ def test_saved_model_loads_here_and_in_stock_transformers_with_the_same_logits(r
         a = ours.model(torch.tensor([[5, -200, -200, 6, 7]]), frames).logits
         b = stock(input_ids=torch.tensor([[5, *[token] * 8, 6, 7]]), pixel_values=frames[0] / 255).logits
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    answer = ask(ours, media / "still.png", QUESTION, 12)
+    assert ask_stock(output, media / "still.png")["answer"] == answer
 
 
 def test_time_marks_and_pooling_are_trained_saved_and_asked_with(run, media):
