@@ -109,10 +109,14 @@ def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
 
 def write_record(folder: Path, metrics: dict[str, Any]) -> None:
     """`metrics.json` and `loss.png`."""
+    from matplotlib import pyplot
+
     from fvv_lib.plotting import plot_loss
 
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
-    plot_loss(metrics["log"]).savefig(folder / "loss.png")
+    figure = plot_loss(metrics["log"])
+    figure.savefig(folder / "loss.png")
+    pyplot.close(figure)
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -12,12 +12,17 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
+from tqdm import tqdm  # not tqdm.auto: in a notebook that draws a widget
 from transformers import HfArgumentParser, set_seed
 
 from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.checkpoints import STOPPED, find_checkpoint, remove_unfinished
-from fvv_lib.dataset import LazySupervisedDataset, check_disjoint, make_supervised_data_module
+from fvv_lib.dataset import (
+    DataCollatorForSupervisedDataset,
+    LazySupervisedDataset,
+    check_disjoint,
+    make_supervised_data_module,
+)
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.images import processor_size
@@ -41,19 +46,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
     Lesson: 06.
     """
-    if training_args.n_gpu > 1:
-        raise FvvError(
-            "Several GPUs in one process would cut videos apart: start with torchrun --nproc_per_node N -m "
-            "fvv_lib.training, or choose one GPU with CUDA_VISIBLE_DEVICES."
-        )
-    if (training_args.eval_strategy != "no") != bool(data_args.validation_data_path):
-        raise FvvError(
-            "validation_data_path and eval_strategy go together: set both (--eval_strategy steps --eval_steps 100) or "
-            "neither."
-        )
-    for part in ("vision_tower", "projector"):
-        if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
-            raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
+    check_settings(model_args, data_args, training_args)
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
     set_seed(training_args.seed)
     join_zero3()
@@ -62,16 +55,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     set_trainable(loaded.model, model_args.tunable_parts)
     model = add_lora(loaded.model, model_args) if model_args.lora_rank else loaded.model
     counts = count_parameters(model)
-    with training_args.main_process_first(desc="opening the annotation files"):  # the others find its tables
-        data = make_supervised_data_module(loaded.tokenizer, data_args)
-    test = None
-    if data_args.test_data_path:
-        test = LazySupervisedDataset(loaded.tokenizer, [data_args.test_data_path], data_args.for_evaluation())
-        check_disjoint(data["train_dataset"], test)
-    datasets = {"train": data["train_dataset"], "validation": data["eval_dataset"], "test": test}
-    datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
-    for dataset in datasets.values():
-        leave_out_bad_media(dataset, training_args)
+    datasets, collator = open_datasets(loaded, data_args, training_args)
+    test = datasets.get("test")
     if training_args.process_index == 0:
         report_plan(counts, datasets, data_args)
         print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
@@ -79,7 +64,14 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         remove_unfinished(training_args.output_dir)
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
-    trainer = VideoTrainer(model=model, args=training_args, processing_class=processor, **data)
+    trainer = VideoTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets.get("validation"),
+        data_collator=collator,
+        processing_class=processor,
+    )
     trainer.counter = Counter(data_args.tokens_per_frame)
 
     def quiz() -> dict[str, Any] | None:
@@ -93,13 +85,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         before = quiz()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
-        if trainer.is_world_process_zero():
-            print(
-                f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved in "
-                f"{training_args.output_dir}: go on with --resume_from_checkpoint True",
-                flush=True,
-            )
-        sys.exit(STOPPED)
+        end_on_sigterm(trainer)
     trainer.save_model()
     after = quiz()
 
@@ -124,6 +110,40 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     return metrics
 
 
+def check_settings(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Settings that are right one by one but do not go together."""
+    if training_args.n_gpu > 1:
+        raise FvvError(
+            "Several GPUs in one process would cut videos apart: start with torchrun --nproc_per_node N -m "
+            "fvv_lib.training, or choose one GPU with CUDA_VISIBLE_DEVICES."
+        )
+    if (training_args.eval_strategy != "no") != bool(data_args.validation_data_path):
+        raise FvvError(
+            "validation_data_path and eval_strategy go together: set both (--eval_strategy steps --eval_steps 100) or "
+            "neither."
+        )
+    for part in ("vision_tower", "projector"):
+        if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
+            raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
+
+
+def open_datasets(
+    loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments
+) -> tuple[dict[str, LazySupervisedDataset], DataCollatorForSupervisedDataset]:
+    """The samples of training and, where there are any, of validation and test, checked; and the collator."""
+    with training_args.main_process_first(desc="opening the annotation files"):  # the others find its tables
+        data = make_supervised_data_module(loaded.tokenizer, data_args)
+        datasets = {"train": data["train_dataset"], "validation": data["eval_dataset"]}
+        if data_args.test_data_path:
+            test = LazySupervisedDataset(loaded.tokenizer, [data_args.test_data_path], data_args.for_evaluation())
+            check_disjoint(data["train_dataset"], test)
+            datasets["test"] = test
+    datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
+    for dataset in datasets.values():
+        leave_out_bad_media(dataset, training_args)
+    return datasets, data["data_collator"]
+
+
 def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:
     """Read every picture and video once, on one process for all, and do what `bad_samples` says with what fails."""
     problems: dict[int, FvvError] = {}
@@ -139,6 +159,16 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
     dataset.leave_out(shared[0])
     if not len(dataset):
         raise DataFormatError(f"All samples are bad. The first: {next(iter(dataset.bad.values()))}")
+
+
+def end_on_sigterm(trainer: VideoTrainer) -> None:
+    if trainer.is_world_process_zero():
+        print(
+            f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved in {trainer.args.output_dir}: "
+            "go on with --resume_from_checkpoint True",
+            flush=True,
+        )
+    sys.exit(STOPPED)
 
 
 def configure(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:

@@ -14,6 +14,8 @@ OTHERS = {
     ("__init__", "AttributeError"),  # what Python asks of a module's `__getattr__`
     ("isolation", "ChildTimeoutError"),  # `decoding` turns these two into one that names the file
     ("isolation", "ChildCrashError"),
+    ("annotations", "self.wrong"),  # this method makes a DataFormatError that names file and line
+    ("annotations", "reader.wrong"),
     ("doctor", "RuntimeError"),  # the doctor reports it as a failed check
 }
 
