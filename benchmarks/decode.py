@@ -196,7 +196,7 @@ def main() -> None:
     if "FVV_REAL_DATA" in os.environ:
         folder = Path(os.environ["FVV_REAL_DATA"]) / "real" / "videos"
         clips = sorted(path for path in folder.iterdir() if path.name != "corrupted.mp4" and is_video_file(path))
-        real = measure_speed(clips, readers, rounds=7)
+        real = measure_speed(clips, readers, rounds=21)
     record = {
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: version(name) for name in PACKAGES if find_spec(PACKAGES[name])},
