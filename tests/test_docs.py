@@ -124,6 +124,19 @@ def test_readme_quotes_what_fits_and_how_well_it_is_predicted():
     assert memory["hardware"] in README
 
 
+def test_readme_quotes_the_measured_index():
+    big = json.loads((ROOT / "benchmarks" / "results" / "big_index.json").read_text())
+    described, ours = big["described"], big["ours"]
+    pss, first = "pss of the index per worker, MiB", "seconds to first batch"
+    assert big["samples"] == 1_000_000
+    assert ours[pss] <= described[pss] / 5
+    text = " ".join(README.split())
+    assert f"Of {big['samples']:,} samples each of {big['workers']} workers holds {ours[pss]} MiB" in text
+    assert f"instead of the {described[pss]} of a list" in text
+    assert f"first batch comes after {ours[first]} seconds instead of {described[first]}" in text
+    assert f"after {big['seconds to first batch, when every sample is checked']} seconds" in text
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
