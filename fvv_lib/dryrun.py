@@ -168,9 +168,8 @@ def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, leng
         features = encode_images(model, images, settings.frames_per_chunk)  # B x (T, K, D)
         words = model.get_input_embeddings()(ids)
         if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
-            words = words.detach().requires_grad_(
-                words.requires_grad
-            )  # `splicing` makes no gradient of its own for a tied embedding
+            # `splicing` makes no gradient of its own for a tied embedding
+            words = words.detach().requires_grad_(words.requires_grad)
         rows = [words[repeated].masked_scatter(is_feature, clip.to(words.dtype)) for clip in features]
         hidden = model.model(inputs_embeds=torch.stack(rows), attention_mask=mask, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[:, :-1].flatten(0, 1)[labelled])  # (S, V)

@@ -150,6 +150,25 @@ def test_resuming_gives_what_an_unbroken_run_gives(run):
     assert any((one[name] - again[name]).abs().max() > 1e-3 for name in one)  # it did begin there
 
 
+def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_checkpoint_before(run, tmp_path, monkeypatch):
+    save = PeftModel.save_pretrained
+
+    def killed(self, folder, **settings):
+        save(self, folder, **settings)
+        if "checkpoint-4" in str(folder):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("output")
+    monkeypatch.undo()
+    output = tmp_path / "output"
+    assert [folder.name for folder in output.glob("checkpoint-*")] == ["checkpoint-2"]
+    load_pretrained_model(output / "checkpoint-2", device="cpu")
+    run("output", resume_from_checkpoint="True")
+    assert (output / "checkpoint-4" / "adapter_model.safetensors").is_file()
+
+
 def test_an_adapter_can_be_trained_on_top_of_an_adapter(run):
     first = run("first")
     second = run("second", model=first)
