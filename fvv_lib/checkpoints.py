@@ -5,6 +5,7 @@ kills the run, each `checkpoint-N` can be loaded. SIGTERM, which schedulers send
 training after the present step with a checkpoint. This module knows nothing about videos or models.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
 from fvv_lib.errors import CheckpointError
 
 TRAINER_STATE = "trainer_state.json"
+TRAINED = "trained_parameters.json"
 UNFINISHED = "_unfinished"  # folder in output_dir for what is being written, or deleted
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM ended: not 0, because it has not finished
 
@@ -82,17 +84,42 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(_Stop(self))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """As transformers' `train`.
+
+        Raises:
+            CheckpointError: the checkpoint is of a run that trained other parameters.
+        """
+
         def ask(*_: Any) -> None:
             self.stop_asked = True
 
+        if resume_from_checkpoint is not None:
+            self._check_trained(Path(resume_from_checkpoint))
         before = signal.signal(signal.SIGTERM, ask)
         self._training.fill_(True)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, **kwargs)
         finally:
             self._training.fill_(False)
             signal.signal(signal.SIGTERM, before)
+
+    def _trained(self) -> dict[str, list[int]]:
+        """Names and shapes of what is trained; ZeRO-3 keeps the shape of a whole parameter beside its share."""
+        named = self.model.named_parameters()
+        return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in named if p.requires_grad}
+
+    def _check_trained(self, checkpoint: Path) -> None:
+        file = checkpoint / TRAINED
+        if not file.exists():  # written by another program
+            return
+        before, now = json.loads(file.read_text()), self._trained()
+        if before != now:
+            other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+            raise CheckpointError(
+                f"{checkpoint}: that run trained other parameters than this one; {len(other)} differ, the first is "
+                f"{other[0]}. Go on with its --tunable_parts, --lora_rank and base, or begin anew in a new output_dir."
+            )
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         loader = super()._get_dataloader(*args, **kwargs)
@@ -121,6 +148,7 @@ class ResumableTrainer(Trainer):
                 self.state.save_to_json(str(aside / TRAINER_STATE))
         self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
+            (aside / TRAINED).write_text(json.dumps(self._trained(), indent=0) + "\n")
             _delete(folder / name)  # an earlier run's
             aside.rename(folder / name)
             self._delete_old_checkpoints(folder)

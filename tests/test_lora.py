@@ -34,7 +34,7 @@ MATRICES = 7 * 4  # of attention and MLP, in 4 layers
 
 @pytest.fixture
 def run(base, annotate, media, tmp_path):
-    def start(output, model=base, steps=4, parts=("projector", "language_model"), **settings):
+    def start(output, model=base, steps=4, parts=("projector", "language_model"), lora_rank=RANK, **settings):
         samples = [
             {
                 "video": "clip.mp4",
@@ -46,7 +46,7 @@ def run(base, annotate, media, tmp_path):
             for way in ("to the left", "up", "down", "to the right")
         ]
         train(
-            ModelArguments(str(model), list(parts), lora_rank=RANK),
+            ModelArguments(str(model), list(parts), lora_rank=lora_rank),
             DataArguments(data_path=[annotate(samples)], num_video_frames=3),
             TrainingArguments(
                 output_dir=str(tmp_path / output),
@@ -148,6 +148,13 @@ def test_resuming_gives_what_an_unbroken_run_gives(run):
         run("straight/third", resume_from_checkpoint=str(straight / "checkpoint-2")) / "adapter_model.safetensors"
     )
     assert any((one[name] - again[name]).abs().max() > 1e-3 for name in one)  # it did begin there
+
+
+def test_resuming_with_another_rank_or_without_lora_is_one_error(run):
+    checkpoint = str(run("straight") / "checkpoint-2")
+    for name, settings in {"more": {"lora_rank": 2 * RANK}, "full": {"lora_rank": 0}}.items():
+        with pytest.raises(CheckpointError, match=r"checkpoint-2: that run trained other parameters.*--lora_rank"):
+            run(name, resume_from_checkpoint=checkpoint, **settings)
 
 
 def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_checkpoint_before(run, tmp_path, monkeypatch):
