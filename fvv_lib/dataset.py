@@ -96,7 +96,7 @@ class LazySupervisedDataset(Dataset):
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer: random sampling takes other frames in each epoch, the same in every run."""
+        """Called by `VideoTrainer`: random sampling takes other frames in each epoch, the same in every run."""
         self.epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:

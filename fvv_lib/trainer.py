@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
 from fvv_lib.checkpoints import ResumableTrainer
@@ -14,6 +15,14 @@ from fvv_lib.dataset import LazySupervisedDataset
 from fvv_lib.model import VideoMixin
 from fvv_lib.parts import part_of
 from fvv_lib.record import Counter
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the dataset its epoch, so that `random` takes other frames in each. Accelerate does that too, but not with
+    several processes, nor in the epoch that a run is resumed in."""
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
 
 
 class VideoTrainer(ResumableTrainer):
@@ -25,6 +34,10 @@ class VideoTrainer(ResumableTrainer):
 
     optimizer: torch.optim.Optimizer | None
     counter: Counter | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(_TellEpoch())
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Groups by part and by weight decay; a part without a rate of its own takes `learning_rate`."""

@@ -32,7 +32,7 @@ from fvv_lib.lora import add_lora
 from fvv_lib.parts import count_parameters, format_parts, set_trainable
 from fvv_lib.record import Counter, count_samples, describe_run, format_table, write_record
 from fvv_lib.trainer import VideoTrainer
-from fvv_lib.zero import join_zero3, whole_parameters
+from fvv_lib.zero import join_zero3, mix_batchnorm, whole_parameters
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
@@ -52,6 +52,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     join_zero3()
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure(loaded, data_args, training_args)
+    if training_args.deepspeed:
+        mix_batchnorm(loaded.model)
     set_trainable(loaded.model, model_args.tunable_parts)
     model = add_lora(loaded.model, model_args) if model_args.lora_rank else loaded.model
     counts = count_parameters(model)

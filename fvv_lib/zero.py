@@ -1,12 +1,15 @@
-"""DeepSpeed ZeRO-3, where each process holds a share of every parameter: what must know of it.               Lesson 9
+"""DeepSpeed's ZeRO, where the processes share optimizer, gradients, parameters: what must know of it.         Lesson 9
 
-The shares are made while the model is loaded, and put together for each layer while it trains. Outside of training
-nobody does that. Without ZeRO-3 nothing here does anything, and DeepSpeed is not needed.
+Under ZeRO-3 the shares of the parameters are made while the model is loaded, and put together for each layer while it
+trains. Outside of training nobody does that. Without DeepSpeed nothing here does anything, and it is not needed.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import nn
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fvv_lib.errors import FvvError
@@ -20,12 +23,12 @@ def join_zero3() -> None:
         deepspeed.comm.init_distributed()
 
 
-def full_size(parameter: torch.nn.Parameter) -> int:
+def full_size(parameter: nn.Parameter) -> int:
     """Elements of a parameter, all shares together."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def whole_parameters(model: torch.nn.Module) -> AbstractContextManager:
+def whole_parameters(model: nn.Module) -> AbstractContextManager:
     """Within this, each process holds all of the model, to use it outside of training."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
@@ -54,3 +57,32 @@ def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return -(-int(most) // frames_per_chunk) * frames_per_chunk - len(frames)
+
+
+class _MixedBatchNorm(nn.BatchNorm2d):
+    """BatchNorm with statistics in float32, whatever its weights are in.
+
+    In bfloat16 DeepSpeed casts the weights. Our configurations keep the statistics as they are, for 8 bits are too few
+    for an average of millions of pictures; but PyTorch wants weights and statistics of one type.
+    """
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return _batch_norm(self, frames)
+
+
+class _MixedBatchNormAct(BatchNormAct2d):
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(_batch_norm(self, frames)))
+
+
+def _batch_norm(norm: nn.BatchNorm2d, frames: torch.Tensor) -> torch.Tensor:
+    statistics = norm.running_mean, norm.running_var
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return F.batch_norm(frames, *statistics, weight, bias, norm.training, norm.momentum or 0.0, norm.eps)
+
+
+def mix_batchnorm(model: nn.Module) -> None:
+    """Let BatchNorm take weights of a narrower type than its statistics, as DeepSpeed leaves them."""
+    mixed = {nn.BatchNorm2d: _MixedBatchNorm, BatchNormAct2d: _MixedBatchNormAct}
+    for module in model.modules():
+        module.__class__ = mixed.get(type(module), type(module))

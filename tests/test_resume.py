@@ -17,12 +17,13 @@ from fvv_lib.checkpoints import STOPPED, ResumableTrainer, find_checkpoint, remo
 from fvv_lib.training import main
 
 SECONDS = 300
+EPOCH = 4  # steps of one process
 
 
 @pytest.fixture
 def flags(base, tmp_path):
     """Flags of a run with random frames on eight samples of the course, as the command takes them."""
-    samples = json.loads((ROOT / "data_samples" / "train.json").read_text())[:10]
+    samples = json.loads((ROOT / "data_samples" / "train.json").read_text())[:8]
     (tmp_path / "data.json").write_text(json.dumps(samples))
 
     def make(output, **settings):
@@ -66,14 +67,27 @@ def losses(output):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_stopping_and_resuming_gives_the_losses_of_not_stopping(flags, tmp_path, ranks):
-    """Samples, their order and their random frames included: step 3 lies within an epoch, and 6 in the next."""
-    resume = {"resume_from_checkpoint": tmp_path / "whole" / "checkpoint-3", "save_strategy": "no"}
-    for arguments in (flags("whole"), flags("resumed", **resume)):
+    """Samples, their order and their random frames included. The checkpoint lies within the second epoch: there the
+    order must be that of the second, and so must the frames."""
+    steps = {"max_steps": 3 * EPOCH // ranks, "save_steps": EPOCH // ranks + 1}
+    checkpoint = tmp_path / "whole" / f"checkpoint-{steps['save_steps']}"
+    resume = {"resume_from_checkpoint": checkpoint, "save_strategy": "no"}
+    for arguments in (flags("whole", **steps), flags("resumed", **steps, **resume)):
         process = start(arguments, ranks)
         text, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, text[-3000:]
-    assert len(losses(tmp_path / "whole")) == 6
+    assert len(losses(tmp_path / "whole")) == steps["max_steps"]
     assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_each_epoch_takes_other_frames(flags, tmp_path, ranks):
+    """A rate of zero: the loss of an epoch changes with its frames alone."""
+    process = start(flags("output", max_steps=2, per_device_train_batch_size=8 // ranks, learning_rate=0), ranks)
+    text, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, text[-3000:]
+    first, second = losses(tmp_path / "output")
+    assert first != pytest.approx(second, abs=1e-4)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
