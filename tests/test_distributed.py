@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 
 from fvv_lib import FvvError, encode_images, load_pretrained_model
 from fvv_lib.parts import part_of
@@ -115,6 +116,33 @@ def test_two_processes_give_the_losses_and_the_model_of_one(stream, base, single
         assert again == pytest.approx(got, abs=1e-5)
         for name, weight in weights.items():
             torch.testing.assert_close(resumed[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def test_lora_on_two_processes_gives_what_it_gives_on_one(stream, base):
+    """Under ZeRO-3 adapters begin with other random numbers, so only the first loss is the same."""
+    lora = ["--lora_rank", "4", "--tunable_parts", "projector", "language_model"]
+    one, merged = start(stream / "data.json", stream / "lora", base, *lora, gpus=1, batch_size=4)
+    got, weights = start(stream / "data.json", stream / "lora2", base, *lora, zero="2")
+    assert got == pytest.approx(one, abs=1e-4)
+    for name, weight in merged.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0, msg=name)
+    got, _ = start(stream / "data.json", stream / "lora3", base, *lora, zero="3")
+    assert got[0] == pytest.approx(one[0], abs=1e-4)
+    assert got == pytest.approx(one, rel=0.02)
+
+
+@pytest.mark.parametrize("zero", ["2", "3"])
+def test_in_bfloat16_the_losses_are_near_and_the_statistics_whole(stream, base, single, zero):
+    """DeepSpeed casts the weights; a BatchNorm whose statistics are rounded to 8 bits would be another model."""
+    output = stream / f"bf16-{zero}"
+    got, _ = start(stream / "data.json", output, base, "--bf16", "True", zero=zero)
+    assert got == pytest.approx(single[0], rel=0.03)
+    assert got != pytest.approx(single[0], abs=1e-4)  # it was bfloat16
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    statistics = [name for name in before if "running" in name]
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(after[name], before[name], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -137,6 +137,17 @@ def test_readme_quotes_the_measured_index():
     assert f"after {big['seconds to first batch, when every sample is checked']} seconds" in text
 
 
+def test_readme_quotes_the_killed_run():
+    kill = json.loads((ROOT / "benchmarks" / "results" / "kill.json").read_text())
+    kills, difference = kill["kills"], kill["largest difference of a weight"]
+    assert all(death["killed"] for death in kills)
+    assert difference == 0
+    saving = sum(death["in a save"] for death in kills)
+    text = " ".join(README.split())
+    assert f"{kill['steps']} steps that was killed {len(kills)} times, {saving} of them in a save," in text
+    assert f"they differ by {difference} at most" in text
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
