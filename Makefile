@@ -4,12 +4,13 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help finetune test lab notebooks samples base lint clean
+.PHONY: help finetune test lab book notebooks samples base lint clean
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
 	@echo "make test       run the tests and the notebooks"
 	@echo "make lab        open the course in JupyterLab"
+	@echo "make book       render the course, with its stored outputs, to build/book/index.html"
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"
 	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
 	@echo "make lint       ruff and mypy"
@@ -29,6 +30,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(PY) -m jupyter lab notebooks/
+
+book: $(READY)
+	$(PY) -m sphinx -q -E -W -d build/doctrees -c docs . build/book
 
 notebooks: $(READY)
 	$(PY) scripts/build_notebooks.py

@@ -106,6 +106,7 @@ _LLAMA_2 = Template(
     stop="</s>",
 )
 
+#: The templates by name: `qwen_2` (FastVLM), `v1` (LLaVA-1.5), `plain`, `llama_2`.
 conversation_templates: dict[str, Template] = {t.name: t for t in (_QWEN_2, _V1, _PLAIN, _LLAMA_2)}
 
 # `qwen_2` for stock transformers, whose processors render Jinja: saved with every FastVLM.

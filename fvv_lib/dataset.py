@@ -69,11 +69,11 @@ class LazySupervisedDataset(Dataset):
         bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
             `bad_samples="skip"`.
 
-    Raises (with `bad_samples="raise"`):
+    Raises:
         DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
         VideoDecodeError: a picture or video that does not exist.
-        TokenBudgetError: a sample that is too long. All three before any training step. With time marks a sample may be
-            too long by the marks alone: that is found when it is read, in `check_media` and again in each epoch.
+        TokenBudgetError: a sample that is too long. All three with `bad_samples="raise"`, before any training step; but
+            what is too long by its time marks alone is found when it is read, in `check_media` and in each epoch.
 
     Differs from the described system: a sample that can not be read is an error; there, any exception returns sample 0
     in its place without a word. Lesson: 05.

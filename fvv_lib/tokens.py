@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 
-IMAGE_TOKEN_INDEX = -200
-DEFAULT_IMAGE_TOKEN = "<image>"
-IGNORE_INDEX = -100
+IMAGE_TOKEN_INDEX = -200  #: stands in `input_ids` where the features of a frame go
+DEFAULT_IMAGE_TOKEN = "<image>"  #: stands in a text where a picture, a video or a frame goes
+IGNORE_INDEX = -100  #: the label of a token that is not learned
 
 Times = Sequence[Sequence[float]]
 

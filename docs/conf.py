@@ -1,0 +1,97 @@
+"""Settings of `make book`: README, lessons and docstrings as one static site, for reading without a network.
+
+Sphinx reads the repository itself, `sphinx-build -c docs . build/book`; nothing is copied and nothing is run. The first
+page is the README.
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+from pathlib import Path
+
+import fvv_lib
+
+ROOT = Path(__file__).resolve().parent.parent
+
+project = "FastVLM watches video"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "README"
+include_patterns = [
+    "README.md",
+    "data_samples/README.md",
+    "docs/*.md",
+    *(f"notebooks/{folder}*.ipynb" for folder in ("", "exercises/", "solutions/")),
+]
+exclude_patterns = ["**/.ipynb_checkpoints"]
+
+nb_execution_mode = "off"  # what is stored is shown
+nb_ipywidgets_js = {}  # lessons have no widgets, and these would come from a server
+myst_enable_extensions = []  # a dollar is a dollar
+myst_heading_anchors = 3
+
+default_role = "code"  # `name` in a docstring
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_custom_sections = [("Strategies", "params_style")]
+
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = project
+html_show_copyright = html_show_sphinx = html_show_sourcelink = html_copy_source = False
+toc_object_entries_show_parents = "hide"
+html_use_index = html_domain_indices = False  # there is a search
+html_additional_pages = {"index": "index.html"}  # leads to the README
+
+TREE = "\n\n```{toctree}\n:hidden:\n%s\n```\n"
+COURSE = TREE % ":caption: The course\n:glob:\n\nnotebooks/*"
+COURSE += TREE % ":caption: Reference\n\ndata_samples/README\ndocs/api"
+API = """
+## {0}
+
+```{{eval-rst}}
+.. automodule:: fvv_lib.{0}
+   :members: {1}
+   :imported-members:
+```
+"""
+
+
+def add_contents(app, docname: str, source: list[str]) -> None:
+    """Put the lessons below the README, their exercises and solutions below them, and the docstrings on the page of
+    the library."""
+    if docname == root_doc:
+        text = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
+        source[0] = text + COURSE  # a folder has no page to lead to
+    elif docname == "docs/api":
+        source[0] += "".join(API.format(module, ", ".join(names)) for module, names in fvv_lib._PUBLIC.items())
+    elif docname.startswith("notebooks/0"):
+        notebook, name = json.loads(source[0]), Path(docname).name
+        tree = TREE % f"\nexercises/{name}\nsolutions/{name}"
+        notebook["cells"].append({"cell_type": "markdown", "id": "parts", "metadata": {}, "source": tree})
+        source[0] = json.dumps(notebook)
+
+
+def mend_docstring(app, what: str, name: str, obj, options, lines: list[str]) -> None:
+    """Show what is indented below a colon as it stands, and the help of the fields of our dataclasses."""
+    for number in range(len(lines) - 2):
+        if lines[number].endswith(":") and not lines[number + 1] and lines[number + 2].startswith("    "):
+            lines[number] += ":"
+    if what == "property":
+        lines[0] = lines[0].replace(": ", "; ")  # napoleon would take what is before a colon for a type
+    if dataclasses.is_dataclass(obj):
+        ours = [field for field in dataclasses.fields(obj) if field.name in inspect.get_annotations(obj)]
+        lines += ["", *(f":param {field.name}: {field.metadata['help']}" for field in ours if "help" in field.metadata)]
+
+
+def shorten_signature(app, what: str, name: str, obj, options, signature: str, returned: str):
+    """Most arguments of `TrainingArguments` are those of transformers."""
+    return ("(**arguments)", None) if name == "fvv_lib.arguments.TrainingArguments" else None
+
+
+def setup(app) -> None:
+    app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", mend_docstring, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", shorten_signature)
