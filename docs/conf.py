@@ -1,7 +1,6 @@
 """Settings of `make book`: README, lessons and docstrings as one static site, for reading without a network.
 
-Sphinx reads the repository itself, `sphinx-build -c docs . build/book`; nothing is copied and nothing is run. The first
-page is the README.
+Sphinx reads the repository itself: nothing is copied and nothing is run. The first page is the README.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ include_patterns = [
     "docs/*.md",
     *(f"notebooks/{folder}*.ipynb" for folder in ("", "exercises/", "solutions/")),
 ]
-exclude_patterns = ["**/.ipynb_checkpoints"]
+exclude_patterns = [".*", "build", "output"]  # not to be walked through
 
 nb_execution_mode = "off"  # what is stored is shown
 nb_ipywidgets_js = {}  # lessons have no widgets, and these would come from a server
