@@ -4,11 +4,12 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help finetune test lab book notebooks samples base lint clean
+.PHONY: help finetune test test-browser lab book notebooks samples base lint clean
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
 	@echo "make test       run the tests and the notebooks"
+	@echo "make test-browser  run every notebook in JupyterLab, in Chromium; pictures in build/browser/"
 	@echo "make lab        open the course in JupyterLab"
 	@echo "make book       render the course, with its stored outputs, to build/book/index.html"
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"
@@ -27,6 +28,10 @@ finetune: $(READY)
 test: $(READY)
 	$(PY) -m pytest
 	$(PY) -m pytest --nbval notebooks/
+
+test-browser: $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
+	$(PY) -m pytest -m browser tests/browser
 
 lab: $(READY)
 	$(PY) -m jupyter lab notebooks/
