@@ -8,8 +8,7 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
-	@echo "make test       run the tests and the notebooks"
-	@echo "make test-browser  run every notebook in JupyterLab, in Chromium; pictures in build/browser/"
+	@echo "make test       run the tests and the notebooks;  make test-browser: the notebooks in JupyterLab, in Chromium"
 	@echo "make lab        open the course in JupyterLab"
 	@echo "make book       render the course, with its stored outputs, to build/book/index.html"
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"

@@ -47,7 +47,8 @@ def numbers_of_code(source: str) -> set[float]:
 def results_named_in(text: str) -> list[float]:
     """All numbers of the files in `benchmarks/results` of which the text names the program or the file."""
     names = re.findall(r"benchmarks/(?:results/)?(\w+)\.(?:py|json)", text)
-    return [value(number) for name in names for number in numbers((RESULTS / f"{name}.json").read_text())]
+    files = [RESULTS / f"{name}.json" for name in names if (RESULTS / f"{name}.json").is_file()]
+    return [value(number) for file in files for number in numbers(file.read_text())]
 
 
 def is_rounded(number: str, result: float) -> bool:
