@@ -170,7 +170,9 @@ def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -
         bars = axis.bar(list(values), list(values.values()), color=PALETTE["blue"], width=0.6)
         axis.bar_label(bars, fmt="{:.0%}" if percent else "{:.4g}")
         axis.set_ylabel(ylabel)
-        axis.margins(y=0.2)
+        axis.margins(y=0.15 if percent else 0.2)  # room for the labels, none for a tick above 100%
+        if percent:
+            axis.yaxis.set_major_formatter("{x:.0%}")
         figure.tight_layout()
     return figure
 

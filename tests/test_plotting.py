@@ -177,6 +177,14 @@ def test_bars_are_as_high_as_their_values_and_say_them(percent, labels):
     assert axis.get_ylabel() == "accuracy"
 
 
+def test_bars_of_shares_have_no_tick_above_all_of_them():
+    (axis,) = plot_bars({"none": 0.0, "all": 1.0}, "accuracy", percent=True).axes
+    axis.figure.canvas.draw()
+    low, high = axis.get_ylim()
+    ticks = [tick.label1.get_text() for tick in axis.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert (ticks[0], ticks[-1]) == ("0%", "100%")
+
+
 def test_lines_go_through_their_values_and_end_in_their_names():
     x, lines = [1, 2, 4], {f"{i} px": [i, 2 * i, 4 * i] for i in range(1, 8)}
     (axis,) = plot_lines(x, lines, "frames", "tokens", limits={"the limit": 9}).axes
