@@ -44,3 +44,13 @@ def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#]+)\)", markdown(read(path)))
     missing = [link for link in links if "://" not in link and not (path.parent / link).is_file()]
     assert missing == []
+
+
+def test_only_lesson_06_trains_for_longer():
+    """Any other tag is a slip: it would do nothing."""
+    tagged = set()
+    for path in sorted((ROOT / "source").rglob("*.py")):
+        tags = [tag for cell in jupytext.read(path, fmt="py:percent").cells for tag in cell.metadata.get("tags", [])]
+        assert tags in ([], ["training"]), path
+        tagged |= {path.relative_to(ROOT / "source").as_posix()} if tags else set()
+    assert tagged <= {"06_full_finetuning.py", "solutions/06_full_finetuning.py"}
