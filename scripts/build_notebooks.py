@@ -47,7 +47,7 @@ def build(source: Path) -> Path:
     notebook = jupytext.read(source, fmt="py:percent")
     client = NotebookClient(
         notebook,
-        timeout=600,
+        timeout=3600,  # seconds for a cell: stops what hangs
         kernel_name="python3",
         record_timing=True,
         coalesce_streams=True,

@@ -1,12 +1,15 @@
 """Every notebook keeps the rules, agrees with its source, and links to what is there."""
 
+import ast
 import re
 from pathlib import Path
 
 import jupytext
 import pytest
 from nbformat import NotebookNode
-from notebook_rules import ALL, EXERCISES, LESSONS, ROOT, RULES, SOLUTIONS, markdown, read
+from notebook_rules import ALL, EXERCISES, LESSONS, ROOT, RULES, SOLUTIONS, code_cells, markdown, nodes, read
+
+from fvv_lib import DataArguments
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
@@ -54,3 +57,21 @@ def test_only_lesson_06_trains_for_longer():
         assert tags in ([], ["training"]), path
         tagged |= {path.relative_to(ROOT / "source").as_posix()} if tags else set()
     assert tagged <= {"06_full_finetuning.py", "solutions/06_full_finetuning.py"}
+
+
+def test_lesson_06_trains_with_the_settings_of_the_script():
+    """All of them but paths, and what says how much is shown while it trains."""
+    script = (ROOT.parent / "scripts" / "finetune_video.sh").read_text()
+    flags = dict(re.findall(r"^ +--(\w+) (\S+)", script.split("set -euo")[1], re.M))
+    lesson = jupytext.read(ROOT / "source" / "06_full_finetuning.py", fmt="py:percent")
+    (recipe,) = (
+        ast.literal_eval(node.value)
+        for cell in code_cells(lesson)
+        for node in nodes(cell, ast.Assign)
+        if ast.unparse(node.targets[0]) == "recipe"
+    )
+    defaults = {"num_video_frames": DataArguments.num_video_frames, "version": DataArguments.version}
+    paths = {"data_path", "validation_data_path", "test_data_path", "model_name_or_path", "output_dir"}
+    assert {name: type(value)(flags[name]) for name, value in recipe.items()} == recipe
+    assert {name: str(value) for name, value in defaults.items()}.items() <= flags.items()
+    assert flags.keys() == recipe.keys() | defaults.keys() | paths | {"report_to"}
