@@ -276,6 +276,8 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
             raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
+        if self.ignore_data_skip:
+            raise FvvError("ignore_data_skip=True would show a resumed run the first samples again: leave it out.")
         if self.train_sampling_strategy == "batch_rebalance":
             raise FvvError("train_sampling_strategy='batch_rebalance' would read every clip: use group_by_length.")
         if self.label_smoothing_factor:

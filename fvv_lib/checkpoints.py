@@ -155,6 +155,12 @@ class ResumableTrainer(Trainer):
             remove_unfinished(folder)
         self.accelerator.wait_for_everyone()
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that are one and the same are saved once: the other name is not missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def _delete_old_checkpoints(self, folder: Path) -> None:
         """Keep `save_total_limit` checkpoints, the newest and the best among them."""
         if not self.args.save_total_limit:

@@ -100,7 +100,8 @@ def _stop(process: subprocess.Popen, owner: int) -> None:
 
 def serve() -> None:
     """What the child does: read a call, make it, write the result, until the pipe is closed."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole job; the owner still needs its answer
+    for number in (signal.SIGTERM, signal.SIGINT):  # sent to a whole job; the owner still needs its answer
+        signal.signal(number, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what others print must not come between the replies
     reply: Any = "ready"

@@ -166,6 +166,39 @@ def suggest(settings: MemorySettings, device_gib: float) -> Iterator[tuple[str, 
                 return
 
 
+def plan_run(settings: MemorySettings, device_gib: float, batch_size: int = 16) -> MemorySettings:
+    """How to train with `batch_size` samples in each step on the devices that are there: the first way that fits.
+
+    Gradient checkpointing, which costs time, only where nothing fits without it; of ZeRO as little as will do; then as
+    many samples at a time as there is room for. The rest of the batch is accumulated.
+
+    Args:
+        settings: the model, its data, and `num_devices` of `device_gib` each; what is planned here is replaced.
+
+    Raises:
+        FvvError: the batch can not be shared out evenly among the devices, or nothing fits.
+
+    Lesson: 06.
+    """
+    share, rest = divmod(batch_size, settings.num_devices)
+    if rest or not share:
+        raise FvvError(f"{settings.num_devices} devices can not share {batch_size} samples out: take a multiple.")
+    alone = replace(settings, per_device_train_batch_size=1, gradient_accumulation_steps=share)
+    for way in ({}, {"gradient_checkpointing": True}, _CHECKPOINTED):
+        for stage in (0, 2, 3) if settings.num_devices > 1 else (0,):
+            plan = replace(alone, zero_stage=stage, **way)
+            one = predict_memory(plan)
+            if one.fits(device_gib):
+                room = USABLE * device_gib - one.peak  # each further sample adds its activations at most
+                sizes = [size for size in range(1, share + 1) if share % size == 0]
+                most = max(size for size in sizes if (size - 1) * one.activations <= room)
+                return replace(plan, per_device_train_batch_size=most, gradient_accumulation_steps=share // most)
+    raise FvvError(
+        f"{settings.model} does not fit {settings.num_devices} x {device_gib:g} GiB: python -m fvv_lib.memory says "
+        "what to change."
+    )
+
+
 def _flags(change: dict[str, Any]) -> str:
     return " ".join(f"--{k} {' '.join(v) if isinstance(v, tuple) else v}" for k, v in change.items())
 

@@ -34,3 +34,14 @@ def test_a_notebook_with_a_cell_that_takes_too_long_is_not_built(builder, tmp_pa
         builder.build(tmp_path / "source" / "07_a.py")
     assert len(str(error.value).splitlines()) == 1  # the other cell is quick
     assert not (tmp_path / "07_a.ipynb").exists()
+
+
+def test_only_the_cell_with_the_tag_of_training_may_take_longer(builder, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "MAX_SECONDS", 0.4)
+    source = tmp_path / "source" / "07_a.py"
+    slow = source.read_text().replace("# %%\nimport time", '# %% tags=["training"]\nimport time')
+    source.write_text(slow)
+    builder.build(source)
+    source.write_text(slow + "\n# %%\ntime.sleep(0.6)\n")
+    with pytest.raises(SystemExit, match=r"^07_a\.py: \d\.\d s, allowed are 0\.4: 'time\.sleep\(0\.6\)'$"):
+        builder.build(source)

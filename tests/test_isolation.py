@@ -84,6 +84,16 @@ def test_a_child_killed_between_calls_is_replaced():
     assert isolation.call("os.getpid", {}, 10) == child_pid()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_child_outlives_what_is_sent_to_the_whole_job(number):
+    """A scheduler, or Ctrl-C in a terminal: the owner decides when its child ends."""
+    isolation.call("os.getpid", {}, 10)
+    before = child_pid()
+    os.kill(before, number)
+    time.sleep(0.2)
+    assert isolation.call("os.getpid", {}, 10) == before
+
+
 def test_a_child_is_replaced_after_so_many_calls(monkeypatch):
     monkeypatch.setattr(isolation, "CALLS", 3)
     pids = [isolation.call("os.getpid", {}, 10) for _ in range(7)]

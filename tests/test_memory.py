@@ -12,7 +12,7 @@ from fvv_lib import FvvError, LazySupervisedDataset, MemorySettings, predict_mem
 from fvv_lib.arguments import ModelArguments
 from fvv_lib.dryrun import _LiveBytes, dry_run
 from fvv_lib.lora import add_lora
-from fvv_lib.memory import GIB, find_preset, suggest
+from fvv_lib.memory import GIB, USABLE, find_preset, plan_run, suggest
 
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
 FROZEN = ("projector", "language_model")
@@ -150,6 +150,42 @@ def test_when_no_change_suffices_they_are_tried_together(settings):
     together = [(flags, prediction) for flags, prediction in suggest(settings, 1e-9) if flags.startswith("and ")]
     assert together
     assert min(prediction.peak for _, prediction in together) < min(alone[: len(alone) - len(together)])
+
+
+@pytest.mark.parametrize(("devices", "room"), [(1, 1), (1, 5.5), (1, 50), (4, 1)])
+def test_a_plan_fits_and_keeps_the_batch(settings, devices, room):
+    """`room` is for how many samples there is room on each device."""
+    settings = replace(settings, num_devices=devices)
+    one = predict_memory(replace(settings, gradient_accumulation_steps=2))
+    gib = (one.peak + (room - 1) * one.activations) / USABLE + 1e-9
+    plan = plan_run(settings, gib, 16)
+    assert predict_memory(plan).fits(gib)
+    assert plan.per_device_train_batch_size * plan.gradient_accumulation_steps * devices == 16
+    assert plan.per_device_train_batch_size == {1: 1, 5.5: 4, 50: 16}[room]
+    assert (plan.gradient_checkpointing, plan.zero_stage) == (False, 0)
+
+
+def test_a_plan_gives_time_for_memory_only_where_it_must(settings):
+    plain = predict_memory(replace(settings, gradient_accumulation_steps=2))
+    plan = plan_run(settings, plain.peak / USABLE - 1e-6, 16)
+    assert plan.gradient_checkpointing
+    assert predict_memory(plan).fits(plain.peak / USABLE - 1e-6)
+
+
+def test_a_plan_for_several_devices_takes_as_little_of_zero_as_will_do():
+    settings = MemorySettings("7b", num_devices=8)
+    peaks = {stage: predict_memory(replace(settings, zero_stage=stage)).peak for stage in (0, 2, 3)}
+    assert peaks[0] > peaks[2] > peaks[3]
+    for stage, peak in peaks.items():
+        plan = plan_run(settings, peak / USABLE + 1e-9, 8)
+        assert (plan.zero_stage, plan.gradient_checkpointing) == (stage, False)
+
+
+def test_what_can_not_be_planned_is_one_error(settings):
+    with pytest.raises(FvvError, match=r"3 devices can not share 16 samples out: take a multiple\."):
+        plan_run(replace(settings, num_devices=3), 80)
+    with pytest.raises(FvvError, match=r"does not fit 1 x 0\.001 GiB: python -m fvv_lib\.memory says what to change"):
+        plan_run(settings, 0.001)
 
 
 def test_the_table_is_what_the_code_predicts_now():

@@ -1,12 +1,15 @@
 """Every notebook keeps the rules, agrees with its source, and links to what is there."""
 
+import ast
 import re
 from pathlib import Path
 
 import jupytext
 import pytest
 from nbformat import NotebookNode
-from notebook_rules import ALL, EXERCISES, LESSONS, ROOT, RULES, SOLUTIONS, markdown, read
+from notebook_rules import ALL, EXERCISES, LESSONS, ROOT, RULES, SOLUTIONS, code_cells, markdown, nodes, read
+
+from fvv_lib import DataArguments
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
@@ -44,3 +47,31 @@ def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#]+)\)", markdown(read(path)))
     missing = [link for link in links if "://" not in link and not (path.parent / link).is_file()]
     assert missing == []
+
+
+def test_only_lesson_06_trains_for_longer():
+    """Any other tag is a slip: it would do nothing."""
+    tagged = set()
+    for path in sorted((ROOT / "source").rglob("*.py")):
+        tags = [tag for cell in jupytext.read(path, fmt="py:percent").cells for tag in cell.metadata.get("tags", [])]
+        assert tags in ([], ["training"]), path
+        tagged |= {path.relative_to(ROOT / "source").as_posix()} if tags else set()
+    assert tagged <= {"06_full_finetuning.py", "solutions/06_full_finetuning.py"}
+
+
+def test_lesson_06_trains_with_the_settings_of_the_script():
+    """All of them but paths, and what says how much is shown while it trains."""
+    script = (ROOT.parent / "scripts" / "finetune_video.sh").read_text()
+    flags = dict(re.findall(r"^ +--(\w+) (\S+)", script.split("set -euo")[1], re.M))
+    lesson = jupytext.read(ROOT / "source" / "06_full_finetuning.py", fmt="py:percent")
+    (recipe,) = (
+        ast.literal_eval(node.value)
+        for cell in code_cells(lesson)
+        for node in nodes(cell, ast.Assign)
+        if ast.unparse(node.targets[0]) == "recipe"
+    )
+    defaults = {"num_video_frames": DataArguments.num_video_frames, "version": DataArguments.version}
+    paths = {"data_path", "validation_data_path", "test_data_path", "model_name_or_path", "output_dir"}
+    assert {name: type(value)(flags[name]) for name, value in recipe.items()} == recipe
+    assert {name: str(value) for name, value in defaults.items()}.items() <= flags.items()
+    assert flags.keys() == recipe.keys() | defaults.keys() | paths | {"report_to"}
