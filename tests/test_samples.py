@@ -15,7 +15,7 @@ from fvv_lib.dataset import LazySupervisedDataset
 from fvv_lib.decoding import VIDEO_EXTENSIONS, is_video_file, read_video
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.loading import load_pretrained_model, open_checkpoint
-from fvv_lib.samples import SPLITS, Split, write_samples, write_split
+from fvv_lib.samples import SPLITS, Split, backwards, write_samples, write_split
 from fvv_lib.scenes import DIRECTIONS
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_samples"
@@ -154,6 +154,22 @@ def test_splits_share_no_file(records):
 
 def test_folder_is_small():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 16e6
+
+
+def test_a_clip_played_backwards_has_the_opposite_answers(records):
+    for sample in records["test"]:
+        turned = backwards(sample)
+        for before, after in zip(questions([sample]), questions([turned]), strict=True):
+            kind, text, answer, choices = before
+            assert (after[0], after[1], after[3]) == (kind, text, choices)
+            if kind == "motion":
+                ways = [next(way for way in DIRECTIONS if way in told) for told in (answer, after[2])]
+                assert tuple(np.add(*(DIRECTIONS[way] for way in ways))) == (0, 0)
+            elif kind == "order":
+                assert {f"The {name} comes first." for name in choices} == {answer, after[2]}
+            else:
+                assert after[2] == answer
+        assert backwards(turned) == sample
 
 
 # --- the model that was trained on them ---------------------------------------------------------------------------
