@@ -184,13 +184,15 @@ def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping
     dashed level in its group."""
     kinds, width = list(next(iter(accuracies.values()))), 0.8 / len(accuracies)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
+        figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
         looks = zip(cycle(list(PALETTE.values())[:5]), cycle(HATCHES), strict=False)
         for i, ((name, values), (colour, hatch)) in enumerate(zip(accuracies.items(), looks, strict=False)):
             places = np.arange(len(kinds)) + (i - (len(accuracies) - 1) / 2) * width
             heights = [values[kind] for kind in kinds]
             bars = axis.bar(places, heights, 0.9 * width, color=colour, hatch=hatch, edgecolor="white", label=name)
-            axis.bar_label(bars, fmt="{:.0%}")
+            axis.bar_label(
+                bars, fmt="{:.0%}", fontsize=8, padding=2, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0}
+            )
         if chance:
             levels, ends = [chance[kind] for kind in kinds], np.arange(len(kinds))
             axis.hlines(levels, ends - 0.45, ends + 0.45, color="black", linestyle="--", label="chance")
