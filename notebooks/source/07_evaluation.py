@@ -400,9 +400,14 @@ plotting.plot_accuracy(bars)
 plt.show()
 
 # %% [markdown]
-# *Figure: TODO*
+# *Figure: two groups of three bars. Trained forwards, the model is right forwards and
+# often wrong backwards. Trained both ways from the base it is wrong in both. Trained
+# forwards, then both ways, it is right in both.*
 #
-# TODO
+# Without the shortcut the question is harder: from the base, as many steps as before
+# are not enough. But a model that knows motion where only time tells has half of it.
+# Train that one on, on clips played both ways, and it is right both ways, in every kind
+# of question.
 #
 # **Guard.** Keep a second test that needs the opposite answers, here the same clips
 # backwards. A model must pass both.
@@ -501,7 +506,8 @@ for answer in wrong:
 plt.show()
 
 # %% [markdown]
-# *Figure: TODO*
+# *Figure: a strip in which a triangle goes left until it touches the edge of the
+# picture.*
 #
 # **Symptom.** Too few failures to learn from. The test set asks what the training set
 # taught; every shape goes about a quarter of the picture.
