@@ -1,6 +1,6 @@
 """Does the model watch, or look where a shape is? Test clips played backwards, and a training that has such clips too.
 
-    python benchmarks/backwards.py         # about 6 minutes on 2 CPU cores; writes benchmarks/results/backwards.json
+    python benchmarks/backwards.py         # about 10 minutes on 2 CPU cores; writes benchmarks/results/backwards.json
 
 A shape starts in the middle of the picture (`scenes.START`), so forwards one that comes near an edge goes towards it. A
 model may learn that instead of motion, and a test of clips that are all played forwards can not tell. The second model
