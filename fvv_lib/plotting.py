@@ -23,7 +23,7 @@ PALETTE = {
     "grey": "#8C8C8C",
 }
 SPANS = (("orange", "//"), ("purple", "\\\\"), ("green", ".."))  # colour and hatch of each span in turn
-HATCHES = ("", "//", "..", "\\\\", "xx")  # of bars that stand side by side
+HATCHES = ("", "//", "--", "||", "xx")  # of bars that stand side by side
 SEQUENCE = {"text": ("grey", ""), "frame": ("blue", ""), "answer": ("orange", "//")}  # colour and hatch of each kind
 LABELS: dict[str, Any] = {
     "not learned": {"facecolor": "white", "edgecolor": "#DDDDDD"},
@@ -184,7 +184,7 @@ def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping
     dashed level in its group."""
     kinds, width = list(next(iter(accuracies.values()))), 0.8 / len(accuracies)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(10, 3.2), layout="constrained")
+        figure, axis = plt.subplots(figsize=(9, 2.7), layout="constrained")
         looks = zip(cycle(list(PALETTE.values())[:5]), cycle(HATCHES), strict=False)
         for i, ((name, values), (colour, hatch)) in enumerate(zip(accuracies.items(), looks, strict=False)):
             places = np.arange(len(kinds)) + (i - (len(accuracies) - 1) / 2) * width

@@ -113,10 +113,7 @@ def turns_round(answer, clips):
 
 
 # %%
-# For the check: a white bar, two ways to answer, the trained model, and its clips
-from fvv_lib.scenes import motion_clip
-
-
+# For the check: a white bar, and two ways to answer
 def bar(columns):
     frames = torch.zeros(len(columns), 3, 64, 64, dtype=torch.uint8)
     for frame, column in zip(frames, columns, strict=True):
@@ -131,6 +128,11 @@ def watches(frames):
 
 def looks_where(frames):
     return "right" if frames[..., 50:].any() else "left"
+
+
+# %%
+# For the check: the trained model, and clips in which only time tells
+from fvv_lib.scenes import motion_clip
 
 
 def ask_model(frames):
