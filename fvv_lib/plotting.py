@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
 PALETTE = {
     "blue": "#0072B2",
@@ -198,7 +197,7 @@ def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping
             axis.hlines(levels, ends - 0.45, ends + 0.45, color="black", linestyle="--", label="chance")
         axis.set_xticks(range(len(kinds)), kinds)
         axis.set(ylabel="right answers", ylim=(0, 1.12))
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axis.yaxis.set_major_formatter("{x:.0%}")
         figure.legend(loc="outside right upper", frameon=False)
     return figure
 
