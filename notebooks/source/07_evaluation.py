@@ -497,7 +497,7 @@ for answer in wrong:
 plt.show()
 
 # %% [markdown]
-# *Figure: a strip in which a triangle goes left until it touches the edge of the
+# *Figure: a strip in which a triangle goes left, a little beyond the edge of the
 # picture.*
 #
 # **Symptom.** Too few failures to learn from. The test set asks what the training set
