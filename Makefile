@@ -4,7 +4,11 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help finetune test test-browser lab book notebooks samples base lint clean
+TRAINED := output/tiny-fastvlm-video
+FILES   := config.json fvv_config.json generation_config.json model.safetensors \
+           tokenizer.json tokenizer_config.json processor_config.json chat_template.jinja
+
+.PHONY: help finetune test test-browser lab book notebooks samples base trained lint clean
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
@@ -13,6 +17,7 @@ help:
 	@echo "make book       render the course, with its stored outputs, to build/book/index.html"
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"
 	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
+	@echo "make trained    make finetune, and keep its result as data_samples/tiny-fastvlm-video"
 	@echo "make lint       ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +51,10 @@ samples: $(READY)
 
 base: $(READY)
 	$(PY) -m fvv_lib.tiny data_samples/tiny-fastvlm
+
+trained: finetune
+	mkdir -p data_samples/tiny-fastvlm-video
+	cp $(addprefix $(TRAINED)/,$(FILES)) data_samples/tiny-fastvlm-video/
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -4,9 +4,11 @@ A model is asked in exactly the words, frames and tokens in which it was taught:
 stopped where the answer begins. This module knows nothing about training.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -203,3 +205,21 @@ def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
         right = [answer.correct for answer in answers if answer.kind == kind]
         table[kind] = {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
     return table
+
+
+def confidence_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Between which accuracies a model may lie that was right `correct` times of `total`; Wilson's interval, which
+    stays between 0 and 1 and says something even where all answers are right.
+
+    Raises:
+        FvvError: not 0 <= correct <= total with a total of at least 1.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927. Lesson: 07.
+    """
+    if not 0 <= correct <= total or total < 1:
+        raise FvvError(f"{correct} right answers of {total} can not be: count at least one question.")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / total
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -22,6 +22,7 @@ PALETTE = {
     "grey": "#8C8C8C",
 }
 SPANS = (("orange", "//"), ("purple", "\\\\"), ("green", ".."))  # colour and hatch of each span in turn
+HATCHES = ("", "//", "--", "||", "xx")  # of bars that stand side by side
 SEQUENCE = {"text": ("grey", ""), "frame": ("blue", ""), "answer": ("orange", "//")}  # colour and hatch of each kind
 LABELS: dict[str, Any] = {
     "not learned": {"facecolor": "white", "edgecolor": "#DDDDDD"},
@@ -174,6 +175,30 @@ def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -
         if percent:
             axis.yaxis.set_major_formatter("{x:.0%}")
         figure.tight_layout()
+    return figure
+
+
+def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping[str, float] | None = None) -> Figure:
+    """Accuracies by name and kind: a group for each kind, in it a bar for each name; `chance` of each kind is a
+    dashed level in its group."""
+    kinds, width = list(next(iter(accuracies.values()))), 0.8 / len(accuracies)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(9, 2.7), layout="constrained")
+        looks = zip(cycle(list(PALETTE.values())[:5]), cycle(HATCHES), strict=False)
+        for i, ((name, values), (colour, hatch)) in enumerate(zip(accuracies.items(), looks, strict=False)):
+            places = np.arange(len(kinds)) + (i - (len(accuracies) - 1) / 2) * width
+            heights = [values[kind] for kind in kinds]
+            bars = axis.bar(places, heights, 0.9 * width, color=colour, hatch=hatch, edgecolor="white", label=name)
+            axis.bar_label(
+                bars, fmt="{:.0%}", fontsize=8, padding=2, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0}
+            )
+        if chance:
+            levels, ends = [chance[kind] for kind in kinds], np.arange(len(kinds))
+            axis.hlines(levels, ends - 0.45, ends + 0.45, color="black", linestyle="--", label="chance")
+        axis.set_xticks(range(len(kinds)), kinds)
+        axis.set(ylabel="right answers", ylim=(0, 1.12))
+        axis.yaxis.set_major_formatter("{x:.0%}")
+        figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

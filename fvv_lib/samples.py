@@ -34,6 +34,7 @@ from fvv_lib.scenes import (
 )
 
 GRID = 8
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 SHORT_CLIP_FRAMES = 5  # fewer than the 8 that are sampled
 TEXTS = (
     ("Which shapes do you know?", f"I know the {', the '.join(SHAPES)}."),
@@ -108,6 +109,19 @@ def order_question(rng: Generator, first: Shape, second: Shape) -> Question:
     return Question(
         "order", f"Which comes first, the {names[0]} or the {names[1]}?", f"The {first.name} comes first.", names
     )
+
+
+def backwards(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample with the answers that are right when its clip is played backwards: the opposite way, the other shape."""
+    turns = [dict(turn) for turn in sample["conversations"]]
+    for kind, answer, choices in zip(sample["kinds"], turns[1::2], sample["choices"], strict=True):
+        if kind == "motion":
+            way = next(way for way in DIRECTIONS if way in answer["value"])
+            answer["value"] = motion_question(OPPOSITE[way]).answer
+        elif kind == "order":
+            first, other = sorted(choices, key=lambda name: name not in answer["value"])
+            answer["value"] = answer["value"].replace(first, other)
+    return {**sample, "conversations": turns}
 
 
 def other_than(rng: Generator, shape: Shape) -> Shape:

@@ -126,11 +126,13 @@ def place(shape: Shape, margin: float = 0.04) -> str | None:
 # --- clips ------------------------------------------------------------------------------------------------------
 
 
-def motion_clip(rng: Generator, direction: str, num_frames: int = NUM_FRAMES) -> tuple[np.ndarray, Shape]:
-    """A shape that drifts in a direction: uint8 (T, H, W, 3), and the shape where it starts."""
+def motion_clip(
+    rng: Generator, direction: str, num_frames: int = NUM_FRAMES, travel: tuple[float, float] = TRAVEL
+) -> tuple[np.ndarray, Shape]:
+    """A shape that drifts in a direction: uint8 (T, H, W, 3), and the shape where it starts. It goes between the two
+    fractions of the picture's side in `travel`."""
     start = random_shape(rng, *START)
-    travel = rng.uniform(*TRAVEL) / (num_frames - 1)  # of the picture's side, each frame
-    step = np.array(DIRECTIONS[direction]) * travel
+    step = np.array(DIRECTIONS[direction]) * rng.uniform(*travel) / (num_frames - 1)  # of the picture, each frame
     size, background = CLIP_SIZES[rng.integers(len(CLIP_SIZES))], int(rng.integers(20, 90))
     frames = []
     for t in range(num_frames):

@@ -56,6 +56,19 @@ def test_the_model_learned_what_no_single_frame_tells():
             assert run["train_seconds"] <= 300
 
 
+def test_the_shortcut_of_lesson_07_was_measured_and_mended():
+    record = json.loads((ROOT / "benchmarks" / "results" / "backwards.json").read_text())
+    forwards, mended = record["forwards"], record["forwards, then both ways"]
+    assert forwards["forwards"]["motion"] >= 0.95
+    assert forwards["backwards"]["motion"] <= 0.7
+    assert forwards["backwards"]["order"] >= 0.95  # order has no shortcut
+    assert min(*mended["forwards"].values(), *mended["backwards"].values()) >= 0.95
+    recipe = re.findall(r'"(--[^"]+)"', (ROOT / "benchmarks" / "backwards.py").read_text().split("QUIET")[0])
+    flags = re.findall(r"(--\w+) (\S+)", " ".join(recipe))
+    assert len(flags) == 5
+    assert all(f"{flag} {value}\n" in SCRIPT for flag, value in flags)
+
+
 def test_readme_quotes_the_measured_reader():
     decode, pixels, fuzz, leak = (
         json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())

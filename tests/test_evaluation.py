@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from fvv_lib import (
     ask,
     evaluate,
 )
-from fvv_lib.evaluation import Answer, AnswerStreamer, generate_answers, is_correct, prompt_ids
+from fvv_lib.evaluation import Answer, AnswerStreamer, confidence_interval, generate_answers, is_correct, prompt_ids
 
 PLACES = ["left", "top left", "top"]
 
@@ -44,6 +45,31 @@ def test_accuracy_is_counted_by_kind():
     }
     with pytest.raises(FvvError, match="no answers"):
         accuracy_by_kind([])
+
+
+def test_an_interval_holds_the_true_accuracy_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    for truth in (0.25, 0.6, 0.98):
+        counts = generator.binomial(124, truth, size=4000)
+        held = [low <= truth <= high for low, high in (confidence_interval(int(count), 124) for count in counts)]
+        assert 0.92 < sum(held) / len(held) < 0.98
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "interval"),
+    [(8, 10, (0.4902, 0.9433)), (0, 10, (0, 0.2775)), (10, 10, (0.7225, 1)), (980, 1000, (0.9694, 0.987))],
+)
+def test_an_interval_is_wilsons(correct, total, interval):
+    assert confidence_interval(correct, total) == pytest.approx(interval, abs=1e-4)
+    wide, narrow = (confidence_interval(correct, total, level) for level in (0.99, 0.5))
+    assert wide[0] <= interval[0] + 1e-4
+    assert narrow[1] - narrow[0] < interval[1] - interval[0] < wide[1] - wide[0]
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (2, 1), (-1, 3)])
+def test_a_count_that_can_not_be_is_an_error(correct, total):
+    with pytest.raises(FvvError, match=f"{correct} right answers of {total} can not be"):
+        confidence_interval(correct, total)
 
 
 @pytest.fixture

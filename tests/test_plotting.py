@@ -2,6 +2,7 @@
 
 import inspect
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from fvv_lib import plotting
 from fvv_lib.plotting import (
+    plot_accuracy,
     plot_bars,
     plot_data,
     plot_frames,
@@ -31,6 +33,7 @@ EXAMPLES = {
     "plot_sequence": lambda: plot_sequence({"a": [("text", 3), ("frame", 4), ("answer", 2)]}, 8),
     "plot_labels": lambda: plot_labels(["a", "\n", "b"], [-100, 1, 2]),
     "plot_bars": lambda: plot_bars({"a": 1}, "tokens"),
+    "plot_accuracy": lambda: plot_accuracy({"base": {"motion": 0.1}, "trained": {"motion": 0.9}}, {"motion": 0.25}),
     "plot_lines": lambda: plot_lines([1, 2], {"a": [1, 2]}, "frames", "tokens"),
     "plot_loss": lambda: plot_loss(LOG),
 }
@@ -48,7 +51,11 @@ def shown(axis):
 
 
 def heights(axis):
-    return [bar.get_height() for bar in axis.patches]
+    return heights_of(axis.patches)
+
+
+def heights_of(bars):
+    return [bar.get_height() for bar in bars]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in inspect.getmembers(plotting, inspect.isfunction)])
@@ -183,6 +190,31 @@ def test_bars_of_shares_have_no_tick_above_all_of_them():
     low, high = axis.get_ylim()
     ticks = [tick.label1.get_text() for tick in axis.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
     assert (ticks[0], ticks[-1]) == ("0%", "100%")
+
+
+def test_accuracies_stand_in_the_group_of_their_kind_in_the_order_of_their_names():
+    table = {
+        "base": {"motion": 0.1, "order": 0.2},
+        "trained": {"order": 0.98, "motion": 1.0},
+        "blind": dict.fromkeys(["motion", "order"], 0.3),
+    }
+    figure = plot_accuracy(table, {"order": 0.5, "motion": 0.25})
+    (axis,) = figure.axes
+    assert [heights_of(bars) for bars in axis.containers] == [[0.1, 0.2], [1.0, 0.98], [0.3, 0.3]]
+    assert shown(axis) == ["10%", "20%", "100%", "98%", "30%", "30%"]
+    ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in sorted(axis.patches, key=lambda bar: bar.get_x())]
+    assert all(a[1] <= b[0] for a, b in pairwise(ends))  # none covers another
+    assert [round(end[0]) for end in ends] == [0, 0, 0, 1, 1, 1]
+    (levels,) = axis.collections
+    assert [line[0][1] for line in levels.get_segments()] == [0.25, 0.5]
+    assert len({bars[0].get_hatch() for bars in axis.containers}) == 3  # told apart without colour
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["motion", "order"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {*table, "chance"}
+
+
+def test_accuracies_without_a_chance_have_no_level():
+    (axis,) = plot_accuracy({"a": {"motion": 0.5}}).axes
+    assert not axis.collections
 
 
 def test_lines_go_through_their_values_and_end_in_their_names():

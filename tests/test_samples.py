@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
+from fvv_lib.dataset import LazySupervisedDataset
 from fvv_lib.decoding import VIDEO_EXTENSIONS, is_video_file, read_video
-from fvv_lib.samples import SPLITS, Split, write_samples, write_split
+from fvv_lib.evaluation import accuracy_by_kind, evaluate
+from fvv_lib.loading import load_pretrained_model, open_checkpoint
+from fvv_lib.samples import SPLITS, Split, backwards, write_samples, write_split
 from fvv_lib.scenes import DIRECTIONS
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_samples"
+TRAINED = FOLDER / "tiny-fastvlm-video"
 TINY = Split(motion=11, order=2, short=1, stills=2, texts=1)
 
 
@@ -147,7 +153,61 @@ def test_splits_share_no_file(records):
 
 
 def test_folder_is_small():
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 12e6
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 16e6
+
+
+def test_a_clip_played_backwards_has_the_opposite_answers(records):
+    for sample in records["test"]:
+        turned = backwards(sample)
+        for before, after in zip(questions([sample]), questions([turned]), strict=True):
+            kind, text, answer, choices = before
+            assert (after[0], after[1], after[3]) == (kind, text, choices)
+            if kind == "motion":
+                ways = [next(way for way in DIRECTIONS if way in told) for told in (answer, after[2])]
+                assert tuple(np.add(*(DIRECTIONS[way] for way in ways))) == (0, 0)
+            elif kind == "order":
+                assert {f"The {name} comes first." for name in choices} == {answer, after[2]}
+            else:
+                assert after[2] == answer
+        assert backwards(turned) == sample
+
+
+# --- the model that was trained on them ---------------------------------------------------------------------------
+
+
+def test_the_trained_model_answers_what_no_single_frame_tells(data_args):
+    loaded = load_pretrained_model(TRAINED)
+    dataset = LazySupervisedDataset(loaded.tokenizer, [str(FOLDER / "test.json")], data_args(image_folder=str(FOLDER)))
+    table = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, dataset))
+    assert set(table) == {"colour", "shape", "motion", "order"}
+    assert min(row["accuracy"] for row in table.values()) >= 0.95
+
+
+def test_the_trained_model_is_the_base_with_other_weights(base):
+    before, after = open_checkpoint(base), open_checkpoint(TRAINED)
+    for part in ("text_config", "vision_config"):
+        assert {**before.config.to_dict()[part], "dtype": ""} == {**after.config.to_dict()[part], "dtype": ""}
+    assert before.video_config == after.video_config
+    assert before.tokenizer.get_vocab() == after.tokenizer.get_vocab()
+    shapes = [
+        {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
+        for folder in (base, TRAINED)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_trained_model_has_the_files_of_the_base(base):
+    """`make trained` copies them; checkpoints, logs and the paths in metrics.json stay where they were written."""
+    names = sorted(path.name for path in TRAINED.iterdir())
+    assert names == sorted(path.name for path in base.iterdir())
+    (listed,) = re.findall(r"^FILES +:= ((?:.*\\\n)?.*)$", (FOLDER.parent / "Makefile").read_text(), re.M)
+    assert sorted(listed.replace("\\", "").split()) == names
+
+
+@pytest.mark.parametrize("name", ["tiny-fastvlm", "tiny-fastvlm-video"])
+def test_a_committed_model_names_no_path_of_one_machine(name):
+    for path in [*(FOLDER / name).glob("*.json"), *(FOLDER / name).glob("*.jinja")]:
+        assert not re.search(r'"(?:/|[A-Z]:)[\w.-]*[/\\]', path.read_text()), path.name
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

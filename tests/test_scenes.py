@@ -133,6 +133,13 @@ def test_motion_clip_moves_its_way_and_no_other(direction):
         assert abs((path[0] - (start.x, start.y) + 0.5) % 1 - 0.5).max() < 0.08
 
 
+@pytest.mark.parametrize("travel", [0.05, 0.5])
+def test_motion_clip_goes_as_far_as_it_is_told(travel):
+    frames, _ = motion_clip(rng(3), "right", travel=(travel, travel))
+    path = np.array([centre(frame)[0] for frame in frames])
+    assert ((np.diff(path) + 0.5) % 1 - 0.5).sum() == pytest.approx(travel, abs=0.02)
+
+
 def test_first_frame_is_the_same_whichever_way_a_shape_goes():
     for seed in SEEDS:
         firsts = [motion_clip(rng(seed), direction, num_frames=2)[0][0] for direction in DIRECTIONS]
