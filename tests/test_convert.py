@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from fvv_lib import CheckpointError, VideoConfig, ask, load_pretrained_model, preprocess_frames
+from fvv_lib import CheckpointError, VideoConfig, apple, ask, load_pretrained_model, preprocess_frames
 from fvv_lib.convert import convert
 from fvv_lib.scenes import still
 
@@ -79,6 +81,47 @@ def test_a_reference_checkpoint_answers_the_same_in_stock_transformers(real_data
     picture = real_data / "apple_layout" / "images" / "image_a.png"
     answer = ask(load_pretrained_model(tmp_path / "out", device="cpu"), picture, QUESTION, 12)
     assert ask_stock(tmp_path / "out", picture)["answer"].strip() == answer
+
+
+def weights_and_settings(folder):
+    weights = {key: tensor for file in folder.glob("*.safetensors") for key, tensor in load_file(file).items()}
+    return weights, json.loads((folder / "config.json").read_text())
+
+
+def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_setting(apple_checkpoint, tmp_path):
+    source = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
+    VideoConfig(num_video_frames=3, image_aspect_ratio="crop").save(source)
+    convert(source, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "apple", layout="apple")
+    before, after = weights_and_settings(source), weights_and_settings(tmp_path / "apple")
+    assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
+    assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
+    assert after[1] == before[1]
+    one, other = (load_pretrained_model(tmp_path / name, device="cpu") for name in ("hf", "apple"))
+    assert one.model.video_config == other.model.video_config
+    assert one.model.generation_config.to_dict() == other.model.generation_config.to_dict()
+    assert one.context_len == other.context_len
+    assert len(one.tokenizer) == len(other.tokenizer)
+
+
+def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
+    for name in ("checkpoint_untied", "checkpoint_tied"):
+        source = real_data / "apple_layout" / name
+        convert(source, tmp_path / name, layout="apple")
+        before, after = weights_and_settings(source), weights_and_settings(tmp_path / name)
+        assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
+        assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
+        assert {key: after[1][key] for key in after[1].keys() & before[1].keys()} == {
+            key: before[1][key] for key in after[1].keys() & before[1].keys()
+        }
+
+
+def test_what_has_no_place_in_apples_layout_is_refused(base, tmp_path):
+    source = shutil.copytree(base, tmp_path / "source")
+    VideoConfig(image_aspect_ratio="resize").save(source)
+    with pytest.raises(CheckpointError, match="padded or cropped, this is fast_vlm with image_aspect_ratio 'resize'"):
+        convert(source, tmp_path / "out", layout="apple")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
