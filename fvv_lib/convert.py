@@ -25,7 +25,7 @@ Layout = Literal["huggingface", "apple"]
 NOT_APPLES = ("layer_types", "dtype", "transformers_version")  # what newer versions of transformers write
 
 
-def convert(source: str | Path, folder: str | Path, layout: Layout = "huggingface") -> None:
+def convert_checkpoint(source: str | Path, folder: str | Path, layout: Layout = "huggingface") -> None:
     """Write the checkpoint of a folder into another, in Hugging Face's layout or in Apple's.
 
     Args:
@@ -110,7 +110,7 @@ def main(
         layout: of what is written.
     """
     try:
-        convert(source, folder, layout)
+        convert_checkpoint(source, folder, layout)
     except FvvError as error:
         sys.exit(f"error: {error}")
     if layout == "apple":

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from fvv_lib.arguments import DataArguments
-from fvv_lib.convert import convert
+from fvv_lib.convert import convert_checkpoint
 from fvv_lib.loading import load_pretrained_model
 from fvv_lib.model import FastVlmForVideo
 from fvv_lib.scenes import motion_clip, still, write_video
@@ -141,7 +141,7 @@ def model(base):
 def apple_base(base, tmp_path_factory):
     """The tiny base in Apple's layout: weights, settings and folder; do not change them."""
     folder = tmp_path_factory.mktemp("apple")
-    convert(base, folder, layout="apple")
+    convert_checkpoint(base, folder, layout="apple")
     return load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text()), folder
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from fvv_lib import CheckpointError, VideoConfig, apple, ask, load_pretrained_model, preprocess_frames
-from fvv_lib.convert import convert
+from fvv_lib.convert import convert_checkpoint
 from fvv_lib.scenes import still
 
 QUESTION = "What colour is the shape?"
@@ -68,7 +68,7 @@ def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path
 
 
 def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, tmp_path):
-    convert(apple_checkpoint(), tmp_path / "out")
+    convert_checkpoint(apple_checkpoint(), tmp_path / "out")
     image = Image.open(picture)
     theirs = AutoProcessor.from_pretrained(tmp_path / "out")(images=image, text="<image>", return_tensors="pt")
     ours = preprocess_frames(np.asarray(image)[None], 64)
@@ -77,7 +77,7 @@ def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, 
 
 
 def test_a_reference_checkpoint_answers_the_same_in_stock_transformers(real_data, tmp_path):
-    convert(real_data / "apple_layout" / "checkpoint_tied", tmp_path / "out")
+    convert_checkpoint(real_data / "apple_layout" / "checkpoint_tied", tmp_path / "out")
     picture = real_data / "apple_layout" / "images" / "image_a.png"
     answer = ask(load_pretrained_model(tmp_path / "out", device="cpu"), picture, QUESTION, 12)
     assert ask_stock(tmp_path / "out", picture)["answer"].strip() == answer
@@ -91,8 +91,8 @@ def weights_and_settings(folder):
 def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_setting(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
     VideoConfig(num_video_frames=3, image_aspect_ratio="crop").save(source)
-    convert(source, tmp_path / "hf")
-    convert(tmp_path / "hf", tmp_path / "apple", layout="apple")
+    convert_checkpoint(source, tmp_path / "hf")
+    convert_checkpoint(tmp_path / "hf", tmp_path / "apple", layout="apple")
     before, after = weights_and_settings(source), weights_and_settings(tmp_path / "apple")
     assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
     assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
@@ -107,7 +107,7 @@ def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_set
 def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
     for name in ("checkpoint_untied", "checkpoint_tied"):
         source = real_data / "apple_layout" / name
-        convert(source, tmp_path / name, layout="apple")
+        convert_checkpoint(source, tmp_path / name, layout="apple")
         before, after = weights_and_settings(source), weights_and_settings(tmp_path / name)
         assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
         assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
@@ -120,7 +120,7 @@ def test_what_has_no_place_in_apples_layout_is_refused(base, tmp_path):
     source = shutil.copytree(base, tmp_path / "source")
     VideoConfig(image_aspect_ratio="resize").save(source)
     with pytest.raises(CheckpointError, match="padded or cropped, this is fast_vlm with image_aspect_ratio 'resize'"):
-        convert(source, tmp_path / "out", layout="apple")
+        convert_checkpoint(source, tmp_path / "out", layout="apple")
     assert not (tmp_path / "out").exists()
 
 
@@ -128,9 +128,9 @@ def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
     source = apple_checkpoint()
     before = sorted(path.name for path in source.iterdir())
     with pytest.raises(CheckpointError, match="not empty"):
-        convert(source, source)
+        convert_checkpoint(source, source)
     with pytest.raises(CheckpointError, match="not empty"):
-        convert(source, source / "config.json")
+        convert_checkpoint(source, source / "config.json")
     assert sorted(path.name for path in source.iterdir()) == before
     command = [sys.executable, "-m", "fvv_lib.convert", str(source), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -141,5 +141,5 @@ def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
 def test_a_broken_checkpoint_leaves_nothing_behind(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: weights.pop("model.norm.weight"))
     with pytest.raises(CheckpointError, match="missing"):
-        convert(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
