@@ -199,14 +199,15 @@ print(f"in bfloat16: {gib:.1f} GiB")
 
 # %% [markdown]
 # Three things more. A real one may come in several files with an index. Its vocabulary
-# has spare rows, and the loader gives one of them to `<image>`. And Apple's has one
-# tensor that nothing reads, the head that CLIP trained the tower with: the loader leaves
-# out that one, by name, and no other.
+# has spare rows, and the loader gives one of them to `<image>`. And in Apple's layout
+# there is one tensor more, the head that CLIP trained the tower with, which nothing
+# reads: the loader leaves out that one, by name, and no other.
 #
 # ### For stock transformers
 #
-# Stock transformers does not know Apple's layout. `convert` writes the folder in Hugging
-# Face's; in a terminal: `python -m fvv_lib.convert path/to/FastVLM-0.5B FastVLM-0.5B-hf`.
+# Stock transformers does not know Apple's layout. `convert_checkpoint` writes the folder
+# in Hugging Face's; in a terminal that is
+# `python -m fvv_lib.convert path/to/FastVLM-0.5B path/to/FastVLM-0.5B-hf`.
 
 # %%
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -271,9 +272,8 @@ print("same logits:", same(theirs, logits(read["tiny"].model, frames)))
 
 # %%
 half = shutil.copytree(f"{folder}/tiny-fastvlm", mine / "half")
-fvv_lib.FastVlmForVideo.from_pretrained(half, dtype=torch.bfloat16).save_pretrained(
-    half
-)
+model = fvv_lib.FastVlmForVideo.from_pretrained(half, dtype=torch.bfloat16)
+model.save_pretrained(half)
 
 every = json.loads(Path(f"{folder}/train.json").read_text())
 four = [s for s in every if "motion" in s.get("kinds", [])][:4]
@@ -564,7 +564,8 @@ temporary.cleanup()
 #   model that you loaded.
 # - Every weight must come from the checkpoint, and every weight of the checkpoint must be
 #   used. Anything else is an error.
-# - `python -m fvv_lib.convert` writes what stock transformers loads.
+# - `python -m fvv_lib.convert` writes what stock transformers loads. What training saves
+#   is in that form already, but for an adapter.
 # - LoRA trains a small difference. Merge it in float32: bfloat16 forgets small ones.
 
 # %% [markdown]
