@@ -91,6 +91,7 @@ def weights_and_settings(folder):
 def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_setting(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
     VideoConfig(num_video_frames=3, image_aspect_ratio="crop").save(source)
+    (source / "generation_config.json").write_text('{"eos_token_id": 2, "max_new_tokens": 7}')
     convert_checkpoint(source, tmp_path / "hf")
     convert_checkpoint(tmp_path / "hf", tmp_path / "apple", layout="apple")
     before, after = weights_and_settings(source), weights_and_settings(tmp_path / "apple")
@@ -99,6 +100,7 @@ def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_set
     assert after[1] == before[1]
     one, other = (load_pretrained_model(tmp_path / name, device="cpu") for name in ("hf", "apple"))
     assert one.model.video_config == other.model.video_config
+    assert other.model.generation_config.max_new_tokens == 7
     assert one.model.generation_config.to_dict() == other.model.generation_config.to_dict()
     assert one.context_len == other.context_len
     assert len(one.tokenizer) == len(other.tokenizer)
