@@ -22,9 +22,8 @@
 # ## The problem, seen with your own eyes
 #
 # Two folders hold the same files, byte for byte. Here is a loader that goes by the name
-# of the folder, as LLaVA's does, and the described system's after it: without "llava" in
-# the name it expects a language model alone. And it loads with `strict=False`, so that it
-# never complains.
+# of the folder, as LLaVA's does: without "llava" in the name it expects a language model
+# alone. And it loads with `strict=False`, so that it never complains.
 
 # %%
 import os
@@ -406,10 +405,14 @@ eight = torch.stack([data[i]["images"][0] for i in range(8)])  # (8, C, H, W)
 alike = {}
 for name in ("loaded", "random tower"):
     model = models[name]
+    tower = model.model.vision_tower.timm_model
     with torch.no_grad():
-        tower = model.model.vision_tower(model.normalize(eight)).last_hidden_state
+        x, powers = model.normalize(eight), []
+        for layer in (tower.stem, *tower.stages, tower.final_conv):
+            x = layer(x)
+            powers.append(f"1e{round(x.std().log10().item())}")
         tokens = fvv_lib.encode_images(model, eight[None])[0].flatten(1)  # (8, K * D)
-    print(f"{name:<13}the tower gives numbers of about {tower.std():.0e}")
+    print(f"{name:<13}stem, stages, end: about", *powers)
     unit = torch.nn.functional.normalize(tokens)
     alike[name] = (unit @ unit.T).numpy()
     others = alike[name][~np.eye(8, dtype=bool)]
@@ -422,10 +425,11 @@ plt.show()
 # the loaded tower the diagonal is black and nearly all the rest is light. With the random
 # tower everything is black: 1.0.*
 #
-# Every block of FastViT multiplies what it computes by a **layer scale**, which begins at
-# a hundred-thousandth. In a new tower next to nothing of a picture arrives at the end.
-# Then the projector adds its bias, and the bias is all that the language model reads: the
-# same for every picture. Does training mend it? The gradient has to go back the same way.
+# The weights of a new tower are drawn small, and its layer scales, with which a block
+# multiplies what it adds, begin near zero. So with each stage less of the picture is
+# left. In the end the projector adds its bias, and the bias is all that the language
+# model reads: the same for every picture. Does training mend it? The gradient goes the
+# same way back.
 
 # %%
 for name in ("loaded", "random tower"):
