@@ -22,6 +22,7 @@ import fvv_lib
 # %%
 from fvv_lib.parts import part_of
 
+# %%
 tiny = Path("../../data_samples/tiny-fastvlm")
 base = fvv_lib.load_pretrained_model(tiny, "cpu")
 
