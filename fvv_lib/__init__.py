@@ -39,7 +39,7 @@ _PUBLIC = {
     "model": ("VideoMixin", "FastVlmForVideo", "LlavaForVideo"),
     "fullsize": ("random_fastvlm",),
     "loading": ("load_pretrained_model",),
-    "convert": ("convert",),
+    "convert": ("convert_checkpoint",),
     "dataset": ("LazySupervisedDataset", "DataCollatorForSupervisedDataset", "make_supervised_data_module"),
     "evaluation": ("evaluate", "accuracy_by_kind"),
     "chat": ("Chat", "ask"),

@@ -67,6 +67,20 @@ TOWER_RENAMES = (
     (r"\.se\.expand\.", ".se.fc2."),
     (r"\.(layer_scale(_[12])?)$", r".\1.gamma"),
 )
+WAY_BACK = (
+    ("model.language_model.", "model."),
+    ("multi_modal_projector.linear_1.", "mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "mm_projector.2."),
+    (f"{TIMM_TOWER}stem.", f"{TIMM_TOWER}patch_embed."),
+    (f"{TIMM_TOWER}final_conv.", f"{TIMM_TOWER}conv_exp."),
+    *((f"{TIMM_TOWER}{place}.", f"{TIMM_TOWER}network.{i}.") for i, place in enumerate(NETWORK)),
+    (".mlp.fc", ".convffn.fc"),
+    (".mlp.conv.", ".convffn.conv."),
+    (".proj.0.reparam_conv.", ".proj.0.lkb_reparam."),
+    (".se.fc1.", ".se.reduce."),
+    (".se.fc2.", ".se.expand."),
+    (TIMM_TOWER, APPLE_TOWER),
+)
 
 
 def rename(name: str) -> str | None:
@@ -81,6 +95,13 @@ def rename(name: str) -> str | None:
     for pattern, replacement in TOWER_RENAMES if in_tower else RENAMES:
         name = re.sub(pattern, replacement, name)
     return TIMM_TOWER + name if in_tower else name
+
+
+def apple_name(name: str) -> str:
+    """Apple's name of one of transformers' weights: `rename` the other way round. Lesson: 08."""
+    for ours, theirs in WAY_BACK:
+        name = name.replace(ours, theirs)
+    return name.removesuffix(".gamma")
 
 
 def read_weights(folder: Path) -> Weights:

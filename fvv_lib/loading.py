@@ -90,7 +90,7 @@ def load_pretrained_model(
             configuration names.
         device: default: the first GPU if there is one, else the CPU.
         dtype: of the weights; `auto` is as they are stored, and float32 after a merge: rounded to the base's bfloat16,
-            much of what an adapter has learned would be gone.
+            the small differences that an adapter has learned would be gone.
 
     Returns:
         tokenizer, model (in eval mode), image processor, and the number of positions that the model may read.

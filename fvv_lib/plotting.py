@@ -228,6 +228,21 @@ def plot_lines(
     return figure
 
 
+def plot_similarity(matrices: Mapping[str, np.ndarray]) -> Figure:
+    """How alike things are: a square (N, N) for each name, each value in its place, darker for more; 0 and less are
+    white, 1 is black."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(matrices), figsize=(10, 4), squeeze=False, layout="constrained")
+        for axis, (name, matrix) in zip(axes.flat, matrices.items(), strict=True):
+            axis.imshow(matrix, cmap="Greys", vmin=0, vmax=1)
+            for (row, column), value in np.ndenumerate(matrix.round(1) + 0.0):  # -0.0 becomes 0.0
+                colour = "white" if value > 0.5 else "black"
+                axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
+            axis.set(title=name, xticks=[], yticks=[])
+            axis.spines[:].set_visible(True)
+    return figure
+
+
 def plot_loss(log_history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training and validation loss over steps, from the Trainer's `log_history`."""
     with plt.rc_context(STYLE):

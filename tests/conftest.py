@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
 from PIL import Image
-from safetensors.torch import save_file
-from timm.utils import reparameterize_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from fvv_lib.arguments import DataArguments
+from fvv_lib.convert import convert_checkpoint
 from fvv_lib.loading import load_pretrained_model
 from fvv_lib.model import FastVlmForVideo
 from fvv_lib.scenes import motion_clip, still, write_video
@@ -137,58 +137,28 @@ def model(base):
     return FastVlmForVideo.from_pretrained(base).eval()
 
 
-# Where Apple's tower has the blocks, the downsampling and the position encoding of each of timm's stages.
-BLOCKS, DOWNSAMPLE, POSITION = (0, 2, 4, 7, 10), (None, 1, 3, 5, 8), {3: 6, 4: 9}
-
-
-def apple_name(name):
-    """Apple's name of a weight of transformers' FastVLM: the loader's renames the other way round."""
-    tower = "model.vision_tower.timm_model."
-    if not name.startswith(tower):
-        name = name.replace("model.language_model.", "model.").replace("multi_modal_projector", "mm_projector")
-        return name.replace("projector.linear_1.", "projector.0.").replace("projector.linear_2.", "projector.2.")
-    first, *rest = name.removeprefix(tower).removesuffix(".gamma").split(".")
-    rest = ".".join(rest)
-    if first == "stages":
-        stage, part, rest = rest.split(".", 2)
-        place = {"blocks": BLOCKS, "downsample": DOWNSAMPLE, "pos_emb": POSITION}[part][int(stage)]
-        if part == "downsample":
-            rest = rest.replace("proj.0.reparam_conv", "proj.0.lkb_reparam")
-        first, rest = f"network.{place}", rest.replace("mlp.", "convffn.")
-    rest = rest.replace("se.fc1", "se.reduce").replace("se.fc2", "se.expand")
-    first = {"stem": "patch_embed", "final_conv": "conv_exp"}.get(first, first)
-    return f"model.vision_tower.vision_tower.model.{first}.{rest}"
+@pytest.fixture(scope="session")
+def apple_base(base, tmp_path_factory):
+    """The tiny base in Apple's layout: weights, settings and folder; do not change them."""
+    folder = tmp_path_factory.mktemp("apple")
+    convert_checkpoint(base, folder, layout="apple")
+    return load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text()), folder
 
 
 @pytest.fixture
-def apple_checkpoint(base, tmp_path):
+def apple_checkpoint(apple_base, tmp_path):
     """Write the tiny base as Apple's code would have saved it, and return the folder.
 
     `change(weights, settings)` may change both first. The tokenizer has 474 entries and no `<image>`.
     """
 
     def write(change=None, name="model_x", shards=1, file="model.safetensors", vocab_size=512):
-        model = FastVlmForVideo.from_pretrained(base).eval()
-        model.model.vision_tower.timm_model = reparameterize_model(model.model.vision_tower.timm_model)
-        weights = {apple_name(key): tensor.clone() for key, tensor in model.state_dict().items()}
-        del weights["lm_head.weight"]
+        weights, settings, base = apple_base
+        weights, settings = dict(weights), settings | {"vocab_size": vocab_size, "tokenizer_model_max_length": 1024}
         embedding = weights["model.embed_tokens.weight"]  # (474, D)
         padding = torch.randn(vocab_size - len(embedding), embedding.shape[1])
         weights["model.embed_tokens.weight"] = torch.cat([embedding, 0.02 * padding])
         weights["model.vision_tower.vision_tower.model.head.proj"] = torch.randn(128, 48)
-        text = model.config.text_config.to_dict()
-        settings = {key: value for key, value in text.items() if key not in ("layer_types", "rope_parameters")} | {
-            "model_type": "llava_qwen2",
-            "architectures": ["LlavaQwen2ForCausalLM"],
-            "rope_theta": text["rope_parameters"]["rope_theta"],
-            "vocab_size": vocab_size,
-            "mm_vision_tower": "mobileclip_l_64",
-            "mm_projector_type": "mlp2x_gelu",
-            "mm_hidden_size": 128,
-            "image_aspect_ratio": "pad",
-            "unfreeze_mm_vision_tower": True,
-            "tokenizer_model_max_length": 1024,
-        }
         if change:
             change(weights, settings)
         folder = tmp_path / name

@@ -34,7 +34,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 MAX_LINES, MAX_COLUMNS, MAX_FUNCTION_LINES, MAX_BYTES = 25, 88, 8, 300_000
-MODULES = {"fvv_lib", "numpy", "matplotlib", "PIL", "av", "torch"} | sys.stdlib_module_names
+MODULES = {"fvv_lib", "numpy", "matplotlib", "PIL", "av", "torch", "transformers", "peft"} | sys.stdlib_module_names
 NOT_HERE = {"subprocess", "socket", "ssl", "urllib", "http", "ftplib", "smtplib", "ensurepip", "venv"}
 MACHINE_DEPENDENT = {
     "an address": r"\b0x[0-9a-fA-F]{4,}",

@@ -18,7 +18,7 @@ from fvv_lib import (
     load_pretrained_model,
     prepare_inputs_labels_for_multimodal,
 )
-from fvv_lib.apple import rename, translate_config
+from fvv_lib.apple import apple_name, rename, translate_config
 
 CHECKPOINTS = ("checkpoint_untied", "checkpoint_tied", "checkpoint_tied_with_lm_head")
 CASES = ("a_one_image_128", "a_one_image_256", "b_two_images_one_prompt", "c_batch_padded", "d_video_4_frames")
@@ -89,6 +89,7 @@ def test_greedy_tokens_are_those_of_apples_code(layout):
 def test_every_weight_at_full_size_has_its_place(layout):
     listed = json.loads((layout / "full_size_keys.json").read_text())
     assert [rename(name) for name, _, _ in listed] == [renamed for _, _, renamed in listed]
+    assert all(apple_name(renamed) == name for name, _, renamed in listed if renamed)
     weights = {rename(name): torch.empty(shape, device="meta") for name, shape, _ in listed if rename(name)}
     settings = json.loads((layout / "checkpoint_untied" / "config.json").read_text()) | {
         "hidden_size": 896,
@@ -134,6 +135,35 @@ def test_renames_are_the_published_ones(layout):
     published = json.loads((layout / "key_renames.json").read_text())
     assert {name: rename(name) for name in published} == published
     assert apple.CLIP_HEAD in published
+
+
+NAMES = {  # Apple's -> transformers', under the tower where they begin with a dot
+    "model.embed_tokens.weight": "model.language_model.embed_tokens.weight",
+    "model.layers.11.mlp.up_proj.weight": "model.language_model.layers.11.mlp.up_proj.weight",
+    "model.norm.weight": "model.language_model.norm.weight",
+    "model.mm_projector.0.bias": "model.multi_modal_projector.linear_1.bias",
+    "model.mm_projector.2.weight": "model.multi_modal_projector.linear_2.weight",
+    "lm_head.weight": "lm_head.weight",
+    ".patch_embed.0.reparam_conv.weight": ".stem.0.reparam_conv.weight",
+    ".network.0.1.layer_scale": ".stages.0.blocks.1.layer_scale.gamma",
+    ".network.1.proj.0.lkb_reparam.weight": ".stages.1.downsample.proj.0.reparam_conv.weight",
+    ".network.1.proj.1.reparam_conv.weight": ".stages.1.downsample.proj.1.reparam_conv.weight",
+    ".network.4.23.convffn.conv.bn.running_mean": ".stages.2.blocks.23.mlp.conv.bn.running_mean",
+    ".network.6.reparam_conv.bias": ".stages.3.pos_emb.reparam_conv.bias",
+    ".network.7.3.layer_scale_2": ".stages.3.blocks.3.layer_scale_2.gamma",
+    ".network.10.1.convffn.fc2.weight": ".stages.4.blocks.1.mlp.fc2.weight",
+    ".network.10.1.token_mixer.proj.bias": ".stages.4.blocks.1.token_mixer.proj.bias",
+    ".conv_exp.se.reduce.bias": ".final_conv.se.fc1.bias",
+    ".conv_exp.se.expand.weight": ".final_conv.se.fc2.weight",
+}
+
+
+@pytest.mark.parametrize(("theirs", "ours"), NAMES.items())
+def test_each_name_has_one_other(theirs, ours):
+    if theirs.startswith("."):
+        theirs, ours = f"model.vision_tower.vision_tower.model{theirs}", f"model.vision_tower.timm_model{ours}"
+    assert rename(theirs) == ours
+    assert apple_name(ours) == theirs
 
 
 # --- without that folder: the tiny base as Apple's code would have saved it -------------------------------------------

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from fvv_lib import CheckpointError, VideoConfig, ask, load_pretrained_model, preprocess_frames
-from fvv_lib.convert import convert
+from fvv_lib import CheckpointError, VideoConfig, apple, ask, load_pretrained_model, preprocess_frames
+from fvv_lib.convert import convert_checkpoint
 from fvv_lib.scenes import still
 
 QUESTION = "What colour is the shape?"
@@ -66,7 +68,7 @@ def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path
 
 
 def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, tmp_path):
-    convert(apple_checkpoint(), tmp_path / "out")
+    convert_checkpoint(apple_checkpoint(), tmp_path / "out")
     image = Image.open(picture)
     theirs = AutoProcessor.from_pretrained(tmp_path / "out")(images=image, text="<image>", return_tensors="pt")
     ours = preprocess_frames(np.asarray(image)[None], 64)
@@ -75,19 +77,62 @@ def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, 
 
 
 def test_a_reference_checkpoint_answers_the_same_in_stock_transformers(real_data, tmp_path):
-    convert(real_data / "apple_layout" / "checkpoint_tied", tmp_path / "out")
+    convert_checkpoint(real_data / "apple_layout" / "checkpoint_tied", tmp_path / "out")
     picture = real_data / "apple_layout" / "images" / "image_a.png"
     answer = ask(load_pretrained_model(tmp_path / "out", device="cpu"), picture, QUESTION, 12)
     assert ask_stock(tmp_path / "out", picture)["answer"].strip() == answer
+
+
+def weights_and_settings(folder):
+    weights = {key: tensor for file in folder.glob("*.safetensors") for key, tensor in load_file(file).items()}
+    return weights, json.loads((folder / "config.json").read_text())
+
+
+def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_setting(apple_checkpoint, tmp_path):
+    source = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
+    VideoConfig(num_video_frames=3, image_aspect_ratio="crop").save(source)
+    (source / "generation_config.json").write_text('{"eos_token_id": 2, "max_new_tokens": 7}')
+    convert_checkpoint(source, tmp_path / "hf")
+    convert_checkpoint(tmp_path / "hf", tmp_path / "apple", layout="apple")
+    before, after = weights_and_settings(source), weights_and_settings(tmp_path / "apple")
+    assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
+    assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
+    assert after[1] == before[1]
+    one, other = (load_pretrained_model(tmp_path / name, device="cpu") for name in ("hf", "apple"))
+    assert one.model.video_config == other.model.video_config
+    assert other.model.generation_config.max_new_tokens == 7
+    assert one.model.generation_config.to_dict() == other.model.generation_config.to_dict()
+    assert one.context_len == other.context_len
+    assert len(one.tokenizer) == len(other.tokenizer)
+
+
+def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
+    for name in ("checkpoint_untied", "checkpoint_tied"):
+        source = real_data / "apple_layout" / name
+        convert_checkpoint(source, tmp_path / name, layout="apple")
+        before, after = weights_and_settings(source), weights_and_settings(tmp_path / name)
+        assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
+        assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
+        assert {key: after[1][key] for key in after[1].keys() & before[1].keys()} == {
+            key: before[1][key] for key in after[1].keys() & before[1].keys()
+        }
+
+
+def test_what_has_no_place_in_apples_layout_is_refused(base, tmp_path):
+    source = shutil.copytree(base, tmp_path / "source")
+    VideoConfig(image_aspect_ratio="resize").save(source)
+    with pytest.raises(CheckpointError, match="padded or cropped, this is fast_vlm with image_aspect_ratio 'resize'"):
+        convert_checkpoint(source, tmp_path / "out", layout="apple")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
     source = apple_checkpoint()
     before = sorted(path.name for path in source.iterdir())
     with pytest.raises(CheckpointError, match="not empty"):
-        convert(source, source)
+        convert_checkpoint(source, source)
     with pytest.raises(CheckpointError, match="not empty"):
-        convert(source, source / "config.json")
+        convert_checkpoint(source, source / "config.json")
     assert sorted(path.name for path in source.iterdir()) == before
     command = [sys.executable, "-m", "fvv_lib.convert", str(source), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -98,5 +143,5 @@ def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
 def test_a_broken_checkpoint_leaves_nothing_behind(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: weights.pop("model.norm.weight"))
     with pytest.raises(CheckpointError, match="missing"):
-        convert(source, tmp_path / "out")
+        convert_checkpoint(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

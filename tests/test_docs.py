@@ -13,7 +13,7 @@ from fvv_lib.training import format_table
 
 README = (ROOT / "README.md").read_text()
 SCRIPT = (ROOT / "scripts" / "finetune_video.sh").read_text()
-MODULES_WITH_FLAGS = ("arguments", "check", "chat", "dryrun", "memory")
+MODULES_WITH_FLAGS = ("arguments", "check", "chat", "convert", "dryrun", "memory")
 MOTION = json.loads((ROOT / "benchmarks" / "results" / "motion.json").read_text())
 
 

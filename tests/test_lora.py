@@ -23,7 +23,7 @@ from fvv_lib import (
     load_pretrained_model,
     train,
 )
-from fvv_lib.convert import convert
+from fvv_lib.convert import convert_checkpoint
 from fvv_lib.lora import add_lora
 from fvv_lib.parts import count_parameters
 from fvv_lib.scenes import still
@@ -84,7 +84,7 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
     assert loaded.model.video_config.num_video_frames == 3
     torch.testing.assert_close(logits(loaded.model), trained, atol=1e-5, rtol=0)
 
-    convert(output, tmp_path / "plain")
+    convert_checkpoint(output, tmp_path / "plain")
     torch.testing.assert_close(
         logits(load_pretrained_model(tmp_path / "plain", "cpu").model), trained, atol=1e-5, rtol=0
     )

@@ -90,7 +90,7 @@ BREAKS = [
     (it_is_plain_python, set_source(6, "load('https://example.org/clip.mp4')")),
     (it_is_plain_python, set_source(6, "load('/data/clip.mp4')")),
     (it_imports_what_the_course_has, set_source(6, "import cv2")),
-    (it_imports_what_the_course_has, set_source(6, "from transformers import AutoModel")),
+    (it_imports_what_the_course_has, set_source(6, "from timm import create_model")),
     (it_imports_what_the_course_has, set_source(6, "from urllib.request import urlopen")),
     (it_has_the_shape_of_its_kind, set_source(1, "## What you can do")),
     (it_has_the_shape_of_its_kind, set_source(0, "# A lesson")),

@@ -77,6 +77,11 @@ def test_public_names_import_from_the_package():
         _ = fvv_lib.nothing
 
 
+def test_no_public_name_is_that_of_a_module():
+    """The module would take its place as soon as it is imported."""
+    assert not set(fvv_lib.__all__) & set(ORDER)
+
+
 def test_public_names_have_docstrings():
     for name in fvv_lib.__all__:
         value = getattr(fvv_lib, name)

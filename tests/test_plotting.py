@@ -21,6 +21,7 @@ from fvv_lib.plotting import (
     plot_pictures,
     plot_sampling,
     plot_sequence,
+    plot_similarity,
 )
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
@@ -35,6 +36,7 @@ EXAMPLES = {
     "plot_bars": lambda: plot_bars({"a": 1}, "tokens"),
     "plot_accuracy": lambda: plot_accuracy({"base": {"motion": 0.1}, "trained": {"motion": 0.9}}, {"motion": 0.25}),
     "plot_lines": lambda: plot_lines([1, 2], {"a": [1, 2]}, "frames", "tokens"),
+    "plot_similarity": lambda: plot_similarity({"a": np.eye(2)}),
     "plot_loss": lambda: plot_loss(LOG),
 }
 
@@ -229,6 +231,18 @@ def test_lines_go_through_their_values_and_end_in_their_names():
     assert limit.get_linestyle() == "--"
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "4"]
+
+
+def test_similarities_say_every_value_on_one_scale():
+    matrices = {"one": np.array([[1.0, -0.01], [0.3, -0.44]]), "other": np.ones((3, 3))}
+    figure = plot_similarity(matrices)
+    for axis, (name, matrix) in zip(figure.axes, matrices.items(), strict=True):
+        assert axis.get_title() == name
+        assert np.array_equal(axis.images[0].get_array(), matrix)
+        assert axis.images[0].get_clim() == (0, 1)
+    assert shown(figure.axes[0]) == ["1.0", "0.0", "0.3", "-0.4"]
+    assert shown(figure.axes[1]) == ["1.0"] * 9
+    assert {text.get_color() for text in figure.axes[0].texts} == {"white", "black"}  # readable on dark and on light
 
 
 def test_losses_stand_at_their_steps():
