@@ -161,7 +161,13 @@ class DataArguments:
     )
     cache_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder for the tables made of annotation files; default: HF_DATASETS_CACHE."},
+        metadata={"help": "Folder for tables of annotation files and for features; default: HF_DATASETS_CACHE."},
+    )
+    cache_features: bool = field(
+        default=False,
+        metadata={
+            "help": "With a frozen vision tower: store its features once, in cache_dir, and read them each epoch."
+        },
     )
     num_video_frames: int = field(default=8, metadata={"help": "Frames taken from each video."})
     frame_sampling: str = field(

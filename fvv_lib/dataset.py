@@ -37,7 +37,7 @@ from fvv_lib.tokens import (
 
 # Settings on which neither length nor labels of a sample depend.
 NO_MATTER = {"data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"}
-NO_MATTER |= {"decode_timeout", "video_backend", "max_new_tokens"}
+NO_MATTER |= {"decode_timeout", "video_backend", "max_new_tokens", "cache_features"}
 
 
 class Shown(NamedTuple):
@@ -87,7 +87,6 @@ class LazySupervisedDataset(Dataset):
         self.samples = Annotations(data_path, data_args.image_folder, data_args.cache_dir)
         self.names = Made(self.samples.name, self.samples)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
-        self.lengths = np.zeros(len(self), dtype=np.int64)
         self.dropped: list[str] = []
         self.bad: dict[str, FvvError] = {}
         self._check_all()
@@ -106,10 +105,14 @@ class LazySupervisedDataset(Dataset):
     def show(self, index: int) -> Shown:
         """Read the pictures and videos of a sample, and write and check its prompt."""
         videos = [self.read(path, index) for path in self.media(index)]
+        return Shown(*self.prompt(index, videos), self.pixels(videos))
+
+    def prompt(self, index: int, videos: Sequence[Any]) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
+        """Turns and tokens of a sample, see `Shown`, checked; of its pictures and videos only `timestamps` is read."""
         turns = self._turns(index, videos)
         tokens = self._tokens(index, turns)
         self._check_budget(index, tokens)
-        return Shown(turns, tokens, self._pixels(videos))
+        return turns, tokens
 
     def measure(self, index: int, videos: Sequence[VideoFrames]) -> int:
         """Positions that a sample takes with these pictures and videos, frames and time marks included. `random` frames
@@ -123,7 +126,7 @@ class LazySupervisedDataset(Dataset):
             videos = [replace(video, timestamps=np.full_like(video.timestamps, video.duration)) for video in videos]
         return self._check_budget(index, self._tokens(index, self._turns(index, videos)))
 
-    def _turns(self, index: int, videos: Sequence[VideoFrames] | None = None) -> list[dict[str, str]]:
+    def _turns(self, index: int, videos: Sequence[Any] | None = None) -> list[dict[str, str]]:
         """The conversation with one `<image>` per frame; without the videos, without time marks."""
         times = None if videos is None else marked_times(self.media(index), videos, self.data_args.time_marks)
         source = self.samples[index]["conversations"]
@@ -134,7 +137,8 @@ class LazySupervisedDataset(Dataset):
         both = preprocess([turns], tokenizer or self.tokenizer, has_image, args.version, args.mismatch, names)
         return {key: values[0] for key, values in both.items()}
 
-    def _pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
+    def pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
+        """The frames of pictures and videos as the model takes them, uint8 (T, 3, S, S)."""
         args, size = self.data_args, self.data_args.image_size
         clips = [preprocess_frames(video.frames, size, args.image_aspect_ratio, args.background) for video in videos]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
@@ -200,8 +204,7 @@ class LazySupervisedDataset(Dataset):
         self.lengths, learned, problems = self.samples.check(check, [self.tokenizer, settings, files], stop)
         learned = np.delete(learned, list(problems))
         self.leave_out(problems)
-        # `strict` and `tolerant` drop what they can not count.
-        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]
+        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]  # not counted by strict or tolerant
         if self.dropped and not learned.any():
             raise LabelMismatchError(
                 f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
@@ -235,7 +238,7 @@ class LazySupervisedDataset(Dataset):
         return check_token_budget(ids, self.data_args.tokens_per_frame, limit, self.names[index])
 
 
-def marked_times(paths: Sequence[Path], videos: Sequence[VideoFrames], time_marks: str) -> Times | None:
+def marked_times(paths: Sequence[Path], videos: Sequence[Any], time_marks: str) -> Times | None:
     """The times that are written before the frames, of each video its own and of a picture none; None without marks."""
     if time_marks == "none":
         return None
@@ -249,7 +252,7 @@ class DataCollatorForSupervisedDataset:
     Returns:
         input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from
         the lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
-        tensors (T, 3, S, S) when samples have different numbers of frames (0 for text alone).
+        tensors (T, 3, S, S) when they differ in T (0 for text alone); or `vision_features` in the same way.
 
     Lesson: 05.
     """
@@ -258,12 +261,13 @@ class DataCollatorForSupervisedDataset:
 
     def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
         pad = partial(pad_sequence, batch_first=True)
-        images = [instance["images"] for instance in instances]
+        key = "images" if "images" in instances[0] else "vision_features"
+        frames = [instance[key] for instance in instances]
         return {
             "input_ids": pad([i["input_ids"] for i in instances], padding_value=self.tokenizer.pad_token_id),
             "labels": pad([i["labels"] for i in instances], padding_value=IGNORE_INDEX),
             "attention_mask": pad([torch.ones_like(i["input_ids"]) for i in instances]),
-            "images": torch.stack(images) if len({frames.shape for frames in images}) == 1 else images,
+            key: torch.stack(frames) if len({clip.shape for clip in frames}) == 1 else frames,
         }
 
 
@@ -278,22 +282,18 @@ def make_supervised_data_module(tokenizer: PreTrainedTokenizerBase, data_args: D
     if not data_args.data_path:
         raise DataFormatError("No training data: set data_path to at least one annotation file.")
     train = LazySupervisedDataset(tokenizer, data_args.data_path, data_args)
+    collator = DataCollatorForSupervisedDataset(tokenizer)
     evaluation = None
     if data_args.validation_data_path:
         evaluation = LazySupervisedDataset(tokenizer, [data_args.validation_data_path], data_args.for_evaluation())
         check_disjoint(train, evaluation)
-    return {
-        "train_dataset": train,
-        "eval_dataset": evaluation,
-        "data_collator": DataCollatorForSupervisedDataset(tokenizer),
-    }
+    return {"train_dataset": train, "eval_dataset": evaluation, "data_collator": collator}
 
 
 def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
     """Raise a DataFormatError when a picture or video of a held-out set is in the training set too."""
     train_media, others = ({path.resolve() for path in one.samples.all_media()} for one in (train, held_out))
-    shared = train_media & others
-    if shared:
+    if shared := train_media & others:
         raise DataFormatError(
             f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
             f"{min(shared)}. A result on clips that were learned says nothing: take them out of one of the two."

@@ -169,7 +169,7 @@ def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float
     if timeout is not None:
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
     path = Path(video_path)
-    return len(_numbered(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
+    return len(numbered_pictures(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
 
 
 Frames = tuple[np.ndarray, np.ndarray, np.ndarray]  # times of all frames, indices of those read, these frames
@@ -182,7 +182,7 @@ def _read(
         return _read_pictures([Path(path) for path in source], choose, picture_rate)
     path = Path(source)
     if path.is_dir():
-        return _read_pictures(_numbered(path), choose, picture_rate)
+        return _read_pictures(numbered_pictures(path), choose, picture_rate)
     _existing(path)
     if backend == "decord":
         return _read_decord(path, choose, num_threads)
@@ -246,7 +246,7 @@ def load_image(path: str | Path) -> np.ndarray:
         ) from error
 
 
-def _numbered(folder: Path) -> list[Path]:
+def numbered_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder by the numbers in their names, 2 before 10; hidden files do not count."""
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     others = sorted(path.name for path in files if path.suffix.lower() not in PICTURE_EXTENSIONS)

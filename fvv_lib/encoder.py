@@ -153,3 +153,35 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
     else:
         features = [encode(chunk) for chunk in chunks]
     return unflatten_frames(torch.cat(features)[: len(frames)], sizes)
+
+
+def tower_features(model: Any, frames: torch.Tensor) -> torch.Tensor:
+    """What the vision tower makes of frames: (F, C, H, W) -> (F, K, D of the tower), as the projector is given it.
+
+    It is caught on its way to the projector, because which layers and which tokens of a tower are taken is known to
+    transformers, for each kind of model. Lesson: 09.
+    """
+    caught: list[torch.Tensor] = []
+    projector = model.model.multi_modal_projector
+    with projector.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])):
+        model.get_image_features(model.normalize(frames))
+    return caught[0]
+
+
+def project_features(model: Any, vision_features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What `encode_images` gives, from what the tower made of the frames earlier (`tower_features`).
+
+    Args:
+        vision_features: B tensors (T, K, D of the tower), or one of (B, T, K, D); T may be 0.
+
+    Returns:
+        B tensors (T, K, D), pooled where the model is set so. The projector runs on every rank, see `zero`.
+
+    Lesson: 09.
+    """
+    projector = model.model.multi_modal_projector
+    parameter = next(projector.parameters())
+    features = torch.cat(list(vision_features)).to(parameter.device, parameter.dtype)  # (F, K, D of the tower)
+    row = torch.cat([features, features.new_zeros(blank_frames(features, None), *features.shape[1:])])
+    projected = pool_frames(projector(row), model.video_config.frame_pool)
+    return unflatten_frames(projected[: len(features)], [len(entry) for entry in vision_features])

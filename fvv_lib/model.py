@@ -6,6 +6,7 @@ about files or templates.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,7 @@ class VideoMixin(_Model):
         labels: torch.Tensor | None = None,
         full_logits: bool | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
+        vision_features: Sequence[torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> Any:
         """The base class's forward, with videos.
@@ -104,15 +106,19 @@ class VideoMixin(_Model):
                 `logits` is (labelled tokens, V). By default False while training with labels, else True. 2,100
                 positions of 152,000 words are 1.3 GB in float32, and an answer needs thirty of them.
             num_items_in_batch: divide the summed loss by this (the Trainer's count over accumulated batches).
+            vision_features: in place of images, what the vision tower made of them, see `encoder.project_features`.
 
         Raises:
             LabelMismatchError: no token of the batch is learned.
         """
-        if images is None and input_ids is not None and (input_ids == IMAGE_TOKEN_INDEX).any():
+        has_frames = images is not None or vision_features is not None
+        if not has_frames and input_ids is not None and (input_ids == IMAGE_TOKEN_INDEX).any():
             raise DataFormatError("The prompt has image sentinels but images is None: pass the frames.")
         if full_logits is None:
             full_logits = not self.training
-        if images is not None:
+        if images is not None and vision_features is not None:
+            raise DataFormatError("images and vision_features are the same frames twice: pass one of them.")
+        if has_frames:
             if input_ids is None or inputs_embeds is not None:
                 raise DataFormatError("images need input_ids with one sentinel per frame, and no inputs_embeds.")
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
@@ -124,6 +130,7 @@ class VideoMixin(_Model):
                     past_key_values,
                     labels,
                     images,
+                    vision_features=vision_features,
                     packing=self.packing and labels is not None and not full_logits,
                 )
             )

@@ -4,12 +4,13 @@
 batch of samples of different lengths: padded, or packed in one row. This module knows nothing about files or templates.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from fvv_lib.encoder import Images, encode_images
+from fvv_lib.encoder import Images, encode_images, project_features
 from fvv_lib.errors import DataFormatError
 from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
@@ -26,6 +27,7 @@ def prepare_inputs_labels_for_multimodal(
     images: Images | None,
     image_sizes: Any = None,
     *,
+    vision_features: Sequence[torch.Tensor] | None = None,
     padding_side: str = "right",
     packing: bool = False,
 ) -> Prepared | tuple[torch.Tensor, Any, Any, Any, None, Any]:
@@ -36,6 +38,7 @@ def prepare_inputs_labels_for_multimodal(
         input_ids: int64 (B, L) with `IMAGE_TOKEN_INDEX` once per frame, padded anywhere the mask is 0.
         attention_mask, labels: (B, L) or None.
         images: see `encoder.flatten_frames`: one entry per sample; with one sample, all pictures are its frames.
+        vision_features: in place of images, what the vision tower made of them, see `encoder.project_features`.
         image_sizes: accepted because LLaVA's signature has it; frames are square here.
         padding_side: where the result is padded: `right` to train, `left` to generate.
         packing: lay the samples in one row instead, without padding: (1, sum of lengths, D). Positions start again at
@@ -53,12 +56,15 @@ def prepare_inputs_labels_for_multimodal(
 
     Source: LLaVA, `llava_arch.py`. Lesson: 04.
     """
-    if images is None:
-        return input_ids, position_ids, attention_mask, past_key_values, None, labels
     batch = len(input_ids)
-    if isinstance(images, torch.Tensor) and batch == 1 and images.ndim == 4:
-        images = images[None]
-    features = encode_images(model, images, model.frames_per_chunk)  # B x (T, K, D)
+    if vision_features is not None:
+        features = project_features(model, vision_features)  # B x (T, K, D)
+    elif images is not None:
+        if isinstance(images, torch.Tensor) and batch == 1 and images.ndim == 4:
+            images = images[None]
+        features = encode_images(model, images, model.frames_per_chunk)
+    else:
+        return input_ids, position_ids, attention_mask, past_key_values, None, labels
     _check_sentinels(input_ids, features)
 
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()

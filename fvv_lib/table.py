@@ -142,7 +142,7 @@ class Annotations(Sequence[Sample]):
             return found
 
         workers = min(os.cpu_count() or 1, len(self) // SAMPLES_PER_PROCESS)
-        key = datasets.fingerprint.Hasher.hash([self.table._fingerprint, self.paths, _code("*"), depends_on])
+        key = datasets.fingerprint.Hasher.hash([self.table._fingerprint, self.paths, code_digest("*"), depends_on])
         with _bars_on_terminals_only():
             table = self.table.map(
                 batch,
@@ -190,7 +190,7 @@ def open_table(path: str | Path, cache_dir: str | None = None) -> datasets.Datas
         missing = isinstance(error, FileNotFoundError)
         reason = "no such annotation file" if missing else f"it can not be read ({error.strerror})"
         raise DataFormatError(f"{path}: {reason}.") from error
-    digest.update(f"{Path(path).suffix.lower()} {_code('annotations')} {COLUMNS}".encode())
+    digest.update(f"{Path(path).suffix.lower()} {code_digest('annotations')} {COLUMNS}".encode())
     with _bars_on_terminals_only():
         try:
             return datasets.Dataset.from_generator(
@@ -224,7 +224,7 @@ def _shared(ids: pa.ChunkedArray) -> np.ndarray:
     return pc.is_in(ids, value_set=several).to_numpy()
 
 
-def _code(modules: str) -> str:
+def code_digest(modules: str) -> str:
     """A digest of the source of modules of this package: what other code wrote into the cache is not read."""
     files = sorted(Path(__file__).parent.glob(f"{modules}.py"))
     return hashlib.blake2b(b"".join(file.read_bytes() for file in files)).hexdigest()

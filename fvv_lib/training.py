@@ -25,6 +25,7 @@ from fvv_lib.dataset import (
 )
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
+from fvv_lib.features import use_features
 from fvv_lib.images import processor_size
 from fvv_lib.labels import check_template
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
@@ -59,6 +60,9 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     counts = count_parameters(model)
     datasets, collator = open_datasets(loaded, data_args, training_args)
     test = datasets.get("test")
+    shown, counted = datasets, None
+    if data_args.cache_features:
+        shown, counted = use_features(loaded.model, datasets, training_args)
     if training_args.process_index == 0:
         report_plan(counts, datasets, data_args)
         print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
@@ -69,8 +73,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     trainer = VideoTrainer(
         model=model,
         args=training_args,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets.get("validation"),
+        train_dataset=shown["train"],
+        eval_dataset=shown.get("validation"),
         data_collator=collator,
         processing_class=processor,
     )
@@ -96,6 +100,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         "after": after,
         "train": result.metrics,
         "parameters": {part: {"trained": trained, "all": total} for part, (trained, total) in counts.items()},
+        "features": counted,
         "samples": {name: count_samples(dataset) for name, dataset in datasets.items()},
         "arguments": {
             "model": asdict(model_args),
@@ -127,6 +132,11 @@ def check_settings(model_args: ModelArguments, data_args: DataArguments, trainin
     for part in ("vision_tower", "projector"):
         if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
             raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
+    if data_args.cache_features and "vision_tower" in model_args.tunable_parts:
+        raise FvvError(
+            "cache_features needs a vision tower that is not trained: add --tunable_parts projector language_model, or "
+            "leave it out."
+        )
 
 
 def open_datasets(

@@ -1,0 +1,243 @@
+"""A frozen vision tower sees each clip once: its features are stored, and read in every epoch.             Lesson 9
+
+While the tower is frozen, its features of a clip stay what they are, and computing them is most of a training step. So
+they are computed before the first step; what is trained runs as before. The name of a stored file is a digest of all
+that its features depend on: what has changed is not found, and computed. This module knows nothing about projector or
+language model.
+"""
+
+import hashlib
+import os
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets as hf_datasets
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from fvv_lib.arguments import DataArguments, TrainingArguments
+from fvv_lib.dataset import LazySupervisedDataset
+from fvv_lib.decoding import is_video, numbered_pictures
+from fvv_lib.encoder import tower_features
+from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.model import VideoMixin
+from fvv_lib.table import code_digest
+from fvv_lib.zero import whole_parameters
+
+PACKAGES = ("av", "pillow", "torch", "torchvision", "timm", "transformers")  # that bear on features
+UNFINISHED = "unfinished"  # folder of what is being written
+KILLED_AFTER = 3600  # seconds without a byte more: who was writing this was killed
+
+
+class Clip(NamedTuple):
+    """Of a picture or video: features (T, K, D) of the vision tower; seconds of its T frames, float64 (T,)."""
+
+    features: torch.Tensor
+    timestamps: torch.Tensor
+
+
+class FeatureStore:
+    """A folder of clips, each a safetensors file under a name that tells all that its features depend on.
+
+    A file is written aside and then renamed: a process that is killed, or two that write the same clip, leave no half.
+
+    Args:
+        folder: made where it is missing.
+        depends_on: what the features depend on beside the content of the clip, for videos and for pictures.
+
+    Lesson: 09.
+    """
+
+    def __init__(self, folder: Path, depends_on: dict[str, str]):
+        self.folder, self.depends_on = folder, depends_on
+        (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        for file in (folder / UNFINISHED).iterdir():
+            with suppress(FileNotFoundError):  # it has just been renamed
+                if time.time() - file.stat().st_mtime > KILLED_AFTER:
+                    file.unlink()
+
+    def name(self, path: Path) -> str:
+        """The name of a clip: 32 digits of what is in its file, or in all files of a folder, and of `depends_on`."""
+        digest = hashlib.blake2b(self.depends_on["video" if is_video(path) else "picture"].encode(), digest_size=16)
+        try:
+            for file in numbered_pictures(path) if path.is_dir() else [path]:
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "blake2b").digest())
+        except OSError as error:
+            raise VideoDecodeError(f"{path}: it can not be read ({error.strerror}).") from error
+        return digest.hexdigest()
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def holds(self, name: str) -> bool:
+        """Whether a clip is stored whole; of a damaged file it says so."""
+        try:
+            with safe_open(self.file(name), "pt") as stored:
+                return set(stored.keys()) == set(Clip._fields)
+        except FileNotFoundError:
+            return False
+        except SafetensorError as error:
+            print(f"{self.file(name)}: it is damaged ({error}), its features are computed again", flush=True)
+            return False
+
+    def read(self, name: str) -> Clip:
+        """Read a stored clip.
+
+        Raises:
+            FvvError: its file is missing or damaged.
+        """
+        try:
+            return Clip(**load_file(self.file(name)))
+        except (OSError, SafetensorError) as error:
+            raise FvvError(
+                f"{self.file(name)}: these features can not be read ({error}). They were there before the first step. "
+                "Delete the file if it is there, and start again; processes on several machines must see one cache_dir."
+            ) from error
+
+    def write(self, name: str, clip: Clip) -> None:
+        aside = self.folder / UNFINISHED / uuid.uuid4().hex
+        try:
+            aside.write_bytes(save(clip._asdict()))
+            aside.replace(self.file(name))
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+class FeatureDataset(Dataset):
+    """The samples of a dataset with `vision_features` (T, K, D of the vision tower) in place of `images`.
+
+    Args:
+        names: of each picture and video, its name in the store.
+
+    Attributes:
+        lengths: as those of the dataset.
+
+    Lesson: 09.
+    """
+
+    def __init__(self, dataset: LazySupervisedDataset, store: FeatureStore, names: dict[Path, str]):
+        media = [dataset.media(index) for index in range(len(dataset))]
+        self.dataset, self.store, self.lengths = dataset, store, dataset.lengths
+        # Not the dictionary: each worker would have its own soon, see benchmarks/big_index.py.
+        self.names = np.array([names[path] for paths in media for path in paths], dtype="S32")
+        self.starts = np.cumsum([0, *map(len, media)])
+        some = store.read(next(iter(names.values()))).features
+        self.none = some.new_empty(0, *some.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        names = self.names[self.starts[index] : self.starts[index + 1]]
+        clips = [self.store.read(name.decode()) for name in names]
+        _, tokens = self.dataset.prompt(index, clips)
+        return {**tokens, "vision_features": torch.cat([self.none, *(clip.features for clip in clips)])}
+
+
+def use_features(
+    model: VideoMixin, datasets: dict[str, LazySupervisedDataset], training_args: TrainingArguments
+) -> tuple[dict[str, Any], dict[str, int] | None]:
+    """Let training and validation data have features in place of frames, and compute those that are not stored yet.
+
+    Args:
+        model: its vision tower is frozen; weights as at the start, not under DeepSpeed or DDP yet.
+
+    Returns:
+        The datasets, changed or not; and how many clips were computed, and how many found. None with `random` sampling,
+        which takes other frames in each epoch, and where there are no clips: then nothing is stored.
+
+    Raises:
+        FvvError: a clip can not be read, or changed while it was read.
+
+    Lesson: 09.
+    """
+    args, first = datasets["train"].data_args, training_args.process_index == 0
+    used = {name: dataset for name, dataset in datasets.items() if name != "test"}  # which is asked, with frames
+    # Each clip, and a sample that shows it: errors name it.
+    clips = {path: (data, i) for data in used.values() for i in range(len(data)) for path in data.media(i)}
+    if args.frame_sampling == "random" or not clips:
+        why = "random sampling takes other frames in each epoch" if clips else "the data have no pictures or videos"
+        if first:
+            print(f"cache_features is off: {why}", flush=True)
+        return datasets, None
+    folder = Path(args.cache_dir or hf_datasets.config.HF_DATASETS_CACHE) / "features"
+    mine = list(clips)[training_args.process_index :: training_args.world_size]
+    # ZeRO-3 puts parameters together only while it trains.
+    with whole_parameters(model.model.vision_tower), whole_parameters(model.model.multi_modal_projector):
+        store = FeatureStore(folder, depends_on(model, args, autocast_dtype(training_args)))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            names = dict(zip(mine, pool.map(store.name, mine), strict=True))
+        missing = {names[path]: path for path in mine if not store.holds(names[path])}
+        _compute(model, _Frames(store, [(name, path, *clips[path]) for name, path in missing.items()]), training_args)
+    counts = {"computed": len(missing), "found": len(set(names.values())) - len(missing)}
+    names = dict(gather_object(list(names.items())))  # waits for all processes
+    counts = {key: sum(part[key] for part in gather_object([counts])) for key in counts}
+    if first:
+        print(f"features in {folder}: {counts['computed']} clips computed, {counts['found']} found", flush=True)
+    return {**datasets, **{name: FeatureDataset(data, store, names) for name, data in used.items()}}, counts
+
+
+class _Frames(Dataset):
+    """Clips of a store that are to be computed: name, frames uint8 (T, 3, S, S), times (T,)."""
+
+    def __init__(self, store: FeatureStore, clips: list[tuple[str, Path, LazySupervisedDataset, int]]):
+        self.store, self.clips = store, clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, i: int) -> tuple[str, torch.Tensor, np.ndarray]:
+        name, path, dataset, index = self.clips[i]
+        video = dataset.read(path, index)
+        if self.store.name(path) != name:
+            raise VideoDecodeError(f"{dataset.names[index]}: {path}: it changed while it was read. Start again.")
+        return name, dataset.pixels([video]), video.timestamps
+
+
+@torch.no_grad()
+def _compute(model: VideoMixin, clips: _Frames, training_args: TrainingArguments) -> None:
+    """Encode clips as training would, and store them. Workers read them meanwhile."""
+    hidden = training_args.process_index > 0 or training_args.disable_tqdm or None
+    loader = DataLoader(clips, batch_size=None, num_workers=training_args.dataloader_num_workers)
+    dtype = autocast_dtype(training_args)
+    for name, frames, times in tqdm(loader, desc="computing features", disable=hidden):
+        with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+            chunks = frames.split(model.frames_per_chunk or len(frames))
+            features = torch.cat([tower_features(model, chunk) for chunk in chunks])
+        clips.store.write(name, Clip(features.contiguous().cpu(), times))
+
+
+def autocast_dtype(training_args: TrainingArguments) -> torch.dtype | None:
+    """What the tower computes in beside float32."""
+    return torch.bfloat16 if training_args.bf16 else torch.float16 if training_args.fp16 else None
+
+
+def depends_on(model: VideoMixin, args: DataArguments, dtype: torch.dtype | None) -> dict[str, str]:
+    """All that features depend on beside the content of a clip: for videos, and for pictures, which are not sampled."""
+    config, tower = model.config, hashlib.blake2b()
+    for name, weight in model.model.vision_tower.state_dict().items():
+        tower.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        tower.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+    picture = [
+        *(args.image_size, args.image_aspect_ratio, args.background),
+        *(model.video_config.image_mean, model.video_config.image_std),
+        *(tower.hexdigest(), config.vision_config.to_dict(), dtype),
+        *(config.vision_feature_layer, config.vision_feature_select_strategy),
+        *(code_digest("*"), [version(package) for package in PACKAGES]),
+    ]
+    video = [*picture, args.num_video_frames, args.frame_sampling, args.video_backend]
+    return {"picture": repr(picture), "video": repr(video)}
