@@ -175,13 +175,13 @@ def project_features(model: Any, vision_features: Sequence[torch.Tensor]) -> lis
         vision_features: B tensors (T, K, D of the tower), or one of (B, T, K, D); T may be 0.
 
     Returns:
-        B tensors (T, K, D), pooled where the model is set so. The projector runs on every rank, see `zero`.
+        B tensors (T, K, D), pooled where the model is set so. The projector runs also where there is no frame at all:
+        no rank may wait for the others in vain.
 
     Lesson: 09.
     """
     projector = model.model.multi_modal_projector
     parameter = next(projector.parameters())
     features = torch.cat(list(vision_features)).to(parameter.device, parameter.dtype)  # (F, K, D of the tower)
-    row = torch.cat([features, features.new_zeros(blank_frames(features, None), *features.shape[1:])])
-    projected = pool_frames(projector(row), model.video_config.frame_pool)
-    return unflatten_frames(projected[: len(features)], [len(entry) for entry in vision_features])
+    projected = pool_frames(projector(features), model.video_config.frame_pool)
+    return unflatten_frames(projected, [len(entry) for entry in vision_features])

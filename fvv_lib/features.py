@@ -229,8 +229,7 @@ def autocast_dtype(training_args: TrainingArguments) -> torch.dtype | None:
 def depends_on(model: VideoMixin, args: DataArguments, dtype: torch.dtype | None) -> dict[str, str]:
     """All that features depend on beside the content of a clip: for videos, and for pictures, which are not sampled."""
     config, tower = model.config, hashlib.blake2b()
-    for name, weight in model.model.vision_tower.state_dict().items():
-        tower.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+    for weight in model.model.vision_tower.state_dict().values():
         tower.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
     picture = [
         *(args.image_size, args.image_aspect_ratio, args.background),

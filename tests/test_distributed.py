@@ -26,6 +26,7 @@ STILL = sample("<image>\nWhat colour is the shape?", "It is red.", image="still.
 BOTH = sample("<image>\n<image>\nIs it the same shape?", "No.", image=["still.png", "short.mp4"])
 # Two samples for each of two processes: text against videos of different lengths, then a single frame against many.
 STREAM = [TEXT, TEXT_2, BOTH, VIDEO, STILL, TEXT, VIDEO, VIDEO]
+FROZEN = ["--tunable_parts", "projector", "language_model"]
 
 
 def start(data, output, base, *flags, gpus=2, zero="", batch_size=2):
@@ -143,6 +144,26 @@ def test_in_bfloat16_the_losses_are_near_and_the_statistics_whole(stream, base, 
     assert statistics
     for name in statistics:
         torch.testing.assert_close(after[name], before[name], atol=0, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def single_frozen(stream, base):
+    """One process with a frozen tower that encodes every frame."""
+    return start(stream / "data.json", stream / "single_frozen", base, *FROZEN, gpus=1, batch_size=4)
+
+
+@pytest.mark.parametrize("zero", ["", "3"])
+def test_two_processes_with_stored_features_give_the_losses_and_the_model_of_one(stream, base, single_frozen, zero):
+    """Each computes a part of the features, and no process waits for another, though one has text alone."""
+    if zero and not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("DeepSpeed compiles its communication between CPUs, and there is no C++ compiler")
+    output = stream / f"features{zero}"
+    flags = [*FROZEN, "--cache_features", "True", "--cache_dir", str(stream / f"cache{zero}")]
+    got, weights = start(stream / "data.json", output, base, *flags, zero=zero)
+    assert json.loads((output / "metrics.json").read_text())["features"] == {"computed": 3, "found": 0}
+    assert got == pytest.approx(single_frozen[0], abs=1e-4)
+    for name, weight in single_frozen[1].items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -28,10 +28,12 @@ from fvv_lib import (
     ModelArguments,
     TrainingArguments,
     ask,
+    encode_images,
     load_pretrained_model,
     train,
 )
 from fvv_lib.arguments import PARTS
+from fvv_lib.encoder import project_features, tower_features
 from fvv_lib.loading import build_processor, tokens_per_frame
 from fvv_lib.lora import add_lora
 from fvv_lib.parts import set_trainable
@@ -198,3 +200,16 @@ def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
 def test_what_else_goes_by_the_name_of_llava_is_an_error(save_llava, settings, message):
     with pytest.raises(CheckpointError, match=message):
         load_pretrained_model(save_llava(**settings))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "layer", "width"), [("default", -2, 32), ("full", -1, 32), ("default", [1, 2], 64)]
+)
+def test_stored_features_are_the_layers_and_tokens_that_it_reads(save_llava, strategy, layer, width):
+    model = load_pretrained_model(save_llava(strategy, vision_feature_layer=layer), device="cpu").model
+    frames = torch.randint(0, 256, (3, 3, SIZE, SIZE), dtype=torch.uint8)
+    features = tower_features(model, frames)
+    assert features.shape == (3, (SIZE // PATCH) ** 2 + (strategy == "full"), width)
+    projected, expected = project_features(model, features.split([1, 2])), encode_images(model, frames.split([1, 2]))
+    for one, other in zip(projected, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
