@@ -44,6 +44,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+torch.set_num_threads(1)  # the work is small, and the ranks want cores too
+
+# %%
 import fvv_lib
 from fvv_lib import MemorySettings, plotting, predict_memory
 from fvv_lib.dryrun import dry_run
@@ -117,9 +120,9 @@ for name, tensors in (
     print(f"{each:.1f} for each parameter")
 
 # %% [markdown]
-# Sixteen bytes for each parameter, whatever you show to it. AdamW keeps two averages of
-# each gradient, in 32 bits. (bfloat16 changes only the activations: the weights stay as
-# they are, and are rounded on the way.)
+# Sixteen bytes for each parameter, whatever you show to it: AdamW keeps two averages of
+# each gradient. (bfloat16 makes only the activations smaller. The weights stay in
+# float32, and are rounded on the way.)
 #
 # ### Pay with time
 #
@@ -171,7 +174,7 @@ def forward_and_back(batch):  # bytes kept, blocks computed, the loss
 
 
 # %%
-counts = [2, 4, 8, 16, 32]
+counts = [2, 4, 8, 16]
 batches = [sample(frames) for frames in counts]
 kib = {}
 for name, checkpoints, chunk in (
@@ -185,7 +188,7 @@ for name, checkpoints, chunk in (
     measured = [forward_and_back(batch) for batch in batches]
     kib[name] = [size / 1024 for size, _, _ in measured]
     size, times, loss = measured[-1]
-    print(f"{name:<13}32 frames: {size:>10,} bytes, {times:>3} blocks,", end=" ")
+    print(f"{name:<13}16 frames: {size:>10,} bytes, {times:>3} blocks,", end=" ")
     print(f"loss {loss:.3f}")
 plotting.plot_lines(counts, kib, "frames", "KiB kept for the way back")
 plt.show()
@@ -345,9 +348,9 @@ for name, losses in (("ZeRO-2", zero2), ("ZeRO-3", zero3)):
 #
 # ### Look at a clip once
 #
-# What a frozen encoder makes of a clip is the same in every epoch. `--cache_features True`
-# computes it before the first step and stores it. Here two ranks compute and share it; a
-# run without it looks at every clip again in its second epoch.
+# What a frozen encoder makes of a clip is the same in every epoch. With
+# `--cache_features True` it is computed before the first step, and stored. Here two ranks
+# share the work; a run without it looks at every clip again in its second epoch.
 
 # %% tags=["training"]
 frozen_parts = {"tunable_parts": ["projector", "language_model"], "max_steps": 8}
@@ -360,16 +363,16 @@ looking = train("not cached", on=1, **frozen_parts)
 print("the same losses:", np.allclose(cached, looking, atol=1e-4))
 
 # %% [markdown]
-# A stored clip is known by all that its features depend on. Change one of them, and the
-# clip is not found but computed: a stale feature can not be read.
+# A stored clip is known by all that its features depend on: what is in its file, which
+# frames are taken, how they are prepared, every weight of the encoder. Change one of
+# them, and the clip is not found but computed: a stale feature can not be read. What you
+# pay is room on the disk.
 
 # %%
-from fvv_lib import features
-
-source = inspect.getsource(features.depends_on)
-print(source[source.index("    picture = [") : source.index("    return")])
-names = list((mine / "cache" / "features").glob("*.safetensors"))
-print(f"{len(names)} clips in {sum(name.stat().st_size for name in names):,} bytes")
+stored = list((mine / "cache" / "features").glob("*.safetensors"))
+print(f"{len(stored)} clips: {sum(path.stat().st_size for path in stored):,} bytes")
+mib = 8 * 256 * 3072 * 2 / 2**20  # frames, tokens, width of the encoder, bfloat16
+print(f"a clip at full size: {mib:.0f} MiB")
 
 # %% [markdown]
 # ### From one machine to several
@@ -499,7 +502,7 @@ print("one process   1 rank  ", [f"{loss:.3f}" for loss in alone])
 
 # %%
 args = fvv_lib.DataArguments(image_folder=folder, cache_dir=str(mine / "cache"))
-args.image_size, args.tokens_per_frame = 64, 4
+args.image_size, args.tokens_per_frame, args.decode_timeout = 64, 4, 0
 path = [str(mine / "stream.json")]
 data = fvv_lib.LazySupervisedDataset(base.tokenizer, path, args)
 learned = [int((data[i]["labels"] != -100).sum()) for i in range(len(data))]
