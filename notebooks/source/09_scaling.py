@@ -194,8 +194,8 @@ plotting.plot_lines(counts, kib, "frames", "KiB kept for the way back")
 plt.show()
 
 # %% [markdown]
-# *Figure: three rising lines. The plain one and the checkpointed one rise alike, the
-# second at half the height; that of two frames at a time is far below and nearly flat.*
+# *Figure: three rising lines. The plain one is the highest, the checkpointed one about
+# half of it at the end; that of two frames at a time is far below, and much flatter.*
 #
 # The loss is the same, and each block is computed twice. In chunks those of the encoder
 # are computed three times, for two frames at a time. That is the price.
@@ -237,9 +237,9 @@ plotting.plot_stacks(bars, "GiB on each GPU", peaks, "peak", limits)
 plt.show()
 
 # %% [markdown]
-# *Figure: six bars, each shorter than the one above it. In the first, activations are
-# three quarters. A black diamond on each is its peak: it lies before the end of the bar,
-# because gradients grow while activations go.*
+# *Figure: six bars that become shorter, only the last is a little longer than the one of
+# LoRA. In the first, most is activations. A black diamond on each is its peak: it lies
+# before the end of the bar, because gradients grow while activations go.*
 #
 # In ZeRO-3 the weights are the longest part: what is put together for use counts too. So
 # ZeRO pays for models far larger than this one. `python -m fvv_lib.memory` prints all
@@ -276,9 +276,10 @@ where = {name: record.get("hardware", "any core") for name, record in records.it
 print("measured on a GPU:", [name for name in where if "core" not in where[name]])
 
 # %% [markdown]
-# None. **No figure of this course was measured on a GPU.** What it says about GPUs is
-# arithmetic, and ZeRO's shares are arithmetic too. `benchmarks/memory.py` and
-# `benchmarks/train_step.py` measure; run them where you train.
+# None. **No figure of this course was measured on a GPU.** What it says about GPUs, and
+# about the memory of ZeRO, is predicted by `fvv_lib.memory`: arithmetic.
+# `benchmarks/train_step.py` measures on the GPU where there is one; run it where you
+# train.
 #
 # ### Two ranks, for real
 #
@@ -577,8 +578,18 @@ again = train("killed", resume_from_checkpoint=True, **saves)
 print("the losses of the run that nobody killed:", np.allclose(again, zero2, atol=1e-4))
 
 # %% [markdown]
-# Steps 3 and 4 were computed again, on the same samples in the same order.
-#
+# Steps 3 and 4 were computed again, on the same samples in the same order. One death is
+# luck, so a longer run was killed again and again, half of the times while it was saving,
+# and its last weights compared with those of a run that was left alone:
+
+# %%
+record = json.loads((results / "kill.json").read_text())
+saving = sum(death["in a save"] for death in record["kills"])
+largest = record["largest difference of a weight"]
+print(f"{len(record['kills'])} kills, {saving} in a save; {record['hardware']}")
+print(f"largest difference of a weight: {largest:g}")
+
+# %% [markdown]
 # **Guard.** A checkpoint is written under another name, and moved to its place when every
 # rank has written its part: what lies there is whole. And in a job script,
 # `--resume_from_checkpoint True` belongs to the command from the first start: where there
