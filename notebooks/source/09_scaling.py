@@ -104,6 +104,7 @@ def sample(frames, words=40):
     return {"input_ids": ids, "images": images, "labels": labels}
 
 
+# %%
 optimizer = torch.optim.AdamW(model.parameters(), lr=0)
 model(**sample(8)).loss.backward()
 optimizer.step()
@@ -305,6 +306,9 @@ kinds = {"t": "train-text-", "v": "train-motion-", "p": "train-still-"}
 of_kind = {k: [s for s in every if s["id"].startswith(n)] for k, n in kinds.items()}
 stream = [of_kind[kind].pop(0) for kind in "tvptvvtv"]
 (mine / "stream.json").write_text(json.dumps(stream))
+print([sample["id"] for sample in stream])
+
+# %%
 settings = {
     "model_name_or_path": f"{folder}/tiny-fastvlm",
     "data_path": mine / "stream.json",
@@ -313,7 +317,7 @@ settings = {
     "max_steps": 4,
     "train_sampling_strategy": "sequential",
     "learning_rate": 1e-3,
-    "adam_epsilon": 1e-3,  # a gradient that is 0 but for rounding must not become a step
+    "adam_epsilon": 1e-3,  # a gradient of 0, but for rounding, must not become a step
     "logging_steps": 1,
     "save_strategy": "no",
     "check_media": False,
@@ -392,7 +396,7 @@ print(script[start : script.index("zero=()")])
 print("GPUS=8 ZERO=2 bash scripts/finetune_video.sh --data_path train.json ...")
 slurm = Path("../scripts/slurm_finetune.sh").read_text()
 for line in script.splitlines()[:20] + slurm.splitlines():
-    if re.search(r"NODES=2|^#SBATCH|^export|^MASTER|^srun|--resume", line):
+    if re.search(r"NODES=2|^#SBATCH --[gnrs]|^export|^MASTER|^srun|--resume", line):
         print(line.removeprefix("#   "))
 
 # %% [markdown]

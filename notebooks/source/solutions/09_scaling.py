@@ -131,10 +131,8 @@ def most_frames(fits, limit):
     fitting, too_many = 0, limit + 1
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2
-        if fits(middle):
-            fitting = middle
-        else:
-            too_many = middle
+        yes = fits(middle)
+        fitting, too_many = (middle, too_many) if yes else (fitting, middle)
     return fitting
 
 
