@@ -479,8 +479,9 @@ print(inspect.getsource(zero.blank_frames).split('"""')[2])
 
 # %% [markdown]
 # **Guard.** `tests/test_distributed.py` trains on such a stream and compares losses and
-# weights. And give every run an end: for `train_on_ranks`, ranks that fail or that wait
-# too long are an error, and none of them is left behind.
+# weights. On GPUs, `TORCH_DISTRIBUTED_DEBUG=DETAIL` makes PyTorch compare what the ranks
+# are about to do. And give every run an end: for `train_on_ranks`, ranks that fail or
+# that wait too long are an error, and none of them is left behind.
 #
 # ### The average of averages
 #
