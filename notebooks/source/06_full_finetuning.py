@@ -249,12 +249,13 @@ plt.show()
 
 # %% [markdown]
 # *Figure: training and validation loss on a logarithmic scale. Both fall, first fast,
-# then slowly; validation, four points, stays near the training loss.*
+# then slowly. Validation has four points; the last is above the training loss.*
 #
 # The validation clips are in no training step, so their curve says whether the model
-# learns by heart: it would rise while the other falls. It does not say *what* was
-# learned. For that, ask. The folder of the model is what stock transformers loads, too;
-# `make finetune` adds `metrics.json`, with settings, versions and log, and `loss.png`.
+# learns by heart. It may end a little higher; what must not be is that it rises while the
+# other falls. Neither says *what* was learned. For that, ask. The folder that was saved
+# loads in stock transformers, too; `make finetune` adds `metrics.json`, with settings,
+# versions and log, and `loss.png`.
 
 # %% [markdown]
 # ### Before and after
@@ -276,7 +277,8 @@ for kind in ("motion", "order"):
 # ### Stop, and go on
 #
 # A scheduler takes the machine away, a cable is pulled. What does a run need to go on as
-# if nothing had happened? More than its weights:
+# if nothing had happened? More than its weights. This is its last checkpoint, a folder
+# that appears only when all of it is written:
 
 # %%
 last = Path(find_checkpoint(True, args.output_dir))
