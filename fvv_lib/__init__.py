@@ -44,6 +44,7 @@ _PUBLIC = {
     "evaluation": ("evaluate", "accuracy_by_kind"),
     "chat": ("Chat", "ask"),
     "training": ("train",),
+    "ranks": ("train_on_ranks",),
     "dryrun": ("MemorySettings",),
     "memory": ("predict_memory", "MemoryPrediction"),
 }

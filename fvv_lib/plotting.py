@@ -22,6 +22,7 @@ PALETTE = {
     "grey": "#8C8C8C",
 }
 SPANS = (("orange", "//"), ("purple", "\\\\"), ("green", ".."))  # colour and hatch of each span in turn
+PARTS = (("grey", ""), ("orange", "//"), ("green", ".."), ("blue", ""), ("purple", "\\\\"))  # of a stack, in turn
 SEQUENCE = {"text": ("grey", ""), "frame": ("blue", ""), "answer": ("orange", "//")}  # colour and hatch of each kind
 LABELS: dict[str, Any] = {
     "not learned": {"facecolor": "white", "edgecolor": "#DDDDDD"},
@@ -200,6 +201,51 @@ def plot_lines(
         axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
         axis.set(xlabel=xlabel, ylabel=ylabel)
+    return figure
+
+
+def plot_stacks(
+    bars: Mapping[str, Mapping[str, float]],
+    xlabel: str,
+    marks: Mapping[str, float] | None = None,
+    mark: str = "",
+    limits: Mapping[str, float] | None = None,
+) -> Figure:
+    """A horizontal bar for each name, made of named parts; `marks` are values of their own on the bars of these names,
+    called `mark`; `limits` are dashed levels."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(10, 1.0 + 0.4 * len(bars)), layout="constrained")
+        for row, parts in enumerate(bars.values()):
+            start = 0.0
+            for (name, value), (colour, hatch) in zip(parts.items(), cycle(PARTS), strict=False):
+                axis.barh(row, value, 0.7, start, color=PALETTE[colour], hatch=hatch, edgecolor="white", label=name)
+                start += value
+        for name, value in (marks or {}).items():
+            axis.plot(value, list(bars).index(name), "D", color="black", markersize=6, label=mark)
+        for name, level in (limits or {}).items():
+            axis.axvline(level, color="black", linestyle="--", linewidth=1)
+            axis.annotate(name, (level, -0.5), xytext=(3, 0), textcoords="offset points", va="bottom")
+        axis.set_yticks(range(len(bars)), list(bars))
+        axis.set_ylim(len(bars) - 0.5, -0.5)
+        axis.set_xlabel(xlabel)
+        named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry for each part
+        figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=6, frameon=False)
+    return figure
+
+
+def plot_moments(panels: Mapping[str, np.ndarray], parts: Sequence[str], ylabel: str) -> Figure:
+    """What is held from the beginning to the end of something: (moments, parts) for each panel, all at one scale."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), sharey=True, squeeze=False, layout="constrained")
+        for axis, (name, values) in zip(axes.flat, panels.items(), strict=True):
+            layers = axis.stackplot(
+                np.linspace(0, 100, len(values)), values.T, labels=parts, colors=[PALETTE[c] for c, _ in PARTS]
+            )
+            for layer, (_, hatch) in zip(layers, PARTS, strict=False):
+                layer.set(hatch=hatch, edgecolor="white", linewidth=0)
+            axis.set(title=name, xlabel="% of its operations", xlim=(0, 100))
+        axes[0, 0].set_ylabel(ylabel)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -12,8 +12,8 @@ ORDER = [
     *("errors", "arguments", "sampling", "isolation", "containers", "numbered", "packets", "reader", "decoding"),
     *("images", "conversation", "tokens", "labels", "zero", "encoder", "splicing", "model", "apple", "fullsize"),
     *("parts", "lora", "loading", "convert", "annotations", "table", "dataset", "check", "evaluation", "chat"),
-    *("checkpoints", "record", "trainer", "features", "training", "dryrun", "memory", "scenes", "samples", "tiny"),
-    *("plotting", "doctor"),
+    *("checkpoints", "record", "trainer", "features", "training", "ranks", "dryrun", "memory", "scenes", "samples"),
+    *("tiny", "plotting", "doctor"),
 ]
 REPORTS = {"record", "check"}  # may draw their figures with `plotting`
 

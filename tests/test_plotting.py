@@ -16,9 +16,11 @@ from fvv_lib.plotting import (
     plot_labels,
     plot_lines,
     plot_loss,
+    plot_moments,
     plot_pictures,
     plot_sampling,
     plot_sequence,
+    plot_stacks,
 )
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
@@ -32,6 +34,8 @@ EXAMPLES = {
     "plot_labels": lambda: plot_labels(["a", "\n", "b"], [-100, 1, 2]),
     "plot_bars": lambda: plot_bars({"a": 1}, "tokens"),
     "plot_lines": lambda: plot_lines([1, 2], {"a": [1, 2]}, "frames", "tokens"),
+    "plot_stacks": lambda: plot_stacks({"a": {"x": 1, "y": 2}}, "GiB", {"a": 2}, "peak", {"a limit": 3}),
+    "plot_moments": lambda: plot_moments({"a": np.ones((4, 2))}, ["x", "y"], "GiB"),
     "plot_loss": lambda: plot_loss(LOG),
 }
 
@@ -213,3 +217,25 @@ def test_a_log_without_one_of_the_losses_shows_the_other(log, count):
     (axis,) = plot_loss(log).axes
     assert len(axis.lines) == count
     assert (axis.get_legend() is not None) == (count > 0)
+
+
+def test_a_stack_is_as_long_as_its_parts_and_has_its_mark():
+    bars = {"one": {"weights": 1.0, "states": 2.0}, "other": {"weights": 0.5, "states": 0.25}}
+    (axis,) = plot_stacks(bars, "GiB", {"other": 0.6}, "peak", {"a card": 2.5}).axes
+    ends = [bar.get_x() + bar.get_width() for bar in axis.patches]
+    assert ends == [1.0, 3.0, 0.5, 0.75]
+    first, second = axis.patches[:2]
+    assert (first.get_facecolor(), first.get_hatch()) != (second.get_facecolor(), second.get_hatch())
+    mark, limit = axis.lines
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (0.6, 1)
+    assert (limit.get_xdata()[0], shown(axis)) == (2.5, ["a card"])
+    assert [text.get_text() for text in axis.figure.legends[0].get_texts()] == ["peak", "weights", "states"]
+
+
+def test_moments_are_stacked_at_one_scale():
+    rising = np.array([[1.0, 0.0], [1.0, 4.0]])
+    figure = plot_moments({"one": rising, "other": rising / 2}, ["weights", "rest"], "GiB")
+    one, other = figure.axes
+    assert one.get_ylim() == other.get_ylim()
+    assert [layer.get_paths()[0].vertices[:, 1].max() for layer in one.collections] == [1.0, 5.0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["weights", "rest"]
