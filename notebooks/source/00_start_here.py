@@ -121,10 +121,10 @@ for question in questions:
 # | 03 | which tokens are learned | `labels` | here |
 # | 04 | frames through the encoder, into the prompt | `encoder`, `model` | here |
 # | 05 | samples, batches, a validation set | `annotations`, `dataset` | here |
-# | 06 | fine-tuning | `training` | coming |
-# | 07 | is it better? | `evaluation` | coming |
-# | 08 | checkpoints of every layout | `loading` | coming |
-# | 09 | the real model: memory and scale | `memory` | coming |
+# | 06 | fine-tuning | `training` | here |
+# | 07 | is it better? | `evaluation` | here |
+# | 08 | checkpoints of every layout | `loading` | here |
+# | 09 | the real model: memory and scale | `memory` | here |
 
 # %% [markdown]
 # ## What can go wrong

@@ -506,7 +506,8 @@ plt.show()
 # Each checks itself; the answers are in
 # [solutions/05_dataset_and_validation.ipynb](solutions/05_dataset_and_validation.ipynb).
 #
-# Before: [04 · Encoder flattening](04_encoder_flattening.ipynb). Next: 06, fine-tuning.
+# Before: [04 · Encoder flattening](04_encoder_flattening.ipynb). Next:
+# [06 · Full fine-tuning](06_full_finetuning.ipynb).
 
 # %% [markdown]
 # ## References

@@ -569,7 +569,8 @@ plt.show()
 # itself; the answers are in
 # [solutions/07_evaluation.ipynb](solutions/07_evaluation.ipynb).
 #
-# Before: 06, fine-tuning. Next: 08, real checkpoints.
+# Before: [06 · Full fine-tuning](06_full_finetuning.ipynb). Next:
+# [08 · Real checkpoints](08_real_checkpoints.ipynb).
 
 # %% [markdown]
 # ## References

@@ -579,7 +579,8 @@ temporary.cleanup()
 # Each checks itself; the answers are in
 # [solutions/08_real_checkpoints.ipynb](solutions/08_real_checkpoints.ipynb).
 #
-# Before: 07, evaluation. Next: 09, scaling.
+# Before: [07 · Evaluation](07_evaluation.ipynb). Next:
+# [09 · Scaling](09_scaling.ipynb).
 
 # %% [markdown]
 # ## References
