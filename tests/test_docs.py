@@ -63,6 +63,10 @@ def test_the_shortcut_of_lesson_07_was_measured_and_mended():
     assert forwards["backwards"]["motion"] <= 0.7
     assert forwards["backwards"]["order"] >= 0.95  # order has no shortcut
     assert min(*mended["forwards"].values(), *mended["backwards"].values()) >= 0.95
+    text = " ".join(README.split())
+    order, motion = forwards["backwards"]["order"], forwards["backwards"]["motion"]
+    assert f"of order it is right in {order:.1%}, of motion in {motion:.1%}" in text
+    assert f"{mended['forwards']['motion']:.1%} forwards, {mended['backwards']['motion']:.1%} backwards" in text
     recipe = re.findall(r'"(--[^"]+)"', (ROOT / "benchmarks" / "backwards.py").read_text().split("QUIET")[0])
     flags = re.findall(r"(--\w+) (\S+)", " ".join(recipe))
     assert len(flags) == 5
