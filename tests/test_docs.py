@@ -148,6 +148,19 @@ def test_readme_quotes_the_killed_run():
     assert f"they differ by {difference} at most" in text
 
 
+def test_readme_quotes_the_measured_feature_cache():
+    cache = json.loads((ROOT / "benchmarks" / "results" / "feature_cache.json").read_text())
+    text = " ".join(README.split())
+    cut, whole = cache["cases"]["2 of 24 layers"], cache["cases"]["24 layers, LoRA"]
+    assert f"an epoch is {cut['times faster']} times faster than one that encodes again" in text
+    assert f"all 24 layers run, {whole['times faster']} times" in text
+    assert f"A frame of 1024x1024 takes {cache['stored MB per frame']} MB" in text
+    assert cut["times faster"] >= 5
+    for case in (cut, whole):
+        assert case["largest difference of losses"] < 1e-3
+        assert case["sides"]["stored"]["features"]["computed"] + case["sides"]["stored"]["features"]["found"] == 3
+
+
 @pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
 def test_links_lead_somewhere(document):
     path = ROOT / document
