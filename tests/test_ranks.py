@@ -60,7 +60,7 @@ def test_a_rank_that_fails_is_an_error_and_takes_the_others_with_it(tmp_path):
     code = (
         NOTES_ITS_ID
         + """
-while rank == "0" or not (folder / "0").exists():
+while rank == "0" or not (folder / "0").is_file() or not (folder / "0").read_text():
     time.sleep(0.1)
 sys.exit("I can not go on")
 """
