@@ -620,7 +620,7 @@ temporary.cleanup()
 # Four, in [exercises/09_scaling.ipynb](exercises/09_scaling.ipynb). Each checks itself;
 # the answers are in [solutions/09_scaling.ipynb](solutions/09_scaling.ipynb).
 #
-# Before: 08, real checkpoints. This is the last lesson.
+# Before: [08 · Real checkpoints](08_real_checkpoints.ipynb). This is the last lesson.
 
 # %% [markdown]
 # ## References
