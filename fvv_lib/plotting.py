@@ -39,10 +39,9 @@ def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = ""
     side = 10 / columns  # inches for one frame
     rows, columns = -(-len(frames) // columns), min(columns, len(frames))
     height, width = frames.shape[1:3]
+    size = columns * side, rows * (side * height / width + 0.35)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(columns * side, rows * (side * height / width + 0.35)), squeeze=False
-        )
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
         for axis, frame, time in zip(axes.flat, frames, timestamps, strict=False):
@@ -180,8 +179,7 @@ def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -
 
 
 def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping[str, float] | None = None) -> Figure:
-    """Accuracies by name and kind: a group for each kind, in it a bar for each name; `chance` of each kind is a
-    dashed level in its group."""
+    """A group of bars for each kind, in it a bar for each name; `chance` of a kind is a dashed level in its group."""
     kinds, width = list(next(iter(accuracies.values()))), 0.8 / len(accuracies)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(9, 2.7), layout="constrained")
@@ -190,9 +188,8 @@ def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping
             places = np.arange(len(kinds)) + (i - (len(accuracies) - 1) / 2) * width
             heights = [values[kind] for kind in kinds]
             bars = axis.bar(places, heights, 0.9 * width, color=colour, hatch=hatch, edgecolor="white", label=name)
-            axis.bar_label(
-                bars, fmt="{:.0%}", fontsize=8, padding=2, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0}
-            )
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0}
+            axis.bar_label(bars, fmt="{:.0%}", fontsize=8, padding=2, bbox=box)
         if chance:
             levels, ends = [chance[kind] for kind in kinds], np.arange(len(kinds))
             axis.hlines(levels, ends - 0.45, ends + 0.45, color="black", linestyle="--", label="chance")
@@ -230,8 +227,7 @@ def plot_lines(
 
 
 def plot_similarity(matrices: Mapping[str, np.ndarray]) -> Figure:
-    """How alike things are: a square (N, N) for each name, each value in its place, darker for more; 0 and less are
-    white, 1 is black."""
+    """How alike things are: a square (N, N) of values for each name, from white (0 and less) to black (1)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(matrices), figsize=(10, 4), squeeze=False, layout="constrained")
         for axis, (name, matrix) in zip(axes.flat, matrices.items(), strict=True):
@@ -266,8 +262,7 @@ def plot_stacks(
             axis.axvline(level, color="black", linestyle="--", linewidth=1)
             axis.annotate(name, (level, -0.5), xytext=(3, 0), textcoords="offset points", va="bottom")
         axis.set_yticks(range(len(bars)), list(bars))
-        axis.set_ylim(len(bars) - 0.5, -0.5)
-        axis.set_xlabel(xlabel)
+        axis.set(ylim=(len(bars) - 0.5, -0.5), xlabel=xlabel)
         named = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))  # one entry for each part
         figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=6, frameon=False)
     return figure
@@ -275,12 +270,11 @@ def plot_stacks(
 
 def plot_moments(panels: Mapping[str, np.ndarray], parts: Sequence[str], ylabel: str) -> Figure:
     """What is held from the beginning to the end of something: (moments, parts) for each panel, all at one scale."""
+    colours = [PALETTE[colour] for colour, _ in PARTS]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), sharey=True, squeeze=False, layout="constrained")
         for axis, (name, values) in zip(axes.flat, panels.items(), strict=True):
-            layers = axis.stackplot(
-                np.linspace(0, 100, len(values)), values.T, labels=parts, colors=[PALETTE[c] for c, _ in PARTS]
-            )
+            layers = axis.stackplot(np.linspace(0, 100, len(values)), values.T, labels=parts, colors=colours)
             for layer, (_, hatch) in zip(layers, PARTS, strict=False):
                 layer.set(hatch=hatch, edgecolor="white", linewidth=0)
             axis.set(title=name, xlabel="% of its operations", xlim=(0, 100))
@@ -293,10 +287,8 @@ def plot_loss(log_history: Sequence[Mapping[str, Any]]) -> Figure:
     """Training and validation loss over steps, from the Trainer's `log_history`."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.2))
-        for key, label, colour, line in (
-            ("loss", "training", "blue", "-"),
-            ("eval_loss", "validation", "orange", "--o"),
-        ):
+        curves = (("loss", "training", "blue", "-"), ("eval_loss", "validation", "orange", "--o"))
+        for key, label, colour, line in curves:
             points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
             if points:
                 axis.plot(*zip(*points, strict=True), line, color=PALETTE[colour], label=label, markersize=4)
