@@ -4,8 +4,8 @@
 
 `notebooks/source/` is mirrored to `notebooks/`, with its folders `exercises/` and `solutions/`. Each notebook runs in
 its own folder. Nothing that differs from machine to machine is stored: no times, no versions, no random cell ids. A
-notebook with a cell that takes longer than ten seconds is not written: nobody should have to wait in a lesson. Only cells
-that train may: one that begins with `# %% tags=["training"]` takes the time it takes.
+notebook with a cell that takes longer than ten seconds is not written: nobody should have to wait in a lesson. Only
+cells that train may: one that begins with `# %% tags=["training"]` takes the time it takes.
 """
 
 import sys
