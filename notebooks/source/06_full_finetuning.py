@@ -527,8 +527,8 @@ mine.cleanup()
 # Each checks itself; the answers are in
 # [solutions/06_full_finetuning.ipynb](solutions/06_full_finetuning.ipynb).
 #
-# Before: [05 · Dataset and validation](05_dataset_and_validation.ipynb). Next: 07,
-# evaluation.
+# Before: [05 · Dataset and validation](05_dataset_and_validation.ipynb). Next:
+# [07 · Evaluation](07_evaluation.ipynb).
 
 # %% [markdown]
 # ## References
