@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = REPOSITORY / "build" / "browser"
-SECONDS = 600  # for one notebook; a lesson that trains takes minutes
+SECONDS = 1800  # for one notebook; a lesson that trains takes minutes
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},  # draw all cells
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
