@@ -23,7 +23,7 @@ import transformers
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLS, LIMIT = 20, 1200
+KILLS, LIMIT = 20, 1200  # seconds for a run, on a machine that may be busy
 
 
 def command(data: Path, output: Path, steps: int) -> list[str]:

@@ -84,8 +84,8 @@ class ResumableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(_Stop(self))
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """As transformers' `train`.
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As transformers' `train`; what to go on from: see `find_checkpoint`.
 
         Raises:
             CheckpointError: the checkpoint is of a run that trained other parameters.
@@ -94,12 +94,13 @@ class ResumableTrainer(Trainer):
         def ask(*_: Any) -> None:
             self.stop_asked = True
 
-        if resume_from_checkpoint is not None:
-            self._check_trained(Path(resume_from_checkpoint))
+        checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
+        if checkpoint is not None:
+            self._check_trained(Path(checkpoint))
         before = signal.signal(signal.SIGTERM, ask)
         self._training.fill_(True)
         try:
-            return super().train(resume_from_checkpoint, **kwargs)
+            return super().train(checkpoint, **kwargs)
         finally:
             self._training.fill_(False)
             signal.signal(signal.SIGTERM, before)

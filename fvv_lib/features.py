@@ -113,6 +113,8 @@ class FeatureStore:
         try:
             aside.write_bytes(save(clip._asdict()))
             aside.replace(self.file(name))
+        except OSError as error:
+            raise FvvError(f"{self.folder}: can not be written ({error}). Free room, or set cache_dir.") from error
         finally:
             aside.unlink(missing_ok=True)
 

@@ -183,7 +183,8 @@ def plan_run(settings: MemorySettings, device_gib: float, batch_size: int = 16) 
     share, rest = divmod(batch_size, settings.num_devices)
     if rest or not share:
         raise FvvError(f"{settings.num_devices} devices can not share {batch_size} samples out: take a multiple.")
-    alone = replace(settings, per_device_train_batch_size=1, gradient_accumulation_steps=share)
+    plain = replace(settings, gradient_checkpointing=False, frames_per_chunk=None, offload=False)
+    alone = replace(plain, per_device_train_batch_size=1, gradient_accumulation_steps=share)
     for way in ({}, {"gradient_checkpointing": True}, _CHECKPOINTED):
         for stage in (0, 2, 3) if settings.num_devices > 1 else (0,):
             plan = replace(alone, zero_stage=stage, **way)

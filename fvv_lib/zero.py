@@ -76,9 +76,10 @@ class _MixedBatchNormAct(BatchNormAct2d):
 
 
 def _batch_norm(norm: nn.BatchNorm2d, frames: torch.Tensor) -> torch.Tensor:
-    statistics = norm.running_mean, norm.running_var
+    if norm.training:
+        raise FvvError("Under DeepSpeed BatchNorm collects no statistics: leave the model's train_batchnorm False.")
     weight, bias = norm.weight.float(), norm.bias.float()
-    return F.batch_norm(frames, *statistics, weight, bias, norm.training, norm.momentum or 0.0, norm.eps)
+    return F.batch_norm(frames, norm.running_mean, norm.running_var, weight, bias, eps=norm.eps)
 
 
 def mix_batchnorm(model: nn.Module) -> None:

@@ -67,6 +67,8 @@ def test_the_shortcut_of_lesson_07_was_measured_and_mended():
     order, motion = forwards["backwards"]["order"], forwards["backwards"]["motion"]
     assert f"of order it is right in {order:.1%}, of motion in {motion:.1%}" in text
     assert f"{mended['forwards']['motion']:.1%} forwards, {mended['backwards']['motion']:.1%} backwards" in text
+    from_base = record["both ways"]
+    assert f"{from_base['forwards']['motion']:.1%} and {from_base['backwards']['motion']:.1%}; one run" in text
     recipe = re.findall(r'"(--[^"]+)"', (ROOT / "benchmarks" / "backwards.py").read_text().split("QUIET")[0])
     flags = re.findall(r"(--\w+) (\S+)", " ".join(recipe))
     assert len(flags) == 5

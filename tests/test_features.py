@@ -344,7 +344,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     store = FeatureStore(tmp_path, {})
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FvvError, match=r"No space left.*set cache_dir"):
         store.write("x", Clip(torch.zeros(8, 4, 9), torch.zeros(8)))
     assert [path.name for path in tmp_path.rglob("*")] == [UNFINISHED]
 

@@ -481,7 +481,9 @@ for number in (4, 0):
 # %% [markdown]
 # ### A test that is easier than the world
 #
-# **Break it.** Look at what is wrong. In the test set, that is soon done.
+# **Break it.** Look at what is wrong. In the test set, that is soon done. (Each
+# question is asked alone here; after the earlier turns of its conversation, as the table
+# of `make finetune` asks it, one answer more or less can be wrong.)
 
 # %%
 wrong = [answer for answer in ask(questions["motion"]) if not answer.correct]

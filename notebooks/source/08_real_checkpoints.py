@@ -180,7 +180,7 @@ print("other frames, same logits:", same(logits(base.model, frames.flip(3)), tru
 # %% [markdown]
 # ### What a real one differs in
 #
-# In size. Nothing can be downloaded here, but its shape is known: on PyTorch's device
+# In size. The course downloads nothing, but its shape is known: on PyTorch's device
 # `meta` a model has names and shapes, and no contents.
 
 # %%
@@ -257,13 +257,11 @@ print("same logits:", same(theirs, logits(read["tiny"].model, frames)))
 # ### LoRA
 #
 # Fine-tuning changes every weight, so every result is a whole checkpoint, and the
-# optimizer keeps two numbers more for each. **LoRA** leaves a weight $W$ as it is and
-# learns a small difference beside it:
+# optimizer keeps two numbers more for each. **LoRA** leaves a weight `W` as it is and
+# learns a small difference beside it: `W + (alpha / r) B A`.
 #
-# $$W + \tfrac{\alpha}{r} B A$$
-#
-# $W$ has, say, 128 × 256 numbers. $B$ is 128 × r and $A$ is r × 256, with a **rank** $r$
-# of 8 to 64. $B$ begins as zero, so at first nothing is changed.
+# `W` has, say, 128 × 256 numbers. `B` is 128 × r and `A` is r × 256, with a **rank** `r`
+# of 8 to 64. `B` begins as zero, so at first nothing is changed.
 #
 # `train` does it when `lora_rank` is set. The base is a bfloat16 checkpoint, as many real
 # ones are. Four clips and 16 steps are no training that you would keep; you want to see
@@ -330,7 +328,7 @@ for name, entry in list(contents(lora / "adapter_model.safetensors").items())[:2
 # adapter without it is nothing.
 #
 # It can be used in two ways. Beside the base, as it was trained. Or **merged**: compute
-# $W + \frac{\alpha}{r} B A$ once and have a plain model, no slower than before.
+# `W + (alpha / r) B A` once and have a plain model, no slower than before.
 # `load_pretrained_model` merges. Are they the same?
 
 # %%

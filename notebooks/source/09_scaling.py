@@ -277,8 +277,8 @@ where = {name: record.get("hardware", "any core") for name, record in records.it
 print("measured on a GPU:", [name for name in where if "core" not in where[name]])
 
 # %% [markdown]
-# None. **No figure of this course was measured on a GPU.** What it says about GPUs, and
-# about the memory of ZeRO, is predicted by `fvv_lib.memory`: arithmetic.
+# An empty list says: **no figure of this course was measured on a GPU.** What it says
+# about GPUs, and about the memory of ZeRO, is predicted by `fvv_lib.memory`: arithmetic.
 # `benchmarks/train_step.py` measures on the GPU where there is one; run it where you
 # train.
 #
@@ -512,8 +512,8 @@ wrong = train("own means", code=counts_alone)
 print("one process   1 rank  ", [f"{loss:.3f}" for loss in alone])
 
 # %% [markdown]
-# **Symptom.** None that you would see without the lower line: a loss that falls. It even
-# is a sensible loss, only another one, and another one again on four ranks.
+# **Symptom.** None that you would see without the lower line: a loss like any other. It
+# even is a sensible loss, only another one, and another one again on four ranks.
 #
 # **Measure.** How many tokens does each rank learn?
 
