@@ -38,7 +38,6 @@ PACKAGES = ("av", "pillow", "torch", "torchvision", "timm", "transformers")  # t
 UNFINISHED = "unfinished"  # folder of what is being written
 KILLED_AFTER = 3600  # seconds without a byte more: who was writing this was killed
 
-
 Clips = dict[Path, tuple[LazySupervisedDataset, int]]  # pictures and videos, each with a sample that shows it
 
 
