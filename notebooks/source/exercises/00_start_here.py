@@ -67,18 +67,22 @@ def count_right(samples, kind, answer):
 # %%
 # Check 2: against a model that says "It is red." to everything
 def red(video, question):
-    assert question == "What colour is the shape?", "ask only questions of this kind"
+    asked.append((str(video), question))
     return "It is red."
 
 
+asked = []
 motion = [s for s in samples.values() if "motion" in s["kinds"]]
+files = [s.get("video") or s["image"] for s in motion]
 truly_red = sum("It is red." in str(s["conversations"]) for s in motion)
+none, mine = (count_right(some, "colour", red) for some in ([], motion))
+colour = all(question == "What colour is the shape?" for _, question in asked)
+once = sorted(video for video, _ in asked) == sorted(files)
 tests = [
-    (isinstance(count_right([], "colour", red), int), "of no samples, 0 are right"),
-    (
-        count_right(motion, "colour", red) == truly_red,
-        "question i is turn 2 * i, without '<image>\\n'; its answer follows it",
-    ),
+    (isinstance(none, int), "of no samples, 0 are right"),
+    (colour, "ask questions of this kind only, without '<image>\\n'"),
+    (once, "ask once for each sample, with its `video` or `image`"),
+    (mine == truly_red, "question i is turn 2 * i; its answer follows it"),
 ]
 hints = [hint for right, hint in tests if not right]
 print(f"not yet: {hints[0]}" if hints else "passed")
