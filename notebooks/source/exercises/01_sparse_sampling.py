@@ -118,6 +118,8 @@ def wrong_places(path, indices, frames):
 # Check 3
 path = f"{folder}/videos/test/motion-0007.mp4"
 true = fvv_lib.read_video(path, 8)
+every = fvv_lib.read_video(path, true.total_frames).frames
+two = np.array([5, 1])
 mixed, bent = true.frames.copy(), true.frames.copy()
 mixed[[2, 5]] = mixed[[5, 2]]
 bent[7, 0, 0, 0] += 1
@@ -128,6 +130,7 @@ tests = [
     ),
     (wrong_places(path, true.indices, mixed) == [2, 5], "frames 2 and 5 were swapped"),
     (wrong_places(path, true.indices, bent) == [7], "one wrong pixel is wrong, too"),
+    (wrong_places(path, two, every[[5, 20]]) == [1], "look at indices, in any order"),
 ]
 hints = [hint for right, hint in tests if not right]
 print(f"not yet: {hints[0]}" if hints else "passed")
