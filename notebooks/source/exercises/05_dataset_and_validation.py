@@ -75,9 +75,9 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # ## Exercise 2: an honest split
 #
 # *Medium, 15 minutes.* In many data sets a clip has a sample for each question. Split
-# such samples into two lists, for training and validation: about `share` of the *clips*
-# go to validation, with all their samples; the same seed gives the same split, another
-# seed another one.
+# such samples into two lists and return (training, validation).
+# `round(share * number of clips)` of the *clips* go to validation, with all their
+# samples; the same seed gives the same split, another seed another one.
 
 
 # %%
@@ -105,7 +105,7 @@ tests = [
     (ids_of([*train, *val]) == ids_of(asked), "each sample must be in one list, once"),
     (not clips_of(train) & clips_of(val), "a clip is in both: split clips"),
     (len(clips_of(val)) == 10, "a quarter of 40 clips is 10"),
-    (again == (train, val), "the same seed must give the same split"),
+    (tuple(again or ()) == (train, val), "the same seed must give the same split"),
     (clips_of(other[1]) != clips_of(val), "another seed must choose others"),
 ]
 hints = [hint for right, hint in tests if not right]
@@ -178,11 +178,14 @@ def same(*items):
 # %%
 # Check 4
 pad = base.tokenizer.pad_token_id
+mask = (collate([make(5, 6, 7), make(8)], pad) or {}).get("attention_mask")
+int64 = isinstance(mask, torch.Tensor) and mask.dtype == torch.int64
 tests = [
     (same(make(5, 6, 7), make(8, 9, 10)), "two items of one length need no padding"),
     (same(make(5, 6, 7), make(8)), "the shorter row is padded: ids, labels and mask"),
     (same(make(5, pad, 7), make(8, pad)), "pad_id in the text counts: use the lengths"),
     (same(make(5, frames=0), make(6, frames=8)), "shapes that differ make a list"),
+    (int64, "attention_mask is a tensor of int64"),
 ]
 hints = [hint for right, hint in tests if not right]
 print(f"not yet: {hints[0]}" if hints else "passed")
