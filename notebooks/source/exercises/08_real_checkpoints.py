@@ -57,6 +57,7 @@ def told(name, **files):
 
 # %%
 # Check 1
+fast = {"model_type": "fast_vlm"}
 original = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14"}
 tests = [
     (what_is(tiny) == "Hugging Face's", "the tiny base is a fast_vlm"),
@@ -65,6 +66,7 @@ tests = [
     (told("llava", config={"model_type": "gpt2"}) is None, "do not look at the name"),
     (told("fastvlm-hf", config=original) is None, "llava with mm_vision_tower"),
     (told("x", adapter_config={"r": 8}) == "adapter", "adapter_config.json"),
+    (told("x", adapter_config={}, config=fast) == "adapter", "both: it is an adapter"),
     (told("llava") is None, "a folder may have no config.json"),
 ]
 hints = [hint for right, hint in tests if not right]
