@@ -27,6 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 finetune: $(READY)
+	rm -rf $(TRAINED)
 	PYTHON=$(PY) bash scripts/finetune_video.sh
 
 test: $(READY)
@@ -62,4 +63,4 @@ lint: $(READY)
 	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) output build *.egg-info
+	rm -rf $(VENV) $(TRAINED) build *.egg-info

@@ -9,6 +9,7 @@ counted length is the true one, "tolerant" where they differ by at most 5 tokens
 
 import json
 import os
+import platform
 import tempfile
 import warnings
 from collections import Counter
@@ -127,6 +128,8 @@ def main() -> None:
         preprocess_multimodal([t], num_frames=NUM_FRAMES if "<image>" in t[0]["value"] else 1)[0] for t in loaded
     ]
     record = {
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "tokenizer": "Qwen2",
         "tokens": {text: tokenizer.tokenize(text) for text in ("red</s>", "red.</s>")},
         "separator": len(tokenizer(conversation_templates["qwen_2"].answer_end, add_special_tokens=False).input_ids),

@@ -1,6 +1,6 @@
 """Everything that can be set, as dataclasses with help.
 
-`HfArgumentParser` makes flags and YAML files of them. A new field must come with help and, where a wrong value is
+`flags` reads them from a command line or a YAML file. A new field must come with help and, where a wrong value is
 possible, with a check in `__post_init__`: settings fail before data are read.
 """
 

@@ -85,7 +85,7 @@ def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
     videos = []
     try:
         for path in dataset.media(index):
-            videos.append(video := dataset.read(path, index))
+            videos.append(video := dataset.read_all(path, index))
             height, width = video.frames.shape[1:3]
             seconds = round(video.duration, 3) if is_video(path) else 0.0
             media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
@@ -135,6 +135,37 @@ def _configure(args: DataArguments, path: str, max_length: int | None) -> PreTra
     return checkpoint.tokenizer
 
 
+def _check_outputs(
+    data: list[str], image_folder: str | None, report: Path | None, histograms: Path | None, write_clean: Path | None
+) -> None:
+    """What is written in the end can be written, and will be of use: asked before hours of reading."""
+    endings = {"report": (report, (".json", ".csv")), "histograms": (histograms, (".png",))}
+    endings["write_clean"] = (write_clean, (".json",))
+    for name, (path, suffixes) in endings.items():
+        if path and path.suffix not in suffixes:
+            raise FvvError(f"{name}: {path} must end with {' or '.join(suffixes)}.")
+        if path and not os.access(path.absolute().parent, os.W_OK):
+            raise FvvError(f"{name}: the folder of {path} does not exist, or nothing may be written there.")
+        if path and path.is_dir():
+            raise FvvError(f"{name}: {path} is a folder: give the name of a file.")
+    written = [path for path in (report, histograms, write_clean) if path]
+    written += [_dropped(write_clean)] if write_clean else []
+    names = Counter(path.resolve() for path in [*written, *{Path(file).resolve() for file in data}])
+    if twice := [path for path in written if names[path.resolve()] > 1]:
+        raise FvvError(f"{twice[0]} is asked for twice, or is an annotation file that is checked: choose another name.")
+    if write_clean and image_folder is None:
+        folders = {Path(file).parent.resolve() for file in data}
+        if folders != {write_clean.parent.resolve()}:
+            raise FvvError(
+                f"write_clean: paths of media start from the folder of the annotation file, and {write_clean} is not "
+                "in it: write it there, or give --image_folder, now and in training."
+            )
+
+
+def _dropped(write_clean: Path) -> Path:
+    return write_clean.with_suffix(".dropped.json")
+
+
 def main(
     data: tyro.conf.Positional[list[str]],
     model_name_or_path: str,
@@ -165,12 +196,13 @@ def main(
         model_max_length: positions a sample may take; default: what the checkpoint allows.
         decode_timeout: seconds that reading one video may take.
         workers: videos read at a time; default: one per core.
-        report: write a record for each sample to this .json or .csv.
+        report: write a record for each sample, its tokens among them, to this .json or .csv.
         histograms: write histograms of durations, sizes and token counts to this .png.
-        write_clean: write the good samples to this .json, and the names of the others beside it; their paths stay as
-            they are, so keep it in the folder of the annotation file.
+        write_clean: write the good samples to this .json, and the names of the others beside it; paths of media stay
+            as they are, so it must be in the folder of the annotation file if there is no image_folder.
     """
     try:
+        _check_outputs(data, image_folder, report, histograms, write_clean)
         args = DataArguments(
             data_path=data,
             image_folder=image_folder,
@@ -205,7 +237,7 @@ def main(
         kept = sorted(report.index for report in reports if report.index is not None and not report.problem)
         good = [dataset.samples[index] for index in kept]
         write_clean.write_text(json.dumps(good, indent=1) + "\n")
-        write_clean.with_suffix(".dropped.json").write_text(json.dumps(bad, indent=1) + "\n")
+        _dropped(write_clean).write_text(json.dumps(bad, indent=1) + "\n")
         print(f"{len(good)} good samples written to {write_clean}")
     sys.exit(bool(bad))
 

@@ -7,6 +7,7 @@ training after the present step with a checkpoint. This module knows nothing abo
 
 import json
 import os
+import re
 import shutil
 import signal
 from functools import partial
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
+from transformers.trainer_utils import get_last_checkpoint
 
 from fvv_lib.errors import CheckpointError
 
 TRAINER_STATE = "trainer_state.json"
 TRAINED = "trained_parameters.json"
+OPTIMIZER_STATES = ("scheduler.pt", "latest")  # the Trainer's, DeepSpeed's
 UNFINISHED = "_unfinished"  # folder in output_dir for what is being written, or deleted
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM ended: not 0, because it has not finished
 
@@ -34,20 +36,43 @@ def find_checkpoint(resume: str | bool | None, output_dir: str | Path) -> str | 
             none, so that a job that is started again and again needs one command; None or False: a fresh start.
 
     Raises:
-        CheckpointError: the folder is not a checkpoint that training can go on from.
+        CheckpointError: the folder is not a checkpoint that training can go on from, or `output_dir` has one of a later
+            step, which a later start would take for this run's.
 
     Lesson: 06.
     """
-    if str(resume).lower() in ("none", "false"):
-        return None
-    if str(resume).lower() == "true":
-        return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-    if not (Path(str(resume)) / TRAINER_STATE).is_file():
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    start = {"true": last, "false": None, "none": None}.get(str(resume).lower(), str(resume))
+    if start is not None:
+        _check_whole(Path(start))
+    if last is not None and (steps_done(start) if start else 0) < _step_in_name(Path(last)):
         raise CheckpointError(
-            f"{resume}: no checkpoint of a training run (it has no {TRAINER_STATE}). Give a checkpoint-N folder, or "
-            "--resume_from_checkpoint True for the last one of output_dir."
+            f"{last}: it is further than this run begins, and a later start would take it for this run's. Go on from "
+            "it with --resume_from_checkpoint True, delete it, or take another output_dir."
         )
-    return str(resume)
+    return start
+
+
+def _check_whole(checkpoint: Path) -> None:
+    if not (checkpoint / TRAINER_STATE).is_file():
+        raise CheckpointError(
+            f"{checkpoint}: no checkpoint of a training run (it has no {TRAINER_STATE}). Give a checkpoint-N folder, "
+            "or --resume_from_checkpoint True for the last one of output_dir."
+        )
+    if not any((checkpoint / name).exists() for name in OPTIMIZER_STATES):
+        raise CheckpointError(
+            f"{checkpoint}: it was saved without the state of the optimizer (save_only_model), so a run can not go on "
+            "from it. Begin anew from its weights with --model_name_or_path and another output_dir."
+        )
+
+
+def steps_done(checkpoint: str | Path) -> int:
+    """Training steps before a checkpoint was written."""
+    return int(json.loads((Path(checkpoint) / TRAINER_STATE).read_text())["global_step"])
+
+
+def _step_in_name(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def remove_unfinished(output_dir: str | Path) -> None:
@@ -56,7 +81,7 @@ def remove_unfinished(output_dir: str | Path) -> None:
 
 
 class _Stop(TrainerCallback):
-    """Ends training after a step if any process was asked to, on all of them, with a checkpoint."""
+    """Ends training after a step if any process was asked to, on all of them, with one checkpoint and nothing else."""
 
     def __init__(self, trainer: "ResumableTrainer"):
         self.trainer = trainer
@@ -66,6 +91,18 @@ class _Stop(TrainerCallback):
         asked = torch.tensor(int(trainer.stop_asked), device=args.device)
         if trainer.accelerator.reduce(asked, reduction="sum").item():
             trainer.stopped = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer.stopped:
+            control.should_save = control.should_evaluate = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step > state.max_steps:
+            raise CheckpointError(
+                f"The checkpoint has {state.global_step} steps, and this run shall have {state.max_steps}: raise "
+                "max_steps or num_train_epochs, or go on from an earlier checkpoint in another output_dir."
+            )
 
 
 class ResumableTrainer(Trainer):
@@ -104,6 +141,21 @@ class ResumableTrainer(Trainer):
         finally:
             self._training.fill_(False)
             signal.signal(signal.SIGTERM, before)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Not a step too many: resumed at its end, transformers trains on until it looks (up to 5.23)."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Without transformers' last deletion, which takes the newest checkpoint where `save_total_limit` is 1 and
+        another is the best, and does not set it aside first; and a stopped run has no use for its best weights."""
+        kept = self.args.save_total_limit, self.args.load_best_model_at_end
+        self.args.save_total_limit, self.args.load_best_model_at_end = None, kept[1] and not self.stopped
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit, self.args.load_best_model_at_end = kept
 
     def _trained(self) -> dict[str, list[int]]:
         """Names and shapes of what is trained; ZeRO-3 keeps the shape of a whole parameter beside its share."""
@@ -150,9 +202,9 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
             (aside / TRAINED).write_text(json.dumps(self._trained(), indent=0) + "\n")
-            _delete(folder / name)  # an earlier run's
+            _move_away(folder / name)  # an earlier run's
             aside.rename(folder / name)
-            self._delete_old_checkpoints(folder)
+            self._move_old_checkpoints_away(folder)
             remove_unfinished(folder)
         self.accelerator.wait_for_everyone()
 
@@ -162,25 +214,26 @@ class ResumableTrainer(Trainer):
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
-    def _delete_old_checkpoints(self, folder: Path) -> None:
+    def _move_old_checkpoints_away(self, folder: Path) -> None:
         """Keep `save_total_limit` checkpoints, the newest and the best among them."""
         if not self.args.save_total_limit:
             return
-        checkpoints = sort_checkpoints(str(folder), use_mtime=True)  # oldest first
+        checkpoints = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
+        checkpoints.sort(key=_step_in_name)
         best = self.state.best_model_checkpoint
-        kept = {checkpoints[-1], *([str(Path(best))] if best else [])}
+        kept = {checkpoints[-1].resolve(), *([Path(best).resolve()] if best else [])}
+        old = [path for path in checkpoints if path.resolve() not in kept]
         surplus = len(checkpoints) - max(self.args.save_total_limit, len(kept))
-        for path in [path for path in checkpoints if path not in kept][: max(surplus, 0)]:
-            _delete(Path(path))
+        for path in old[: max(surplus, 0)]:
+            _move_away(path)
 
 
-def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint so that no half of it is ever in its place."""
+def _move_away(checkpoint: Path) -> None:
+    """To what will be deleted, so that no half of a checkpoint is ever in its place."""
     if checkpoint.exists():
         aside = checkpoint.parent / UNFINISHED / f"deleted-{checkpoint.name}"
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.rename(aside)
-        shutil.rmtree(aside)
 
 
 def _outlive_sigterm(training: torch.Tensor, init: Any, worker: int) -> None:

@@ -7,9 +7,21 @@ frames.
 
 from pathlib import Path
 
+from fvv_lib.errors import VideoDecodeError
+
 EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
+
+
+def check_size(path: Path) -> None:
+    """Raise a VideoDecodeError when a file has fewer bytes than its header tells."""
+    promised, size = promised_size(path), path.stat().st_size
+    if promised is not None and size < promised:
+        raise VideoDecodeError(
+            f"{path}: it has {size:,} of the {promised:,} bytes that its header tells: it is cut short. Download or "
+            "copy it again."
+        )
 
 
 def promised_size(path: Path) -> int | None:

@@ -167,26 +167,27 @@ class LazySupervisedDataset(Dataset):
         """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
         return [self.data_args.num_video_frames if is_video(path) else 1 for path in self.media(index)]
 
-    def check_media(self) -> Iterator[tuple[int, FvvError | None]]:
-        """Read the frames of every sample once, in threads; yields each sample's index and what is wrong with it. From
-        then on `lengths` has the time marks.
+    def read_all(self, path: Path, index: int) -> VideoFrames:
+        """`read`, and where training takes other frames in each epoch (`random`) a decode of every frame before it."""
+        if self.data_args.frame_sampling == "random" and is_video(path):
+            count_frames(path, timeout=self.data_args.decode_timeout or None)
+        return self.read(path, index)
 
-        Where training takes other frames in each epoch (`random`), every frame of a video is decoded.
-        """
+    def check_media(self, indices: Sequence[int] | None = None) -> Iterator[tuple[int, FvvError | None]]:
+        """Read all that training will read of some samples (default: of every one), in threads; yields each index and
+        what is wrong with the sample. From then on their `lengths` have the time marks."""
 
         def check(index: int) -> tuple[int, FvvError | None]:
             try:
-                if self.data_args.frame_sampling == "random":
-                    for path in filter(is_video, self.media(index)):
-                        count_frames(path, timeout=self.data_args.decode_timeout or None)
-                self.lengths[index] = self.measure(index, [self.read(path, index) for path in self.media(index)])
+                self.lengths[index] = self.measure(index, [self.read_all(path, index) for path in self.media(index)])
             except FvvError as error:
                 return index, error
             return index, None
 
+        indices = range(len(self)) if indices is None else indices
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(self), 1000):  # what `map` is given, it puts in line at once
-                yield from pool.map(check, range(start, min(start + 1000, len(self))))
+            for start in range(0, len(indices), 1000):  # what `map` is given, it puts in line at once
+                yield from pool.map(check, indices[start : start + 1000])
 
     def leave_out(self, problems: dict[int, FvvError]) -> None:
         """Do with samples that can not be used what `bad_samples` says: raise the first error, or take them out."""
@@ -198,7 +199,7 @@ class LazySupervisedDataset(Dataset):
     def _check_all(self) -> None:
         """Check all of each sample but its pixels; leave out what can not be used, then what teaches nothing."""
         settings = {name: value for name, value in asdict(self.data_args).items() if name not in NO_MATTER}
-        files = bytes(path.exists() + is_video(path) for path in self.samples.all_media())
+        files = bytes(os.path.exists(path) + is_video(path) for path in self.samples.all_media())
         check = partial(self._check, RememberingTokenizer(self.tokenizer))
         stop = self.data_args.bad_samples == "raise"
         self.lengths, learned, problems = self.samples.check(check, [self.tokenizer, settings, files], stop)
@@ -221,8 +222,8 @@ class LazySupervisedDataset(Dataset):
         sample, name = self.samples[index], self.names[index]
         check_sample(sample, name)
         for path in self.media(index):
-            if not path.exists():
-                raise VideoDecodeError(f"{name}: {path}: no such file. Check the path, or set image_folder.")
+            if not os.path.exists(path):  # Path.exists raises where pixels stand in place of a name
+                raise VideoDecodeError(f"{name}: {str(path)[:300]}: no such file. Check the path, or set image_folder.")
         answers = "".join(turn["value"] for turn in sample["conversations"][1::2])
         if self.data_args.time_marks != "none" and DEFAULT_IMAGE_TOKEN in answers:
             raise DataFormatError(
@@ -234,8 +235,7 @@ class LazySupervisedDataset(Dataset):
 
     def _check_budget(self, index: int, tokens: dict[str, torch.Tensor]) -> int:
         limit = self.data_args.max_length or self.tokenizer.model_max_length
-        ids = tokens["input_ids"].tolist()
-        return check_token_budget(ids, self.data_args.tokens_per_frame, limit, self.names[index])
+        return check_token_budget(tokens["input_ids"], self.data_args.tokens_per_frame, limit, self.names[index])
 
 
 def marked_times(paths: Sequence[Path], videos: Sequence[Any], time_marks: str) -> Times | None:

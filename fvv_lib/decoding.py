@@ -4,8 +4,10 @@ A video is a file, an animated GIF, a folder of numbered pictures or a list of p
 frame. How frames are found exactly is `reader`'s part. This module knows nothing about tensors or models.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fvv_lib import isolation
-from fvv_lib.containers import promised_size
+from fvv_lib.containers import check_size
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.reader import Chooser, frame_times, read_exact, read_key_frames
 from fvv_lib.sampling import sample_frame_indices
@@ -34,7 +36,7 @@ def is_video_file(path: str | Path) -> bool:
 
 def is_video(path: str | Path) -> bool:
     """Tell whether a path is read as a video: a video file, a folder of frames, or a GIF with more than one frame."""
-    if is_video_file(path) or Path(path).is_dir():
+    if is_video_file(path) or os.path.isdir(path):
         return True
     if not str(path).lower().endswith(".gif"):
         return False
@@ -146,7 +148,8 @@ def read_video(
         asked = window[chosen]
         return asked
 
-    times, indices, frames = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
+    with _readable(name):
+        times, indices, frames = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
     fps = _average_fps(times)
     errors = times[indices] - times[asked]
     return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors)
@@ -169,7 +172,17 @@ def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float
     if timeout is not None:
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
     path = Path(video_path)
-    return len(numbered_pictures(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
+    with _readable(path):
+        return len(numbered_pictures(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
+
+
+@contextmanager
+def _readable(source: Any) -> Iterator[None]:
+    """What the system refuses (permissions, a broken disk, a name that is too long) is an error about the file."""
+    try:
+        yield
+    except OSError as error:
+        raise VideoDecodeError(f"{source}: it can not be read ({error.strerror or error}).") from error
 
 
 Frames = tuple[np.ndarray, np.ndarray, np.ndarray]  # times of all frames, indices of those read, these frames
@@ -198,12 +211,7 @@ def _existing(path: Path) -> Path:
         raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.")
     if path.stat().st_size == 0:
         raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
-    promised, size = promised_size(path), path.stat().st_size
-    if promised is not None and size < promised:
-        raise VideoDecodeError(
-            f"{path}: it has {size:,} of the {promised:,} bytes that its header tells: it is cut short. Download or "
-            "copy it again."
-        )
+    check_size(path)
     return path
 
 

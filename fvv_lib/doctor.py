@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-REQUIRED = ("torch", "torchvision", "transformers", "timm", "accelerate", "av", "pillow", "numpy", "matplotlib")
+REQUIRED = (
+    *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "pyarrow"),
+    *("av", "pillow", "numpy", "matplotlib", "pyyaml", "tqdm", "tyro"),
+)
 INSTALL = 'in the folder of the repository, pip install -c constraints.txt -e ".[{}]"'
 OPTIONAL = {
     "decord": "the described decoder; has wheels for x86-64 Linux only, the exact reader (PyAV) does without it",

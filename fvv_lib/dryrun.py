@@ -44,7 +44,7 @@ class MemorySettings:
     frames_per_chunk: int | None = None
     """Frames that pass the vision tower at a time; default: all of the batch."""
     text_tokens: int = 128
-    """Tokens of a sample that are text; `python -m fvv_lib.check` tells how many the samples have."""
+    """Tokens of a sample that are text; `check --report` lists all tokens of each sample, those of frames included."""
     labelled_tokens: int = 64
     """Those of them that are learned."""
     per_device_train_batch_size: int = 1

@@ -72,9 +72,11 @@ class _Child:
             pickle.dump((os.getcwd(), function, arguments), self.process.stdin)  # type: ignore[arg-type]
             self.process.stdin.flush()  # type: ignore[union-attr]
             succeeded, result = self._receive()
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            self.process.kill()
+        except BaseException as error:
+            self.process.kill()  # what it still answers would be taken for the next answer
             code = self.process.wait()
+            if not isinstance(error, EOFError | BrokenPipeError | pickle.UnpicklingError):  # Ctrl+C, for one
+                raise
             if expired.is_set():
                 raise ChildTimeoutError(f"no answer after {timeout:g} seconds") from error
             raise ChildCrashError(f"the process died with exit code {code}") from error

@@ -1,7 +1,7 @@
 """What a run was: enough to say later what gave a result, and to run it again.                            Lesson 6
 
 `metrics.json` holds settings, versions, commit, hardware, samples used and left out, speed, memory and the log of a
-run; figures are drawn from it. This module knows nothing about training.
+run; figures are drawn from it. This module trains nothing.
 """
 
 import json
@@ -11,16 +11,24 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments
+from fvv_lib.checkpoints import steps_done
 from fvv_lib.dataset import LazySupervisedDataset
+from fvv_lib.errors import CheckpointError
 from fvv_lib.tokens import IMAGE_TOKEN_INDEX
 
+RECORD = "metrics.json"
 PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "deepspeed", "av", "numpy")
+# Settings that may differ when a run is started again: what has no part in its result, what comes from the checkpoint.
+MAY_DIFFER = {"output_dir", "resume_from_checkpoint", "logging_dir", "disable_tqdm", "report_to"}
+MAY_DIFFER |= {field.name for field in fields(DataArguments) if not field.init}
 
 
 def versions() -> dict[str, str]:
@@ -108,15 +116,54 @@ def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
 
 
 def write_record(folder: Path, metrics: dict[str, Any]) -> None:
-    """`metrics.json` and `loss.png`."""
+    """`loss.png` and `metrics.json`."""
     from matplotlib import pyplot
 
     from fvv_lib.plotting import plot_loss
 
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     figure = plot_loss(metrics["log"])
     figure.savefig(folder / "loss.png")
     pyplot.close(figure)
+    aside = folder / f"{RECORD}.unfinished"
+    aside.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
+    aside.replace(folder / RECORD)  # the last thing that a run does: where it is, the run has ended
+
+
+def describe_settings(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """All settings, as they are in `metrics.json`."""
+    training = training_args.to_sanitized_dict()
+    settings = {"model": asdict(model_args), "data": asdict(data_args), "training": training}
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(settings, default=str))
+    return plain
+
+
+def find_finished(checkpoint: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The record of a run that is started again after its end; None while there is something left to do.
+
+    Raises:
+        CheckpointError: it has ended, and with other settings than these.
+    """
+    folder = settings["training"]["output_dir"]
+    file = Path(folder) / RECORD
+    record: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    if record is None or record["log"][-1]["step"] != steps_done(checkpoint):
+        return None
+    other = {
+        name
+        for part, values in settings.items()
+        for name, value in values.items()
+        if record["arguments"][part].get(name) != value and name not in MAY_DIFFER
+    }
+    if other & {"max_steps", "num_train_epochs"}:  # it goes on, or ResumableTrainer says that it can not
+        return None
+    if other:
+        raise CheckpointError(
+            f"{folder}: the run there has ended, and had another {', '.join(sorted(other))}. Take another output_dir "
+            "for this one, or set that back to see its result again."
+        )
+    return record
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -148,6 +148,11 @@ class RememberingTokenizer:
     def pad_token_id(self) -> int | None:
         return self.tokenizer.pad_token_id
 
+    @property
+    def legacy(self) -> bool:
+        """Of Llama's tokenizers: whether a space is put before a text after `</s>`."""
+        return getattr(self.tokenizer, "legacy", False)
+
 
 def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int) -> int:
     """Positions that the model will read once each sentinel has become `tokens_per_frame` features."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object
 from tqdm import tqdm  # not tqdm.auto: in a notebook that draws a widget
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
 from fvv_lib.checkpoints import STOPPED, find_checkpoint, remove_unfinished
@@ -26,12 +26,21 @@ from fvv_lib.dataset import (
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation import accuracy_by_kind, evaluate
 from fvv_lib.features import use_features
+from fvv_lib.flags import parse_settings
 from fvv_lib.images import processor_size
 from fvv_lib.labels import check_template
 from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model, tokens_per_frame
 from fvv_lib.lora import add_lora
 from fvv_lib.parts import count_parameters, format_parts, set_trainable
-from fvv_lib.record import Counter, count_samples, describe_run, format_table, write_record
+from fvv_lib.record import (
+    Counter,
+    count_samples,
+    describe_run,
+    describe_settings,
+    find_finished,
+    format_table,
+    write_record,
+)
 from fvv_lib.trainer import VideoTrainer
 from fvv_lib.zero import join_zero3, mix_batchnorm, whole_parameters
 
@@ -41,6 +50,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
     Into `output_dir` go the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
 
+    A run that is resumed after its end only gives that record again.
+
     Raises:
         FvvError: a setting, a sample or a file is wrong; always before the first step.
         SystemExit: SIGTERM ended training; its checkpoint is written, and the exit code is 143 (128 + SIGTERM).
@@ -49,6 +60,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     """
     check_settings(model_args, data_args, training_args)
     checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
+    settings = describe_settings(model_args, data_args, training_args)
+    if checkpoint and (finished := find_finished(checkpoint, settings)):
+        if training_args.process_index == 0:
+            print(f"{training_args.output_dir}: this run has ended before, there is nothing left to train")
+            report_end(finished)
+        return finished
     set_seed(training_args.seed)
     join_zero3()
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
@@ -102,18 +119,13 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         "parameters": {part: {"trained": trained, "all": total} for part, (trained, total) in counts.items()},
         "features": counted,
         "samples": {name: count_samples(dataset) for name, dataset in datasets.items()},
-        "arguments": {
-            "model": asdict(model_args),
-            "data": asdict(data_args),
-            "training": training_args.to_sanitized_dict(),
-        },
+        "arguments": describe_settings(model_args, data_args, training_args),
         **describe_run(trainer.counter, result.metrics["train_runtime"], training_args.world_size),
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
         write_record(Path(training_args.output_dir), metrics)
-        if before and after:
-            print(f"\nAccuracy on {data_args.test_data_path}:\n\n{format_table(before, after)}")
+        report_end(metrics)
     return metrics
 
 
@@ -157,18 +169,23 @@ def open_datasets(
 
 
 def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:
-    """Read every picture and video once, on one process for all, and do what `bad_samples` says with what fails."""
-    problems: dict[int, FvvError] = {}
-    if dataset.data_args.check_media and training_args.process_index == 0:
-        hidden = training_args.disable_tqdm or None
-        for index, error in tqdm(dataset.check_media(), total=len(dataset), desc="checking media", disable=hidden):
+    """Read every picture and video once, each process a part, and do what `bad_samples` says with what fails.
+
+    Every process must leave out the same samples and know the same lengths: it makes its batches by them.
+    """
+    if dataset.data_args.check_media:
+        rank, processes = training_args.process_index, training_args.world_size
+        mine, problems = range(rank, len(dataset), processes), {}
+        hidden = rank > 0 or training_args.disable_tqdm or None
+        for index, error in tqdm(dataset.check_media(mine), total=len(mine), desc="checking media", disable=hidden):
             if error is not None:
                 problems[index] = error
                 if dataset.data_args.bad_samples == "raise":
                     break
-    shared = [problems]
-    broadcast_object_list(shared)  # every process must leave out the same samples
-    dataset.leave_out(shared[0])
+        parts = gather_object([(problems, dataset.lengths[rank::processes])])
+        for number, (_, lengths) in enumerate(parts):
+            dataset.lengths[number::processes] = lengths
+        dataset.leave_out({index: error for found, _ in parts for index, error in found.items()})
     if not len(dataset):
         raise DataFormatError(f"All samples are bad. The first: {next(iter(dataset.bad.values()))}")
 
@@ -230,23 +247,23 @@ def report_plan(
             print(f"{name}: {len(dataset.bad)} samples skipped by bad_samples='skip'; metrics.json lists them")
 
 
+def report_end(metrics: dict[str, Any]) -> None:
+    """Print what the run has brought, and where it lies."""
+    if metrics["before"] and metrics["after"]:
+        table = format_table(metrics["before"], metrics["after"])
+        print(f"\nAccuracy on {metrics['arguments']['data']['test_data_path']}:\n\n{table}\n")
+    print(f"model, metrics.json and loss.png: {metrics['arguments']['training']['output_dir']}", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Flags, or one YAML file with the same names."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        try:
-            if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
-                parsed = parser.parse_yaml_file(arguments[0])
-            else:
-                parsed = parser.parse_args_into_dataclasses(arguments)
-        except FvvError:
-            raise
-        except ValueError as error:  # a name that no setting has
-            raise FvvError(f"{error} See python -m fvv_lib.training --help.") from error
-        train(*parsed)
+        train(*parse_settings(sys.argv[1:] if arguments is None else arguments))
     except FvvError as error:
-        sys.exit(f"error: {error}")
+        text = str(error).strip()
+        if text.startswith("Caught "):  # by torch, in a worker; the message is at the end of its traceback
+            text = text.splitlines()[-1].partition(": ")[2]
+        sys.exit(f"error: {text}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ course=(
     --save_steps 300
 )
 for argument in "$@"; do
-    if [ "$argument" = --data_path ]; then course=(); fi
+    case "$argument" in --data[_-]path | --data[_-]path=*) course=() ;; esac
 done
 
 launch=("$PYTHON")

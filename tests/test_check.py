@@ -4,12 +4,14 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fvv_lib import LazySupervisedDataset
+from fvv_lib import FvvError, LazySupervisedDataset
 from fvv_lib.check import check_data, format_problems
+from fvv_lib.decoding import count_frames
 
 
 def sample(name, question="<image>\nWhat colour is it?", answer="It is red.", **rest):
@@ -112,6 +114,44 @@ def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, fl
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--write-clean", "data.json"], "data.json is asked for twice, or is an annotation file that is checked"),
+        (["--report", "folder/../data.json"], "data.json is asked for twice, or is an annotation file that is"),
+        (["--report", "one.json", "--write-clean", "one.json"], "one.json is asked for twice"),
+        (["--report", "one.dropped.json", "--write-clean", "one.json"], "one.dropped.json is asked for twice"),
+        (["--report", "folder.json"], "report: folder.json is a folder"),
+        (["--write-clean", "gone/clean.json"], "write_clean: the folder of gone/clean.json does not exist"),
+        (["--histograms", "gone/data.png"], "histograms: the folder of gone/data.png does not exist"),
+        (["--report", "report.xlsx"], "report: report.xlsx must end with .json or .csv"),
+        (["--write-clean", "clean.jsonl"], "write_clean: clean.jsonl must end with .json"),
+        (
+            ["--write-clean", "../clean.json"],
+            "write_clean: paths of media start from the folder of the",
+        ),
+    ],
+)
+def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media, base, samples, flags, message):
+    path = Path(annotate([samples["text"]]))
+    before = path.read_bytes()
+    for name in ("folder", "folder.json"):
+        (media / name).mkdir()
+    result = run("data.json", "--model-name-or-path", base, *flags, cwd=media)
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert path.read_bytes() == before
+
+
+def test_with_an_image_folder_the_clean_file_may_lie_anywhere(annotate, media, base, samples, tmp_path):
+    path, clean = annotate([samples["video"], samples["gone"]]), tmp_path / "elsewhere" / "clean.json"
+    clean.parent.mkdir()
+    flags = ["--model-name-or-path", base, "--image-folder", media]
+    run(path, *flags, "--write-clean", clean, cwd=media)
+    assert run(clean, *flags, cwd=media).stdout.splitlines()[0] == "1 samples, 0 bad"
+
+
 def test_a_good_sample_that_shares_its_id_with_a_bad_one_stays(annotate, media, base):
     words, pixels = sample("same", "Two <image>?"), sample("same", video="text.mp4")
     good = [sample("same", "Which colours?"), sample("same", video="clip.mp4")]
@@ -131,6 +171,19 @@ def test_time_marks_and_pooling_count_in_the_report(annotate, media, base, sampl
         tokens.append(json.loads((media / "report.json").read_text())[0]["tokens"])
     assert tokens[1] == tokens[0] + 8 * len("<0.0s>")  # the tiny tokenizer has a token for each letter of a mark
     assert tokens[2] == tokens[0] - 8 * 3
+
+
+def test_with_random_sampling_every_frame_is_checked(annotate, media, base, samples):
+    """The frames of the first epoch may lie beside the damage; training would refuse the clip all the same."""
+    content = bytearray((media / "clip.mp4").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    (media / "damaged.mp4").write_bytes(content)
+    with pytest.raises(FvvError):
+        count_frames(media / "damaged.mp4")
+    path = annotate([samples["video"], sample("damaged", video="damaged.mp4")])
+    result = run(path, "--model-name-or-path", base, "--frame-sampling", "random", "--num-video-frames", "1", cwd=media)
+    assert "2 samples, 1 bad" in result.stdout
 
 
 def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, data_args, annotate, media, samples):

@@ -214,6 +214,13 @@ def test_media_that_can_not_be_decoded_are_found_before_training(make, media, fr
         assert name in str(found[index])
 
 
+def test_pixels_in_place_of_a_path_are_an_error_about_the_sample(make):
+    """Some data sets write them so; the system calls that a name that is too long."""
+    with pytest.raises(VideoDecodeError, match=r"sample 0: .*data:image/png;base64,AAA.*: no such file") as error:
+        make([sample(image="data:image/png;base64," + "A" * 10_000)])
+    assert len(str(error.value)) < 1000
+
+
 def test_bad_samples_are_raised_or_left_out_and_listed(make, media):
     (media / "text.mp4").write_text("not a video")
     good = sample(video="clip.mp4", id="good")

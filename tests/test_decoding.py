@@ -351,3 +351,12 @@ def test_real_clip_without_a_frame_count_is_counted(real_videos):
 def test_real_corrupted_clip_is_an_error_that_names_it(real_videos):
     with pytest.raises(VideoDecodeError, match=r"corrupted\.mp4: "):
         read_video(real_videos / "corrupted.mp4", 8)
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_what_the_system_refuses_is_an_error_about_the_file(tmp_path, timeout):
+    path = tmp_path / ("x" * 300 + ".mp4")
+    with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it can not be read \(File name too long\)"):
+        read_video(path, 2, timeout=timeout)
+    with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it can not be read \(File name too long\)"):
+        count_frames(path, timeout=timeout)

@@ -12,8 +12,9 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
-from fvv_lib import FvvError, encode_images, load_pretrained_model
+from fvv_lib import FvvError, LazySupervisedDataset, encode_images, load_pretrained_model
 from fvv_lib.parts import part_of
+from fvv_lib.ranks import train_on_ranks
 
 
 def sample(question, answer, **media):
@@ -164,6 +165,34 @@ def test_two_processes_with_stored_features_give_the_losses_and_the_model_of_one
     assert got == pytest.approx(single_frozen[0], abs=1e-4)
     for name, weight in single_frozen[1].items():
         torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0, msg=name)
+
+
+LENGTHS = """
+import os, torch
+from fvv_lib import training
+train = training.VideoTrainer.train
+def told(self, **settings):
+    torch.save(torch.as_tensor(self.train_dataset.lengths), f"{self.args.output_dir}/{os.environ['RANK']}.pt")
+    return train(self, **settings)
+training.VideoTrainer.train = told
+training.main()
+"""
+
+
+def test_each_process_checks_a_part_and_knows_all_lengths(stream, base, tokenizer, data_args):
+    """Time marks are counted when a clip is read. Processes that knew other lengths would make other batches of them,
+    and train on some samples twice and on others never."""
+    output = stream / "lengths"
+    output.mkdir()
+    settings = {"model_name_or_path": base, "data_path": stream / "data.json", "output_dir": output, "max_steps": 1}
+    settings |= {"time_marks": "seconds", "train_sampling_strategy": "group_by_length", "save_strategy": "no"}
+    train_on_ranks(settings, ranks=2, code=LENGTHS)
+    dataset = LazySupervisedDataset(tokenizer, [str(stream / "data.json")], data_args(time_marks="seconds"))
+    unmarked = dataset.lengths.copy()
+    assert not any(error for _, error in dataset.check_media())
+    assert (dataset.lengths > unmarked).any()
+    for rank in range(2):
+        assert torch.load(output / f"{rank}.pt").tolist() == dataset.lengths.tolist()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

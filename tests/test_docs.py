@@ -95,6 +95,13 @@ def test_readme_quotes_the_measured_reader():
     )
     assert f"takes {pixels['described / ours']['file to tensor']} times less" in text
     assert f"pixels alone {pixels['described / ours']['pixels']} times less" in text
+    file, alone = pixels["file to tensor, ms"], pixels["pixels, ms"]
+    scaled = [times["described"] / times["ours, scaled on the CPU"] for times in (file, alone)]
+    assert f"it is {scaled[0]:.1f} and {scaled[1]:.1f} times; today's torchvision" in text
+    torchvision, bytes_, floats = (
+        file[f] for f in ("described, torchvision", "ours, uint8", "ours, scaled on the CPU")
+    )
+    assert f"takes {torchvision} ms for the file, ours {bytes_} as bytes and {floats} scaled" in text
     assert fuzz["files"] >= 1000
     assert fuzz["results"]["wrong"] == 0
     outcome = (
@@ -103,7 +110,9 @@ def test_readme_quotes_the_measured_reader():
     assert f"Of {fuzz['files']:,} damaged files {outcome}" in text
     change = leak["in this process"]["change after the first 500, %"]
     assert change <= 5
-    assert f"After {leak['reads']:,} reads the process had changed by {change}%" in text
+    child = leak["in a child"]["resident, MiB"]
+    assert f"After {leak['reads']:,} reads the process held {change}% more memory" in text
+    assert f"as training does, between {min(child)} and {max(child)} MiB" in text
 
 
 def test_readme_quotes_the_full_size_model():

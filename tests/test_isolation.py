@@ -47,6 +47,15 @@ def test_the_child_follows_its_owner_to_another_folder(tmp_path, monkeypatch):
     assert isolation.call("os.getcwd", {}, 10) == str(tmp_path)
 
 
+def test_after_an_interrupted_call_the_next_gets_its_own_answer():
+    """In a notebook, somebody stops the cell and runs it again."""
+    isolation.call("os.getpid", {}, 10)
+    threading.Timer(0.3, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        isolation.call("subprocess.run", {"args": ["sleep", "2"]}, 10)
+    assert isolation.call("os.path.basename", {"p": "folder/next"}, 10) == "next"
+
+
 def test_an_error_of_the_function_is_raised_here(tmp_path):
     with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
         read_video(tmp_path / "gone.mp4", timeout=10)

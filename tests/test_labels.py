@@ -2,6 +2,7 @@ import json
 import warnings
 
 import pytest
+import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 from fvv_lib import DataFormatError, LabelMismatchError, conversation_templates, diagnose_labels, preprocess
 from fvv_lib.labels import check_template, count_labels, tokenize_pieces
 from fvv_lib.tiny import build_tokenizer
-from fvv_lib.tokens import IGNORE_INDEX, tokenizer_image_token
+from fvv_lib.tokens import IGNORE_INDEX, RememberingTokenizer, tokenizer_image_token
 
 TOKENIZER = build_tokenizer()
 
@@ -150,6 +151,17 @@ def test_with_its_own_tokenizer_counting_equals_exact(any_llama_tokenizer, versi
     assert strict["input_ids"][0].tolist() == ids.tolist()
     assert strict["labels"][0].tolist() == labels.tolist()
     assert learned_text(any_llama_tokenizer, labels).count("It is a red square") == rounds
+
+
+def test_a_data_set_counts_as_training_does(any_llama_tokenizer):
+    """Its check looks texts up that it has seen; what the tokenizer says of itself must get through."""
+    turns = [conversation(3, ".", image=False)]
+    one, other = (
+        preprocess(turns, tokenizer, False, "v1", "strict")["labels"]
+        for tokenizer in (any_llama_tokenizer, RememberingTokenizer(any_llama_tokenizer))
+    )
+    assert torch.equal(one[0], other[0])
+    assert (one[0] != IGNORE_INDEX).any()
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])

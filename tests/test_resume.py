@@ -142,13 +142,9 @@ def test_a_checkpoint_is_in_its_place_only_when_it_is_whole(flags, tmp_path, mon
     assert not (output / "_unfinished").exists()
 
 
-def test_old_checkpoints_go_and_the_best_stays(flags, tmp_path):
-    held_out = json.loads((ROOT / "data_samples" / "val.json").read_text())[:2]
-    (tmp_path / "val.json").write_text(json.dumps(held_out))
-    worst = {"greater_is_better": True}  # of the loss: the first checkpoint is the "best"
-    evaluation = {"validation_data_path": tmp_path / "val.json", "eval_strategy": "steps", "eval_steps": 1}
-    keep = {"save_steps": 1, "save_total_limit": 2, "max_steps": 4, "metric_for_best_model": "loss"}
-    main(flags("output", load_best_model_at_end=True, **keep, **evaluation, **worst))
+def test_old_checkpoints_go_and_the_best_stays(flags, tmp_path, evaluated):
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 4, "save_total_limit": 2}
+    main(flags("output", **evaluated, **steps))
     output = tmp_path / "output"
     states = [json.loads(path.read_text()) for path in sorted(output.glob("checkpoint-*/trainer_state.json"))]
     assert len(states) == 2
@@ -160,16 +156,104 @@ def test_old_checkpoints_go_and_the_best_stays(flags, tmp_path):
     assert all((one[name] == other[name]).all() for name in one)
 
 
+def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
+    """Its end lies within an epoch: transformers would take the next batch before it looks. The record stays; if the
+    run was killed before it wrote one, it is written now, with the model."""
+    output = tmp_path / "output"
+    steps = {"max_steps": EPOCH + 1, "save_steps": EPOCH + 1}
+    main(flags("output", **steps))
+    record = (output / "metrics.json").read_text()
+    weights = load_file(output / "model.safetensors")
+    main(flags("output", **steps, resume_from_checkpoint=True))
+    assert "this run has ended before" in capsys.readouterr().out
+    assert (output / "metrics.json").read_text() == record
+    for name in ("metrics.json", "model.safetensors"):
+        (output / name).unlink()
+    main(flags("output", **steps, resume_from_checkpoint=True))
+    again = load_file(output / "model.safetensors")
+    assert all((weights[name] == again[name]).all() for name in weights)
+    assert losses(output) == [entry["loss"] for entry in json.loads(record)["log"] if "loss" in entry]
+    for other, message in (
+        ({"learning_rate": 1e-4}, "had another learning_rate"),
+        ({"num_video_frames": 4}, "had another num_video_frames"),
+        ({"max_steps": 3}, "The checkpoint has 5 steps, and this run shall have 3"),
+    ):
+        with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
+            main(flags("output", **{**steps, **other}, resume_from_checkpoint=True))
+    main(flags("output", max_steps=EPOCH + 2, resume_from_checkpoint=True))
+    assert len(losses(output)) == EPOCH + 2
+
+
+def test_a_new_run_does_not_mix_with_an_earlier_one(flags, tmp_path):
+    main(flags("output", max_steps=1))
+    with pytest.raises(SystemExit, match=r"error: .*checkpoint-1: it is further.*--resume_from_checkpoint True"):
+        main(flags("output", max_steps=1))
+
+
+def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(flags):
+    main(flags("output", max_steps=1, save_only_model=True))
+    with pytest.raises(SystemExit, match=r"error: .*checkpoint-1: .* without the state of the optimizer"):
+        main(flags("output", max_steps=2, resume_from_checkpoint=True))
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Settings of a run whose first checkpoint counts as its best."""
+    held_out = json.loads((ROOT / "data_samples" / "val.json").read_text())[:2]
+    (tmp_path / "val.json").write_text(json.dumps(held_out))
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    return {"validation_data_path": tmp_path / "val.json", **best}
+
+
+def test_the_newest_checkpoint_stays_beside_the_best(flags, tmp_path, evaluated):
+    """transformers would delete it at the end, where `save_total_limit` is 1. And what others have put there stays."""
+    (tmp_path / "output" / "checkpoint-9-good").mkdir(parents=True)
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 4, "save_total_limit": 1}
+    main(flags("output", **evaluated, **steps))
+    state = json.loads((tmp_path / "output" / "checkpoint-4" / "trainer_state.json").read_text())
+    left = {path.name for path in (tmp_path / "output").glob("checkpoint-*")}
+    assert left == {"checkpoint-4", "checkpoint-9-good", f"checkpoint-{state['best_global_step']}"}
+
+
+def test_sigterm_at_the_end_of_an_epoch_saves_once_and_evaluates_nothing(flags, tmp_path, evaluated, monkeypatch):
+    """There is little time. A second checkpoint of the step would take the place of the first."""
+    saved, evaluations, steps = [], [], []
+    save, step = ResumableTrainer._save_checkpoint, ResumableTrainer.training_step
+    monkeypatch.setattr(ResumableTrainer, "_save_checkpoint", lambda self, *a: saved.append(1) or save(self, *a))
+    monkeypatch.setattr(ResumableTrainer, "evaluate", lambda self, *a, **k: evaluations.append(1))
+
+    def terminated(self, *arguments):
+        steps.append(1)
+        if len(steps) == EPOCH:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(ResumableTrainer, "training_step", terminated)
+    with pytest.raises(SystemExit) as end:
+        main(flags("output", **evaluated, eval_strategy="epoch", save_strategy="epoch"))
+    assert end.value.code == STOPPED
+    assert (len(saved), evaluations) == (1, [])
+    assert (tmp_path / "output" / f"checkpoint-{EPOCH}").is_dir()
+
+
 def test_where_a_run_begins(tmp_path):
     assert find_checkpoint(True, tmp_path / "nothing") is None
     assert find_checkpoint("True", tmp_path) is None
-    for step in (2, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "_unfinished" / "checkpoint-12").mkdir(parents=True)
-    assert find_checkpoint(True, tmp_path) == str(tmp_path / "checkpoint-10")
     assert find_checkpoint(None, tmp_path) is None
     assert find_checkpoint("false", tmp_path) is None
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (tmp_path / f"checkpoint-{step}" / "scheduler.pt").touch()
+    (tmp_path / "_unfinished" / "checkpoint-12").mkdir(parents=True)
+    early, late = str(tmp_path / "checkpoint-2"), str(tmp_path / "checkpoint-10")
+    assert find_checkpoint(True, tmp_path) == late
+    assert find_checkpoint(late, tmp_path) == late
+    assert find_checkpoint(early, tmp_path / "elsewhere") == early
     with pytest.raises(FvvError, match="checkpoint-7: no checkpoint of a training run"):
         find_checkpoint(str(tmp_path / "checkpoint-7"), tmp_path)
+    for begin in (None, False, "false", early):
+        with pytest.raises(FvvError, match="checkpoint-10: it is further than this run begins"):
+            find_checkpoint(begin, tmp_path)
     remove_unfinished(tmp_path)
     assert not (tmp_path / "_unfinished").exists()

@@ -64,8 +64,7 @@ plotting.plot_frames(clip.frames, clip.timestamps)
 plt.show()
 
 # %% [markdown]
-# *Figure: eight frames in a row. The shape sinks from page to page. Opposite edges of the
-# picture meet: what leaves at the bottom comes back at the top.*
+# *Figure: eight frames in a row. The shape sinks from page to page.*
 #
 # That is the whole idea of the course. A video is a **flipbook**: a few pages, each one
 # a picture that FastVLM can already read, laid side by side in the prompt. The encoder
@@ -113,18 +112,24 @@ for question in questions:
 # language model and question all as they are here. The lessons before it build what
 # fine-tuning needs, in the order in which a video turns into a loss.
 #
-# | lesson | what you build | modules of `fvv_lib` | |
-# |---|---|---|---|
-# | 00 | start here | `doctor` | this one |
-# | 01 | which frames, and the true ones | `sampling`, `decoding`, `images` | here |
-# | 02 | a prompt with one `<image>` per frame | `conversation`, `tokens` | here |
-# | 03 | which tokens are learned | `labels` | here |
-# | 04 | frames through the encoder, into the prompt | `encoder`, `model` | here |
-# | 05 | samples, batches, a validation set | `annotations`, `dataset` | here |
-# | 06 | fine-tuning | `training` | here |
-# | 07 | is it better? | `evaluation` | here |
-# | 08 | checkpoints of every layout | `loading` | here |
-# | 09 | the real model: memory and scale | `memory` | here |
+# | lesson | what you build | main module |
+# |---|---|---|
+# | 00 | start here | `doctor` |
+# | [01](01_sparse_sampling.ipynb) | which frames, and the true ones | `decoding` |
+# | [02](02_token_expansion.ipynb) | a prompt with one `<image>` per frame | `tokens` |
+# | [03](03_tokenization_mismatch.ipynb) | which tokens are learned | `labels` |
+# | [04](04_encoder_flattening.ipynb) | frames through the encoder | `encoder` |
+# | [05](05_dataset_and_validation.ipynb) | samples and batches | `dataset` |
+# | [06](06_full_finetuning.ipynb) | fine-tuning | `training` |
+# | [07](07_evaluation.ipynb) | is it better? | `evaluation` |
+# | [08](08_real_checkpoints.ipynb) | checkpoints of every layout | `loading` |
+# | [09](09_scaling.ipynb) | the real model: memory and scale | `memory` |
+#
+# Others have tried before. *Video Fine-tuning Adaptation for FastVLM* describes how
+# LLaVA's training code was changed for it: decord reads the frames, the prompt gets one
+# `<image>` for each, and labels may be off by a few tokens. The lessons call it **the
+# described system**. They rebuild it piece by piece, and show where it goes wrong without
+# a word.
 
 # %% [markdown]
 # ## What can go wrong

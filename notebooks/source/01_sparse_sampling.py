@@ -54,8 +54,10 @@ plt.show()
 # *Figure: all frames in two rows. Nothing, then one shape, nothing, then another shape,
 # nothing.*
 #
-# So take all frames? FastVLM at full size turns a frame of 1024 × 1024 pixels into
-# (1024 / 64)² tokens, and Apple trained it to read up to 8192 tokens.
+# So take all frames? FastVLM's encoder shrinks each side of a picture 64 times: a frame
+# of 1024 × 1024 pixels becomes a grid of 16 × 16 vectors. Each takes one place in the
+# prompt, as a piece of a word does. Such a piece is a **token**, and so the vectors are
+# called tokens, too. Apple trained FastVLM to read up to 8192 of them.
 
 # %%
 tokens_per_frame = (1024 // 64) ** 2
@@ -160,7 +162,8 @@ plt.show()
 #   more than twice as many frames as you take, that leaves out the very first and the
 #   very last, where clips often fade or are cut.
 # - `random` takes one frame anywhere in each part, with a seed so that you can repeat it.
-# - `fps` takes so many frames per second, and thins them where they are too many.
+# - `fps` takes frames at equal steps of *time*. You get as many as you asked for all the
+#   same: a long clip is thinned, a short one repeats some. Training does not use it.
 
 # %%
 total = clip.total_frames
@@ -438,7 +441,7 @@ temporary.cleanup()
 #
 # - What you do not sample does not exist for the model.
 # - `uniform` takes both ends, `segment` the middles, `random` is for training, `fps` for
-#   clips of very different lengths.
+#   clips so short that equal steps of time fit.
 # - You always get as many frames as you ask for; a short clip repeats some.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.

@@ -235,7 +235,8 @@ print(near)
 #
 # **Break it.** A prompt that is too long must go somewhere. LLaVA's code, and with it the
 # described system, cuts off the end. Do the same, with eight frames of 256 tokens: our
-# tiny model makes as many of 512 × 512 pixels as FastVLM does of 1024 × 1024.
+# tiny encoder shrinks a side 32 times, so 512 × 512 pixels give as many as FastVLM makes
+# of 1024 × 1024.
 
 # %%
 large = fvv_lib.preprocess_frames(video.frames, 512)  # (8, 3, 512, 512)
@@ -261,8 +262,8 @@ for limit in (2080, 2048):
 
 # %% [markdown]
 # **Symptom.** The loss is NaN where it is a mean over no tokens, and 0 where it is a sum.
-# No exception: the encoder works on eight frames, the model reads them all, and nothing
-# is learned.
+# No exception: the encoder works on eight frames, the model reads nearly all of them, the
+# question and the answer are gone, and nothing is learned.
 #
 # **Measure.** Count the labels that are left, and read them. A cut a little later is
 # worse: its loss is a number like any other.

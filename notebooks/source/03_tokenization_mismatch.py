@@ -301,7 +301,7 @@ plt.show()
 # question, one short answer with a full stop, a loss that is a number: nothing looks
 # broken. And here is what they **paid**:
 #
-# - no end mark is ever learned whole, in no sample;
+# - in no sample is an end mark learned whole;
 # - in samples with two rounds the labels slide, and the end of the last answer is lost;
 # - samples with three rounds are not used at all;
 # - how much of this hits you depends on punctuation and on the number of questions, so

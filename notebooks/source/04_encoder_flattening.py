@@ -266,7 +266,7 @@ plt.show()
 #
 # These are 32-bit numbers; bfloat16 halves them. But 16 frames are no more than two
 # clips. What helps: fewer pixels, a frozen encoder, and gradient checkpointing, which
-# keeps little and computes it again. Lesson 09 measures them.
+# keeps little and computes it again. Lesson 09 predicts what each of them saves.
 #
 # ### In pieces
 #
@@ -479,8 +479,8 @@ plotting.plot_bars(bars, "right answers")
 plt.show()
 
 # %% [markdown]
-# *Figure: four bars that fall. The more forward passes in train mode, the fewer right
-# answers.*
+# *Figure: four bars, 6, 6, 3 and 1. After many forward passes in train mode, few answers
+# are right.*
 #
 # One pass does little, which is why nobody notices. A fine-tuning is thousands. After a
 # hundred the model no longer sees, and not one weight was trained: what changed are the
@@ -528,8 +528,8 @@ print("frames to encode, as a list:", len(fvv_lib.flatten_frames(batch["images"]
 
 # %% [markdown]
 # **Symptom.** The repeated picture pays eight times for what it says once, and if its
-# prompt has one `<image>`, seven of the eight have no place. A list in another order has
-# none.
+# prompt has one `<image>`, seven of the eight have no place. A list in another order
+# shows no symptom at all.
 #
 # **Measure.** Count sentinels and frames of each sample.
 

@@ -50,9 +50,9 @@ for size in (64, 1024):
     print(f"of all samples {len(every) * frames / 2**30:.1f} GiB")
 
 # %% [markdown]
-# At full size even these few short clips are more than most computers have room for, and
-# real data sets are far larger. So nobody reads all pixels at the start. They are read
-# one sample at a time, while the model trains, by several workers, for hours. And
+# At full size even these few short clips are more than most computers have memory for,
+# and real data sets are far larger. So nobody reads all pixels at the start. They are
+# read one sample at a time, while the model trains, by several workers, for hours. And
 # whatever is wrong with a file shows only then.
 
 # %% [markdown]
@@ -69,8 +69,9 @@ shown = {key: sample[key] for key in ("id", "video", "conversations")}
 print(json.dumps(shown, indent=1))
 
 # %% [markdown]
-# Paths start from the folder of the file, or from `image_folder`. Whether a path is a
-# video or a picture says its ending, not its key: many data sets write `image` for both.
+# Paths start from the folder of the file, or from `image_folder`. The ending of a
+# path says whether it is a video or a picture, not its key: many data sets write `image`
+# for both.
 # Without either key, a sample is text alone. A `.jsonl` file, with one sample on a line,
 # or a Parquet file will do as well. The one here has all three kinds:
 
@@ -324,7 +325,7 @@ copied = [{**s, "video": f"{mine}/copy{i}.mp4"} for i, s in enumerate(learned[:2
 for s, copy in zip(learned, copied, strict=False):
     copy.pop("image", None)
     shutil.copy(f"{folder}/{s.get('video') or s['image']}", copy["video"])
-check_disjoint(train_set, open_data(write("copied.json", copied)))
+check_disjoint(train_set, open_data(write("copied.json", copied)))  # no error
 print("copies:", len(copied), "found: 0")
 
 # %% [markdown]
@@ -355,8 +356,8 @@ silent = ReturnsSample0(base.tokenizer, [str(path)], settings(path))
 print("samples:", len(silent))
 
 # %% [markdown]
-# **Symptom.** None. It has the right length and every batch has the right shape. Only who
-# counts sees something:
+# **Symptom.** None. It has the right length and every batch has the right shape. You see
+# something only if you count:
 
 
 # %%

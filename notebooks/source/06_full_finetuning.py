@@ -78,7 +78,7 @@ parts.set_trainable(loaded.model, ["vision_tower", "projector", "language_model"
 print(parts.format_parts(parts.count_parameters(loaded.model)))
 
 # %% [markdown]
-# To which part a parameter belongs says its name; to train it or not is one flag of the
+# A parameter's name says to which part it belongs; to train it or not is one flag of the
 # parameter, `requires_grad`. The weights stay float32, even where a GPU computes in
 # bfloat16: a small update would be lost in it.
 #
@@ -262,7 +262,7 @@ plt.show()
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-# Reason: each processor and number of threads rounds in its way, and learns a bit else.
+# Reason: each processor and number of threads rounds in its way; what is learned differs.
 print(format_table(before, after))
 trained = fvv_lib.load_pretrained_model(args.output_dir)
 clip, question = f"{folder}/videos/test/motion-0019.mp4", "Which way does it move?"
@@ -442,8 +442,8 @@ for name in ("whole", "frozen"):
 
 # %% [markdown]
 # In thousandths: each part moves about as far as its rates of eight steps, and a frozen
-# one not at all. To freeze the tower can be what you want, it saves memory. It must only
-# not happen by itself.
+# one not at all. You may want to freeze the tower: it saves memory. But it must
+# not happen by accident.
 #
 # **Mend.** `--tunable_parts vision_tower projector language_model`, the default.
 #
@@ -473,10 +473,10 @@ plotting.plot_lines(range(1, 13), curves, "step", "training loss")
 plt.show()
 
 # %% [markdown]
-# *Figure: two losses that zigzag down from one start. With the high rate the end is a
-# little higher.*
+# *Figure: two losses that zigzag down from one start. With the high rate the end is
+# higher.*
 #
-# **Symptom.** None that alarms. The loss falls, with a little more or less of a zigzag.
+# **Symptom.** None that alarms: the loss falls.
 #
 # **Measure.** Ask what the model knew before. That is why `train` asks the test set
 # twice, and why the test set has questions that a still can answer.
@@ -489,8 +489,8 @@ far, near = (moved(name)["vision_tower"] for name in ("hot", "cool"))
 print("the tower moved more than ten times as far:", far > 10 * near)
 
 # %% [markdown]
-# Twelve steps, and the model no longer names the colours that it knew. The loss falls
-# because the language model learns to guess without its eyes.
+# Twelve steps, and the model no longer names all the colours that it knew. The loss falls
+# all the same: much of an answer can be guessed without seeing.
 #
 # **Mend.** A lower rate for what is already trained, and a warm-up.
 #

@@ -143,7 +143,8 @@ print("the prompt is that of training:", same, "of", len(test))
 # %% [markdown]
 # ### Count by kind
 #
-# `evaluate` asks every question of a test set, greedily. Right is what names the one
+# `evaluate` asks every question of a test set, and writes the likeliest token each time
+# (**greedy** decoding). Right is what names the one
 # right word and no other: who says "left or right" has said nothing. A count also says
 # how sure it is. Other questions of the same kind would give another share; the
 # **confidence interval** holds the true one, but for one time in twenty.
@@ -209,6 +210,9 @@ plt.show()
 # *Figure: four groups of bars, one for each kind, with a dashed level of chance. In
 # colour and shape base and trained are near the top. In motion and order only the
 # trained model is; the others are at chance or below it.*
+#
+# Far below chance, in order: each of its questions names two shapes of its own, and an
+# answer that names another is wrong.
 #
 # Training made the difference, and the answers come from the frames. One rival is left:
 # a model that sees **one frame**. `benchmarks/motion.py` trained one by the same
@@ -278,10 +282,10 @@ plt.show()
 # fall when the clip is frozen, shuffled or played backwards; order, backwards, is never
 # right.*
 #
-# Order is **never** right backwards, and that is the best that can happen. Who does not
-# know guesses, and is right now and then. To be always wrong you must know: what came
-# first now comes last, and the model says so. So give each clip the answer that is
-# right when it is played backwards, and count again.
+# Order is never right backwards. Alone that says little: blind and frozen are hardly ever
+# right either, for many of their answers name neither shape. But a model that *watches*
+# must now say the opposite. So give each clip the answer that is right when it is played
+# backwards, and count again.
 
 # %%
 from fvv_lib import samples
@@ -400,7 +404,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure: two groups of three bars. Trained forwards, the model is right forwards and
-# often wrong backwards. Trained both ways from the base it is wrong in both. Trained
+# often wrong backwards. Trained both ways from the base it is often wrong
+# in both. Trained
 # forwards, then both ways, it is right in both.*
 #
 # Without the shortcut the question is harder: from the base, as many steps as before

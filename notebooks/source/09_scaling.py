@@ -256,8 +256,9 @@ results = Path("../benchmarks/results")
 memory = json.loads((results / "memory.json").read_text())
 rows = {row["name"]: row for row in memory["rows"]}
 print("measured on:", memory["hardware"])
+print(f"{'GiB':<44}{'predicted':>10}{'measured':>10}")
 for name, row in rows.items():
-    print(f"{name:<44}{row['predicted_gib']:>6.2f}{row['measured_gib']:>6.2f} GiB")
+    print(f"{name:<44}{row['predicted_gib']:>10.2f}{row['measured_gib']:>10.2f}")
 worst = max(abs(row["error"]) for row in rows.values())
 print(f"the prediction is at most {worst:.1%} from the measured peak")
 bars = {name: {"predicted": row["predicted_gib"]} for name, row in rows.items()}
@@ -266,18 +267,22 @@ plotting.plot_stacks(bars, "GiB", peaks, "measured")
 plt.show()
 
 # %% [markdown]
-# *Figure: a bar for each setting, and a diamond close to its end, mostly a little behind
+# *Figure: a bar for each setting, and a diamond close to its end, mostly a little beyond
 # it.*
+#
+# Where it is off by more than a percent, the prediction is too low: one reason why a
+# tenth of the device is left free.
 #
 # And on a GPU? Ask the results which of them have seen one.
 
 # %%
 records = {path.name: json.loads(path.read_text()) for path in results.glob("*.json")}
-where = {name: record.get("hardware", "any core") for name, record in records.items()}
+where = {name: record["hardware"] for name, record in records.items()}
 print("measured on a GPU:", [name for name in where if "core" not in where[name]])
 
 # %% [markdown]
-# An empty list says: **no figure of this course was measured on a GPU.** What it says
+# An empty list says: no result names a GPU, so **no figure of this course was measured on
+# one.** What it says
 # about GPUs, and about the memory of ZeRO, is predicted by `fvv_lib.memory`: arithmetic.
 # `benchmarks/train_step.py` measures on the GPU where there is one; run it where you
 # train.
@@ -380,8 +385,9 @@ mib = 8 * 256 * 3072 * 2 / 2**20  # frames, tokens, width of the encoder, bfloat
 print(f"a clip at full size: {mib:.0f} MiB")
 
 # %% [markdown]
-# What you gain depends on what is left to do. Measured at full size, 2 frames of 1024
-# pixels of each clip:
+# What you gain depends on what is left to do. Measured with the encoder of full size, 2
+# frames of 1024 pixels of each of 3 clips; in the first line the language model is cut to
+# 2 of its 24 layers:
 
 # %%
 measured = json.loads((results / "feature_cache.json").read_text())
@@ -411,8 +417,9 @@ for line in script.splitlines()[:20] + slurm.splitlines():
         print(line.removeprefix("#   "))
 
 # %% [markdown]
-# All machines must see one output folder. `--signal=TERM@300` and `--requeue`: five
-# minutes before the time is up the run saves, ends, and waits for its next turn.
+# All machines must see one output folder. `--signal=TERM@300`: five minutes
+# before the time is up the run saves and ends; submit the same command again and it goes
+# on. With `--requeue` Slurm does that itself after a machine failed or was taken away.
 
 # %% [markdown]
 # ## What can go wrong
