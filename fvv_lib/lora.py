@@ -5,6 +5,7 @@ work. What stands here is which layers get one, what is trained in full beside t
 again. This module knows nothing about folders with whole checkpoints.
 """
 
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -47,7 +48,9 @@ def add_lora(model: VideoMixin, model_args: ModelArguments) -> "PeftModel":
         target_modules=TARGETS,
         modules_to_save=[MODULE_OF_PART[part] for part in model_args.tunable_parts if part in MODULE_OF_PART],
     )
-    adapted = peft.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT asks by an old name
+        adapted = peft.get_peft_model(model, config)
     freeze_unread(model)
     base = Path(model_args.model_name_or_path)
     config.base_model_name_or_path = str(base.resolve() if base.exists() else model_args.model_name_or_path)

@@ -4,6 +4,7 @@ The engine is transformers' Trainer. What stands here is the glue: every check b
 asked before and after, and a record of the run.
 """
 
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -66,6 +67,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
             print(f"{training_args.output_dir}: this run has ended before, there is nothing left to train")
             report_end(finished)
         return finished
+    if training_args.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU, used or not
     set_seed(training_args.seed)
     join_zero3()
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)

@@ -283,7 +283,7 @@ plt.show()
 # right.*
 #
 # Order is never right backwards. Alone that says little: blind and frozen are hardly ever
-# right either, for many of their answers name neither shape. But a model that *watches*
+# right either, for most of their answers name neither shape. But a model that *watches*
 # must now say the opposite. So give each clip the answer that is right when it is played
 # backwards, and count again.
 
