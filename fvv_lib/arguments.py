@@ -211,6 +211,8 @@ class DataArguments:
     background: tuple[int, int, int] = field(default=(0, 0, 0), init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.data_path, str):
+            self.data_path = [self.data_path]
         for name in ("num_video_frames", "frame_pool", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")

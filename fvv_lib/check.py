@@ -139,7 +139,7 @@ def _check_outputs(
     data: list[str], image_folder: str | None, report: Path | None, histograms: Path | None, write_clean: Path | None
 ) -> None:
     """What is written in the end can be written, and will be of use: asked before hours of reading."""
-    endings = {"report": (report, (".json", ".csv")), "histograms": (histograms, (".png",))}
+    endings = {"report": (report, (".json", ".csv")), "histograms": (histograms, (".png", ".pdf", ".svg"))}
     endings["write_clean"] = (write_clean, (".json",))
     for name, (path, suffixes) in endings.items():
         if path and path.suffix not in suffixes:
@@ -157,8 +157,8 @@ def _check_outputs(
         folders = {Path(file).parent.resolve() for file in data}
         if folders != {write_clean.parent.resolve()}:
             raise FvvError(
-                f"write_clean: paths of media start from the folder of the annotation file, and {write_clean} is not "
-                "in it: write it there, or give --image_folder, now and in training."
+                "write_clean: without an image_folder, paths of media start from the folder of the annotation file, "
+                f"and {write_clean} is not in it: write it there, or give --image_folder, now and in training."
             )
 
 

@@ -36,21 +36,29 @@ def find_checkpoint(resume: str | bool | None, output_dir: str | Path) -> str | 
             none, so that a job that is started again and again needs one command; None or False: a fresh start.
 
     Raises:
-        CheckpointError: the folder is not a checkpoint that training can go on from, or `output_dir` has one of a later
-            step, which a later start would take for this run's.
+        CheckpointError: the folder is not a checkpoint that training can go on from, or `output_dir` has others: of
+            later steps, or of another run. A later start would take them for this run's.
 
     Lesson: 06.
     """
     last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     start = {"true": last, "false": None, "none": None}.get(str(resume).lower(), str(resume))
+    begin = 0
     if start is not None:
         _check_whole(Path(start))
-    if last is not None and (steps_done(start) if start else 0) < _step_in_name(Path(last)):
+        if Path(start).resolve().parent == Path(output_dir).resolve():
+            begin = int(json.loads((Path(start) / TRAINER_STATE).read_text())["global_step"])
+    if last is not None and begin < _step_in_name(Path(last)):
         raise CheckpointError(
-            f"{last}: it is further than this run begins, and a later start would take it for this run's. Go on from "
-            "it with --resume_from_checkpoint True, delete it, or take another output_dir."
+            f"{last}: a later start would take it for this run's. Go on from it (resume_from_checkpoint=True, on the "
+            "command line --resume_from_checkpoint True), delete it, or take another output_dir."
         )
     return start
+
+
+def resumes_last(resume: str | bool | None) -> bool:
+    """Whether a run shall go on from the last checkpoint of its `output_dir`, if there is one."""
+    return str(resume).lower() == "true"
 
 
 def _check_whole(checkpoint: Path) -> None:
@@ -66,11 +74,6 @@ def _check_whole(checkpoint: Path) -> None:
         )
 
 
-def steps_done(checkpoint: str | Path) -> int:
-    """Training steps before a checkpoint was written."""
-    return int(json.loads((Path(checkpoint) / TRAINER_STATE).read_text())["global_step"])
-
-
 def _step_in_name(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
@@ -81,7 +84,8 @@ def remove_unfinished(output_dir: str | Path) -> None:
 
 
 class _Stop(TrainerCallback):
-    """Ends training after a step if any process was asked to, on all of them, with one checkpoint and nothing else."""
+    """Ends training after a step if any process was asked to, on all of them, with one checkpoint and nothing else: an
+    evaluation that is due then is left out."""
 
     def __init__(self, trainer: "ResumableTrainer"):
         self.trainer = trainer

@@ -173,9 +173,9 @@ class LazySupervisedDataset(Dataset):
             count_frames(path, timeout=self.data_args.decode_timeout or None)
         return self.read(path, index)
 
-    def check_media(self, indices: Sequence[int] | None = None) -> Iterator[tuple[int, FvvError | None]]:
-        """Read all that training will read of some samples (default: of every one), in threads; yields each index and
-        what is wrong with the sample. From then on their `lengths` have the time marks."""
+    def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Iterator[tuple[int, FvvError | None]]:
+        """Read all that training will read of some samples (default: all), in threads (default: one per core); yields
+        each index and what is wrong with the sample. From then on their `lengths` have the time marks."""
 
         def check(index: int) -> tuple[int, FvvError | None]:
             try:
@@ -184,8 +184,8 @@ class LazySupervisedDataset(Dataset):
                 return index, error
             return index, None
 
-        indices = range(len(self)) if indices is None else indices
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        indices = range(len(self)) if some is None else some
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             for start in range(0, len(indices), 1000):  # what `map` is given, it puts in line at once
                 yield from pool.map(check, indices[start : start + 1000])
 

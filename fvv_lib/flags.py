@@ -1,12 +1,12 @@
 """Settings from the command line, or from a YAML file with the same names.                                Lesson 6
 
 transformers' parser makes the flags. What is added here: an error is one line and not two hundred, a name is never
-guessed from its beginning, and what a YAML file says is read as flags are, so that `1e-5` is a number there too.
+guessed from its beginning, and `1e-5` is a number in YAML too.
 """
 
-import json
+import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
@@ -23,6 +23,13 @@ class _Parser(HfArgumentParser):
         raise FvvError(f"{message}. {HELP}")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML takes `1e-5` for text, because it has no point."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def parse_settings(arguments: list[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """The settings of a training run, from flags or from the name of one YAML file.
 
@@ -31,33 +38,29 @@ def parse_settings(arguments: list[str]) -> tuple[ModelArguments, DataArguments,
 
     Lesson: 06.
     """
-    if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
-        arguments = read_flags(arguments[0])
     parser = _Parser((ModelArguments, DataArguments, TrainingArguments), allow_abbrev=False)
+    file = arguments[0] if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")) else None
     try:
-        model_args, data_args, training_args = parser.parse_args_into_dataclasses(arguments)
+        model_args, data_args, training_args = (
+            parser.parse_dict(read_yaml(file)) if file else parser.parse_args_into_dataclasses(arguments)
+        )
     except FvvError:
         raise
-    except ValueError as error:  # a name that no setting has
-        raise FvvError(f"{error} {HELP}") from error
+    except (ValueError, TypeError) as error:  # a name that no setting has, a text where a number belongs
+        raise FvvError(f"{file + ': ' if file else ''}{' '.join(str(error).split())} {HELP}") from error
     return model_args, data_args, training_args
 
 
-def read_flags(path: str) -> list[str]:
-    """The settings of a YAML file as flags: a list becomes a flag with several values, null is left out.
+def read_yaml(path: str) -> dict[str, Any]:
+    """Names and values of a YAML file.
 
     Raises:
         FvvError: the file can not be read, or is no mapping of names to values.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text())
+        settings = yaml.load(Path(path).read_text(), _Loader)  # noqa: S506: it is a safe one
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise FvvError(f"{path}: it can not be read ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
         raise FvvError(f"{path}: it must have lines like num_video_frames: 8.")
-    flags = []
-    for name, value in settings.items():
-        if value is not None:
-            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-            flags += [f"--{name}", *map(str, values)]
-    return flags
+    return settings

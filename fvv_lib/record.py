@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from typing import Any
 import torch
 
 from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments
-from fvv_lib.checkpoints import steps_done
 from fvv_lib.dataset import LazySupervisedDataset
 from fvv_lib.errors import CheckpointError
 from fvv_lib.tokens import IMAGE_TOKEN_INDEX
 
 RECORD = "metrics.json"
 PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "deepspeed", "av", "numpy")
-# Settings that may differ when a run is started again: what has no part in its result, what comes from the checkpoint.
-MAY_DIFFER = {"output_dir", "resume_from_checkpoint", "logging_dir", "disable_tqdm", "report_to"}
-MAY_DIFFER |= {field.name for field in fields(DataArguments) if not field.init}
+# Settings without which a run that has ended is another run.
+COMPARED = (
+    *("model_name_or_path", "tunable_parts", "lora_rank", "lora_alpha", "lora_dropout", "data_path", "bad_samples"),
+    *("num_video_frames", "frame_sampling", "time_marks", "frame_pool", "image_aspect_ratio", "version", "mismatch"),
+    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
+    *("learning_rate", "vision_tower_lr", "projector_lr", "lr_scheduler_type", "warmup_steps", "weight_decay"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -139,29 +142,24 @@ def describe_settings(
     return plain
 
 
-def find_finished(checkpoint: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def find_finished(folder: Path, settings: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """The record of a run that is started again after its end; None while there is something left to do.
 
     Raises:
         CheckpointError: it has ended, and with other settings than these.
     """
-    folder = settings["training"]["output_dir"]
-    file = Path(folder) / RECORD
-    record: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
-    if record is None or record["log"][-1]["step"] != steps_done(checkpoint):
+    file = folder / RECORD
+    if not file.is_file():
         return None
-    other = {
-        name
-        for part, values in settings.items()
-        for name, value in values.items()
-        if record["arguments"][part].get(name) != value and name not in MAY_DIFFER
-    }
-    if other & {"max_steps", "num_train_epochs"}:  # it goes on, or ResumableTrainer says that it can not
+    record: dict[str, Any] = json.loads(file.read_text())
+    before, now = ({**s["model"], **s["data"], **s["training"]} for s in (record["arguments"], settings))
+    other = [name for name in COMPARED if before.get(name) != now[name]]
+    if {"max_steps", "num_train_epochs"} & {*other}:  # it goes on, or ResumableTrainer says that it can not
         return None
     if other:
         raise CheckpointError(
-            f"{folder}: the run there has ended, and had another {', '.join(sorted(other))}. Take another output_dir "
-            "for this one, or set that back to see its result again."
+            f"{folder}: the run there has ended, and had another {', '.join(other)}. Take another output_dir for this "
+            "one, or set that back to see its result again."
         )
     return record
 

@@ -17,7 +17,7 @@ from tqdm import tqdm  # not tqdm.auto: in a notebook that draws a widget
 from transformers import set_seed
 
 from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
-from fvv_lib.checkpoints import STOPPED, find_checkpoint, remove_unfinished
+from fvv_lib.checkpoints import STOPPED, find_checkpoint, remove_unfinished, resumes_last
 from fvv_lib.dataset import (
     DataCollatorForSupervisedDataset,
     LazySupervisedDataset,
@@ -34,6 +34,7 @@ from fvv_lib.loading import LoadedModel, build_processor, load_pretrained_model,
 from fvv_lib.lora import add_lora
 from fvv_lib.parts import count_parameters, format_parts, set_trainable
 from fvv_lib.record import (
+    RECORD,
     Counter,
     count_samples,
     describe_run,
@@ -44,6 +45,8 @@ from fvv_lib.record import (
 )
 from fvv_lib.trainer import VideoTrainer
 from fvv_lib.zero import join_zero3, mix_batchnorm, whole_parameters
+
+AT_A_TIME = 1000  # samples that each process checks before all tell each other
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
@@ -60,13 +63,15 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     Lesson: 06.
     """
     check_settings(model_args, data_args, training_args)
-    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, training_args.output_dir)
-    settings = describe_settings(model_args, data_args, training_args)
-    if checkpoint and (finished := find_finished(checkpoint, settings)):
+    resume, folder = training_args.resume_from_checkpoint, Path(training_args.output_dir)
+    if resumes_last(resume) and (
+        ended := find_finished(folder, describe_settings(model_args, data_args, training_args))
+    ):
         if training_args.process_index == 0:
-            print(f"{training_args.output_dir}: this run has ended before, there is nothing left to train")
-            report_end(finished)
-        return finished
+            print(f"{folder}: this run has ended before, there is nothing left to train")
+            report_end(ended, folder)
+        return ended
+    checkpoint = find_checkpoint(resume, folder)
     if training_args.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU, used or not
     set_seed(training_args.seed)
@@ -87,7 +92,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         report_plan(counts, datasets, data_args)
         print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
     if training_args.should_save:
-        remove_unfinished(training_args.output_dir)
+        remove_unfinished(folder)
+        (folder / RECORD).unlink(missing_ok=True)  # where there is one, the run has ended
 
     processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
     trainer = VideoTrainer(
@@ -127,8 +133,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         "log": trainer.state.log_history,
     }
     if trainer.is_world_process_zero():
-        write_record(Path(training_args.output_dir), metrics)
-        report_end(metrics)
+        write_record(folder, metrics)
+        report_end(metrics, folder)
     return metrics
 
 
@@ -174,21 +180,33 @@ def open_datasets(
 def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:
     """Read every picture and video once, each process a part, and do what `bad_samples` says with what fails.
 
-    Every process must leave out the same samples and know the same lengths: it makes its batches by them.
+    Every process must leave out the same samples and know the same lengths: it makes its batches by them. All tell each
+    other every now and then, so that none reads on when another has found what ends the run.
     """
-    if dataset.data_args.check_media:
-        rank, processes = training_args.process_index, training_args.world_size
-        mine, problems = range(rank, len(dataset), processes), {}
-        hidden = rank > 0 or training_args.disable_tqdm or None
-        for index, error in tqdm(dataset.check_media(mine), total=len(mine), desc="checking media", disable=hidden):
-            if error is not None:
-                problems[index] = error
-                if dataset.data_args.bad_samples == "raise":
-                    break
-        parts = gather_object([(problems, dataset.lengths[rank::processes])])
-        for number, (_, lengths) in enumerate(parts):
-            dataset.lengths[number::processes] = lengths
-        dataset.leave_out({index: error for found, _ in parts for index, error in found.items()})
+    if not dataset.data_args.check_media:
+        return
+    rank, processes = training_args.process_index, training_args.world_size
+    stop = dataset.data_args.bad_samples == "raise"
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    hidden = rank > 0 or training_args.disable_tqdm or None
+    mine = range(rank, len(dataset), processes)
+    problems: dict[int, FvvError] = {}
+    with tqdm(total=len(mine), desc="checking media", disable=hidden) as bar:
+        for start in range(0, -(-len(dataset) // processes), AT_A_TIME):
+            part, found = mine[start : start + AT_A_TIME], {}
+            rows = slice(part.start, part.stop, processes)
+            for index, error in dataset.check_media(part, threads):
+                bar.update()
+                if error is not None:
+                    found[index] = error
+                    if stop:
+                        break
+            for theirs, lengths, errors in gather_object([(rows, dataset.lengths[rows], found)]):
+                dataset.lengths[theirs] = lengths
+                problems |= errors
+            if stop and problems:
+                break
+    dataset.leave_out(problems)
     if not len(dataset):
         raise DataFormatError(f"All samples are bad. The first: {next(iter(dataset.bad.values()))}")
 
@@ -250,12 +268,12 @@ def report_plan(
             print(f"{name}: {len(dataset.bad)} samples skipped by bad_samples='skip'; metrics.json lists them")
 
 
-def report_end(metrics: dict[str, Any]) -> None:
+def report_end(metrics: dict[str, Any], folder: Path) -> None:
     """Print what the run has brought, and where it lies."""
     if metrics["before"] and metrics["after"]:
         table = format_table(metrics["before"], metrics["after"])
         print(f"\nAccuracy on {metrics['arguments']['data']['test_data_path']}:\n\n{table}\n")
-    print(f"model, metrics.json and loss.png: {metrics['arguments']['training']['output_dir']}", flush=True)
+    print(f"model, metrics.json and loss.png: {folder}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -263,10 +281,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         train(*parse_settings(sys.argv[1:] if arguments is None else arguments))
     except FvvError as error:
-        text = str(error).strip()
-        if text.startswith("Caught "):  # by torch, in a worker; the message is at the end of its traceback
-            text = text.splitlines()[-1].partition(": ")[2]
-        sys.exit(f"error: {text}")
+        text = str(error)
+        if "\nfvv_lib.errors." in text:  # of a worker: torch puts its whole traceback before the message
+            text = text.rpartition("\nfvv_lib.errors.")[2].partition(": ")[2]
+        sys.exit(f"error: {' '.join(text.split())}")
 
 
 if __name__ == "__main__":

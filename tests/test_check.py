@@ -128,7 +128,7 @@ def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, fl
         (["--write-clean", "clean.jsonl"], "write_clean: clean.jsonl must end with .json"),
         (
             ["--write-clean", "../clean.json"],
-            "write_clean: paths of media start from the folder of the",
+            "write_clean: without an image_folder, paths of media start from",
         ),
     ],
 )

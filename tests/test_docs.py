@@ -111,8 +111,8 @@ def test_readme_quotes_the_measured_reader():
     change = leak["in this process"]["change after the first 500, %"]
     assert change <= 5
     child = leak["in a child"]["resident, MiB"]
-    assert f"After {leak['reads']:,} reads the process held {change}% more memory" in text
-    assert f"as training does, between {min(child)} and {max(child)} MiB" in text
+    assert f"In {leak['reads']:,} reads the process held at most {change}% more memory than after 500" in text
+    assert f"the child in which training reads, between {min(child)} and {max(child)} MiB" in text
 
 
 def test_readme_quotes_the_full_size_model():
@@ -120,7 +120,7 @@ def test_readme_quotes_the_full_size_model():
     step, answer = record["step"], record["answer"]
     text = " ".join(README.split())
     assert f"takes {step['step_seconds']:.0f} seconds and {step['peak_gib']:.1f} GiB" in text
-    assert f"an answer {answer['answer_seconds']:.0f} seconds and {answer['peak_gib']:.1f} GiB" in text
+    assert f"an answer of 8 tokens {answer['answer_seconds']:.0f} seconds and {answer['peak_gib']:.1f} GiB" in text
     assert step["peak_gib"] < 24
 
 
@@ -149,6 +149,8 @@ def test_readme_quotes_what_fits_and_how_well_it_is_predicted():
     worst = max(abs(row["error"]) for row in memory["rows"])
     text = " ".join(README.split())
     assert f"{len(memory['rows'])} settings the prediction is at most {worst:.1%} from the measured peak" in text
+    assert "where it is off by more than 1% it is too low" in text
+    assert all(row["error"] <= 0.01 for row in memory["rows"])
     assert memory["hardware"] in README
 
 

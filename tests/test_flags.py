@@ -42,9 +42,9 @@ def test_a_yaml_file_says_what_flags_say(tmp_path):
     """YAML takes `1e-5` for text, and a single path is no list."""
     file = tmp_path / "run.yaml"
     file.write_text(
-        f"model_name_or_path: base\noutput_dir: {tmp_path}\ndata_path: train.json\nuse_cpu: true\nreport_to: none\n"
+        f"model_name_or_path: base\noutput_dir: {tmp_path}\ndata_path: train.json\nuse_cpu: true\nreport_to: [none]\n"
         "learning_rate: 1e-5\nvision_tower_lr: 2e-6\ntunable_parts: [projector, language_model]\nlora_alpha: null\n"
-        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1.0e-7}\nnum_video_frames: 4\n"
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-7}\nnum_video_frames: 4\n"
     )
     model_args, data_args, training_args = parse_settings([str(file)])
     assert model_args.tunable_parts == ["projector", "language_model"]
@@ -61,7 +61,9 @@ def test_a_yaml_file_says_what_flags_say(tmp_path):
         ("", "it must have lines like"),
         ("- a\n- b\n", "it must have lines like"),
         ("a: [1\nb: 2\n", "it can not be read"),
-        ("num_frames: 4\n", "the following arguments are required"),
+        ("num_video_frames: 4\n", "model_name_or_path"),
+        ("model_name_or_path: base\nnum_frames: 4\n", "num_frames"),
+        ("model_name_or_path: base\nnum_video_frames: many\n", "run.yaml"),
     ],
 )
 def test_a_wrong_yaml_file_is_an_error_in_one_line(tmp_path, text, message):

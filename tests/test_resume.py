@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
     assert (output / "metrics.json").read_text() == record
     for name in ("metrics.json", "model.safetensors"):
         (output / name).unlink()
+    assert find_checkpoint(True, output) == str(output / f"checkpoint-{EPOCH + 1}")
     main(flags("output", **steps, resume_from_checkpoint=True))
     again = load_file(output / "model.safetensors")
     assert all((weights[name] == again[name]).all() for name in weights)
@@ -186,7 +188,7 @@ def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(flags, tmp_path):
     main(flags("output", max_steps=1))
-    with pytest.raises(SystemExit, match=r"error: .*checkpoint-1: it is further.*--resume_from_checkpoint True"):
+    with pytest.raises(SystemExit, match=r"error: .*checkpoint-1: a later start.*--resume_from_checkpoint True"):
         main(flags("output", max_steps=1))
 
 
@@ -252,8 +254,11 @@ def test_where_a_run_begins(tmp_path):
     assert find_checkpoint(early, tmp_path / "elsewhere") == early
     with pytest.raises(FvvError, match="checkpoint-7: no checkpoint of a training run"):
         find_checkpoint(str(tmp_path / "checkpoint-7"), tmp_path)
-    for begin in (None, False, "false", early):
-        with pytest.raises(FvvError, match="checkpoint-10: it is further than this run begins"):
+    other = tmp_path / "other" / "checkpoint-12"
+    shutil.copytree(late, other)
+    (other / "trainer_state.json").write_text(json.dumps({"global_step": 12}))
+    for begin in (None, False, "false", early, str(other)):
+        with pytest.raises(FvvError, match="checkpoint-10: a later start would take it for this run's"):
             find_checkpoint(begin, tmp_path)
     remove_unfinished(tmp_path)
     assert not (tmp_path / "_unfinished").exists()

@@ -411,8 +411,8 @@ def test_command_reports_an_error_in_one_line(base, annotate, tmp_path):
         main([*flags, "--use_cpu", "True", "--report_to", "none"])
 
 
-def test_an_error_in_a_worker_is_one_line(base, annotate, media, monkeypatch):
-    """The clip vanishes after the check; torch hands the worker's whole traceback on."""
+def test_an_error_in_a_worker_is_one_line(base, annotate, media):
+    """Torch hands the worker's whole traceback on."""
     path = annotate([sample("<image>\nWhich way?", "Up.", video="clip.mp4")])
     flags = ["--model_name_or_path", str(base), "--data_path", path, "--output_dir", str(media / "o")]
     flags += ["--check_media", "False", "--dataloader_num_workers", "1", "--max_steps", "1", "--use_cpu", "True"]

@@ -124,7 +124,8 @@ for question in questions:
 # | [07](07_evaluation.ipynb) | is it better? | `evaluation` |
 # | [08](08_real_checkpoints.ipynb) | checkpoints of every layout | `loading` |
 # | [09](09_scaling.ipynb) | the real model: memory and scale | `memory` |
-#
+
+# %% [markdown]
 # Others have tried before. *Video Fine-tuning Adaptation for FastVLM* describes how
 # LLaVA's training code was changed for it: decord reads the frames, the prompt gets one
 # `<image>` for each, and labels may be off by a few tokens. The lessons call it **the

@@ -440,8 +440,8 @@ temporary.cleanup()
 # ## Takeaways
 #
 # - What you do not sample does not exist for the model.
-# - `uniform` takes both ends, `segment` the middles, `random` is for training, `fps` for
-#   clips so short that equal steps of time fit.
+# - `uniform` takes both ends, `segment` the middles, `random` is for training, `fps`
+#   where frames must be equally far apart in time.
 # - You always get as many frames as you ask for; a short clip repeats some.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.

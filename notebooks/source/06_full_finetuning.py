@@ -262,7 +262,7 @@ plt.show()
 
 # %%
 # NBVAL_IGNORE_OUTPUT
-# Reason: each processor and number of threads rounds in its way; what is learned differs.
+# Reason: each processor and number of threads rounds in its way, and learns on from it.
 print(format_table(before, after))
 trained = fvv_lib.load_pretrained_model(args.output_dir)
 clip, question = f"{folder}/videos/test/motion-0019.mp4", "Which way does it move?"
@@ -381,7 +381,7 @@ go_on("resumed", settings("stopped", resume_from_checkpoint=True))
 # %%
 checkpoint = f"{mine.name}/stopped/checkpoint-4"
 go_on("weights only", settings("other", max_steps=4), checkpoint)
-anew = settings("stopped", resume_from_checkpoint=True)
+anew = settings("anew", resume_from_checkpoint=checkpoint)
 anew.ignore_data_skip = True
 go_on("data anew", anew)
 

@@ -211,8 +211,8 @@ plt.show()
 # colour and shape base and trained are near the top. In motion and order only the
 # trained model is; the others are at chance or below it.*
 #
-# Far below chance, in order: each of its questions names two shapes of its own, and an
-# answer that names another is wrong.
+# In order they are far below chance, because each question names two shapes and an answer
+# that names another is wrong.
 #
 # Training made the difference, and the answers come from the frames. One rival is left:
 # a model that sees **one frame**. `benchmarks/motion.py` trained one by the same
@@ -283,9 +283,8 @@ plt.show()
 # right.*
 #
 # Order is never right backwards. Alone that says little: blind and frozen are hardly ever
-# right either, for most of their answers name neither shape. But a model that *watches*
-# must now say the opposite. So give each clip the answer that is right when it is played
-# backwards, and count again.
+# right either. But a model that *watches* must now say the opposite. So give each clip
+# the answer that is right when it is played backwards, and count again.
 
 # %%
 from fvv_lib import samples
@@ -404,9 +403,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure: two groups of three bars. Trained forwards, the model is right forwards and
-# often wrong backwards. Trained both ways from the base it is often wrong
-# in both. Trained
-# forwards, then both ways, it is right in both.*
+# often wrong backwards. Trained both ways from the base it is often wrong in both.
+# Trained forwards, then both ways, it is right in both.*
 #
 # Without the shortcut the question is harder: from the base, as many steps as before
 # are not enough. But a model that uses time where nothing else tells is half way. Train
