@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fvv_lib import FvvError, LazySupervisedDataset
-from fvv_lib.check import check_data, format_problems
+from fvv_lib.check import check_data, format_problems, main
 from fvv_lib.decoding import count_frames
 
 
@@ -115,32 +115,31 @@ def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, fl
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("outputs", "message"),
     [
-        (["--write-clean", "data.json"], "data.json is asked for twice, or is an annotation file that is checked"),
-        (["--report", "folder/../data.json"], "data.json is asked for twice, or is an annotation file that is"),
-        (["--report", "one.json", "--write-clean", "one.json"], "one.json is asked for twice"),
-        (["--report", "one.dropped.json", "--write-clean", "one.json"], "one.dropped.json is asked for twice"),
-        (["--report", "folder.json"], "report: folder.json is a folder"),
-        (["--write-clean", "gone/clean.json"], "write_clean: the folder of gone/clean.json does not exist"),
-        (["--histograms", "gone/data.png"], "histograms: the folder of gone/data.png does not exist"),
-        (["--report", "report.xlsx"], "report: report.xlsx must end with .json or .csv"),
-        (["--write-clean", "clean.jsonl"], "write_clean: clean.jsonl must end with .json"),
-        (
-            ["--write-clean", "../clean.json"],
-            "write_clean: without an image_folder, paths of media start from",
-        ),
+        ({"write_clean": "data.json"}, "data.json is asked for twice, or is an annotation file that is checked"),
+        ({"report": "folder/../data.json"}, "data.json is asked for twice, or is an annotation file that is checked"),
+        ({"report": "one.json", "write_clean": "one.json"}, "one.json is asked for twice"),
+        ({"report": "one.dropped.json", "write_clean": "one.json"}, "one.dropped.json is asked for twice"),
+        ({"report": "folder.json"}, "report: folder.json is a folder"),
+        ({"write_clean": "gone/clean.json"}, "write_clean: the folder of gone/clean.json does not exist"),
+        ({"histograms": "gone/data.png"}, "histograms: the folder of gone/data.png does not exist"),
+        ({"report": "report.xlsx"}, "report: report.xlsx must end with .json or .csv"),
+        ({"write_clean": "clean.jsonl"}, "write_clean: clean.jsonl must end with .json"),
+        ({"write_clean": "../clean.json"}, "write_clean: without an image_folder, paths of media start from"),
     ],
 )
-def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media, base, samples, flags, message):
-    path = Path(annotate([samples["text"]]))
+def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media, monkeypatch, outputs, message):
+    """There is no such model: nothing has been opened when the error comes."""
+    path = Path(annotate([sample("text", "Which colours?")]))
     before = path.read_bytes()
     for name in ("folder", "folder.json"):
         (media / name).mkdir()
-    result = run("data.json", "--model-name-or-path", base, *flags, cwd=media)
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+    monkeypatch.chdir(media)
+    with pytest.raises(SystemExit) as end:
+        main(["data.json"], "no-such-model", **{name: Path(file) for name, file in outputs.items()})
+    assert message in str(end.value)
+    assert str(end.value).startswith("error: ")
     assert path.read_bytes() == before
 
 
