@@ -139,20 +139,24 @@ def _check_outputs(
     data: list[str], image_folder: str | None, report: Path | None, histograms: Path | None, write_clean: Path | None
 ) -> None:
     """What is written in the end can be written, and will be of use: asked before hours of reading."""
-    endings = {"report": (report, (".json", ".csv")), "histograms": (histograms, (".png", ".pdf", ".svg"))}
-    endings["write_clean"] = (write_clean, (".json",))
-    for name, (path, suffixes) in endings.items():
-        if path and path.suffix not in suffixes:
+    taken = {Path(file).resolve() for file in data}
+    for name, path, suffixes in (
+        ("report", report, (".json", ".csv")),
+        ("histograms", histograms, (".png", ".pdf", ".svg")),
+        ("write_clean", write_clean, (".json",)),
+        ("write_clean", write_clean and _dropped(write_clean), (".json",)),
+    ):
+        if path is None:
+            continue
+        if path.suffix not in suffixes:
             raise FvvError(f"{name}: {path} must end with {' or '.join(suffixes)}.")
-        if path and not os.access(path.absolute().parent, os.W_OK):
+        if not os.access(path.absolute().parent, os.W_OK):
             raise FvvError(f"{name}: the folder of {path} does not exist, or nothing may be written there.")
-        if path and path.is_dir():
+        if path.is_dir():
             raise FvvError(f"{name}: {path} is a folder: give the name of a file.")
-    written = [path for path in (report, histograms, write_clean) if path]
-    written += [_dropped(write_clean)] if write_clean else []
-    names = Counter(path.resolve() for path in [*written, *{Path(file).resolve() for file in data}])
-    if twice := [path for path in written if names[path.resolve()] > 1]:
-        raise FvvError(f"{twice[0]} is asked for twice, or is an annotation file that is checked: choose another name.")
+        if path.resolve() in taken:
+            raise FvvError(f"{path} is asked for twice, or is an annotation file that is checked: choose another name.")
+        taken.add(path.resolve())
     if write_clean and image_folder is None:
         folders = {Path(file).parent.resolve() for file in data}
         if folders != {write_clean.parent.resolve()}:
@@ -197,7 +201,7 @@ def main(
         decode_timeout: seconds that reading one video may take.
         workers: videos read at a time; default: one per core.
         report: write a record for each sample, its tokens among them, to this .json or .csv.
-        histograms: write histograms of durations, sizes and token counts to this .png.
+        histograms: write histograms of durations, sizes and token counts to this .png, .pdf or .svg.
         write_clean: write the good samples to this .json, and the names of the others beside it; paths of media stay
             as they are, so it must be in the folder of the annotation file if there is no image_folder.
     """

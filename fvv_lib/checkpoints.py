@@ -42,7 +42,8 @@ def find_checkpoint(resume: str | bool | None, output_dir: str | Path) -> str | 
     Lesson: 06.
     """
     last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-    start = {"true": last, "false": None, "none": None}.get(str(resume).lower(), str(resume))
+    resume = last if resumes_last(resume) else resume
+    start = None if str(resume).lower() in ("none", "false") else str(resume)
     begin = 0
     if start is not None:
         _check_whole(Path(start))

@@ -148,7 +148,7 @@ def read_video(
         asked = window[chosen]
         return asked
 
-    with _readable(name):
+    with readable(name):
         times, indices, frames = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
     fps = _average_fps(times)
     errors = times[indices] - times[asked]
@@ -172,13 +172,13 @@ def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float
     if timeout is not None:
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
     path = Path(video_path)
-    with _readable(path):
+    with readable(path):
         return len(numbered_pictures(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
 
 
 @contextmanager
-def _readable(source: Any) -> Iterator[None]:
-    """What the system refuses (permissions, a broken disk, a name that is too long) is an error about the file."""
+def readable(source: Any) -> Iterator[None]:
+    """Within it, what the system refuses (permissions, a broken disk, too long a name) is a VideoDecodeError."""
     try:
         yield
     except OSError as error:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fvv_lib.arguments import DataArguments, TrainingArguments
 from fvv_lib.dataset import LazySupervisedDataset
-from fvv_lib.decoding import is_video, numbered_pictures
+from fvv_lib.decoding import is_video, numbered_pictures, readable
 from fvv_lib.encoder import tower_features
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.model import VideoMixin
@@ -71,12 +71,10 @@ class FeatureStore:
     def name(self, path: Path) -> str:
         """The name of a clip: 32 digits of what is in its file, or in all files of a folder, and of `depends_on`."""
         digest = hashlib.blake2b(self.depends_on["video" if is_video(path) else "picture"].encode(), digest_size=16)
-        try:
+        with readable(path):
             for file in numbered_pictures(path) if path.is_dir() else [path]:
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "blake2b").digest())
-        except OSError as error:
-            raise VideoDecodeError(f"{path}: it can not be read ({error.strerror}).") from error
         return digest.hexdigest()
 
     def file(self, name: str) -> Path:
