@@ -1,6 +1,6 @@
 """An epoch with a frozen vision tower: features that are stored against frames that are encoded again.
 
-    python benchmarks/feature_cache.py            # about 6 minutes on 2 cores, 8 GiB; writes results/feature_cache.json
+    python benchmarks/feature_cache.py            # a quarter of an hour on 2 cores; writes results/feature_cache.json
     python benchmarks/feature_cache.py --small    # at an eighth of the width, to see that it runs; writes nothing
 
 Both sides are `fvv_lib.training.train` on the same clips and the same FastVLM-0.5B with random weights, in float32, and
@@ -39,7 +39,7 @@ from fvv_lib.scenes import write_video
 from fvv_lib.trainer import VideoTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
-CLIPS, FRAMES, PIXELS = 3, 2, 1024
+CLIPS, FRAMES, PIXELS = 3, 8, 1024
 CASES = {"2 of 24 layers": {"layers": 2, "lora_rank": 0}, "24 layers, LoRA": {"layers": 24, "lora_rank": 16}}
 SIDES = {"encoded again": False, "stored": True}
 

@@ -36,7 +36,7 @@ from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_GPU = torch.cuda.is_available()
-STEPS = 2  # that are timed, after one that is not
+WARM_UP, STEPS = 2, 3  # how many are not timed, and are: the first two are slower
 STRIDE, LABELLED = 64, 30
 # Dense bfloat16 peak of a chip, FLOP per second, from the maker's data sheets; longer names first.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -137,7 +137,7 @@ def memory(key: str) -> float:
     return int(line.split()[1]) / 2**20
 
 
-def measure(case: Case, side: str, small: bool) -> dict[str, Any]:
+def measure(case: Case, side: str, steps: int, small: bool) -> dict[str, Any]:
     """Train for a few steps in this process."""
     model = build(case, side, small)
     weights = memory("VmRSS")
@@ -156,8 +156,8 @@ def measure(case: Case, side: str, small: bool) -> dict[str, Any]:
             torch.cuda.synchronize()
         return time.perf_counter() - start, loss.item()
 
-    _, loss = step()
-    result = {"loss": loss, "seconds": [step()[0] for _ in range(STEPS)]}
+    seconds, losses = zip(*(step() for _ in range(steps)), strict=True)
+    result = {"loss": losses[0], "seconds": seconds[WARM_UP:]}
     result |= {"peak": memory("VmHWM"), "peak above weights": memory("VmHWM") - weights}
     if ON_GPU and side == "ours":
         with FlopCounterMode(display=False) as counter:
@@ -172,9 +172,10 @@ def compare(name: str, case: Case, small: bool) -> dict[str, Any]:
     for side in case.sides:
         command = [sys.executable, __file__, "--case", name, "--side", side, *(["--small"] if small else [])]
         results = []
-        for malloc in ({}, {"MALLOC_MMAP_THRESHOLD_": str(2**20)}):
+        for steps, malloc in ((WARM_UP + STEPS, {}), (2, {"MALLOC_MMAP_THRESHOLD_": str(2**20)})):
+            run = [*command, "--steps", str(steps)]
             environment = {**os.environ, **malloc}
-            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+            answer = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True, env=environment)
             results.append(json.loads(answer.stdout.splitlines()[-1]))
         timed, held = results
         result = {**held, "seconds": timed["seconds"]}
@@ -206,10 +207,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, help="measure only this one, the other results stay as they are")
     parser.add_argument("--side", help="with --case: measure this side in this process")
+    parser.add_argument("--steps", type=int, default=WARM_UP + STEPS, help="with --side: how many")
     parser.add_argument("--small", action="store_true", help="an eighth of the width; writes nothing")
     settings = parser.parse_args()
     if settings.side:
-        print(json.dumps(measure(CASES[settings.case], settings.side, settings.small)))
+        print(json.dumps(measure(CASES[settings.case], settings.side, settings.steps, settings.small)))
         return
     names = [settings.case] if settings.case else list(CASES)
     cases = {name: compare(name, CASES[name], settings.small) for name in names}

@@ -27,6 +27,7 @@ from fvv_lib.loading import open_checkpoint, tokens_per_frame
 from fvv_lib.lora import add_lora
 from fvv_lib.model import FastVlmForVideo, VideoMixin
 from fvv_lib.parts import set_trainable
+from fvv_lib.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:  # a sparse one holds two of these
                 self._hold(tensor)
         self.moments.append((self.live, self.gradients))
         return result
@@ -166,15 +167,15 @@ def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, leng
     autocast = settings.bf16 and not settings.zero_stage
     with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
         features = encode_images(model, images, settings.frames_per_chunk)  # B x (T, K, D)
-        words = model.get_input_embeddings()(ids)
-        if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
-            # `splicing` makes no gradient of its own for a tied embedding
-            words = words.detach().requires_grad_(words.requires_grad)
+        vocabulary = Vocabulary(model)
+        vocabulary.late &= settings.zero_stage < 3  # there the modules are called
+        vocabulary.embedding.padding_idx = None  # the size of a sparse gradient would depend on the ids
+        words = vocabulary.embed(ids)
         rows = [words[repeated].masked_scatter(is_feature, clip.to(words.dtype)) for clip in features]
         hidden = model.model(inputs_embeds=torch.stack(rows), attention_mask=mask, use_cache=False).last_hidden_state
-        logits = model.lm_head(hidden[:, :-1].flatten(0, 1)[labelled])  # (S, V)
+        logits = vocabulary.logits(hidden[:, :-1].flatten(0, 1)[labelled])  # (S, V)
         loss = F.cross_entropy(logits.float(), labelled, reduction="sum")
-        del features, words, rows, hidden
+        del features, words, rows, hidden, vocabulary
     logits = logits.float()  # what accelerate does with the outputs of autocast
     del logits
     loss.backward()

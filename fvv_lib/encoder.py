@@ -28,8 +28,7 @@ def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
 
     Returns:
         (F, C, H, W) contiguous, F frames in all, and the number of frames of each of the B entries. `view` on frames
-        that were permuted would fail or, after a wrong reshape, mix rows of pixels; contiguous memory also spares
-        PyTorch 2.12 to 2.14 a crash in the backward pass of a FastViT on the CPU.
+        that were permuted would fail or, after a wrong reshape, mix rows of pixels.
 
     Raises:
         FvvError: another number of dimensions, not three colours, or pictures of different sizes or types.

@@ -21,6 +21,7 @@ from fvv_lib.encoder import Images
 from fvv_lib.errors import DataFormatError, LabelMismatchError
 from fvv_lib.splicing import prepare_inputs_labels_for_multimodal
 from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from fvv_lib.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
@@ -57,16 +58,23 @@ class VideoMixin(_Model):
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames as the vision tower wants them: uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float is
-        not."""
-        parameter = next(self.model.vision_tower.parameters())
-        frames = frames.to(parameter.device)
-        if frames.dtype != torch.uint8:
-            return frames.to(parameter.dtype)
-        mean, std = (
-            torch.tensor(values, device=parameter.device).reshape(1, 3, 1, 1)
-            for values in (self.video_config.image_mean, self.video_config.image_std)
-        )
-        return ((frames / 255 - mean) / std).to(parameter.dtype)
+        not.
+
+        On a CPU a tower that gets no gradient has them in channels-last order, in which its convolutions are faster.
+        (In the backward pass of small ones that order crashes PyTorch, 2.12 to 2.15.)
+        """
+        parameters = list(self.model.vision_tower.parameters())
+        device, dtype = parameters[0].device, parameters[0].dtype
+        frames = frames.to(device)
+        if frames.dtype == torch.uint8:
+            mean, std = (
+                torch.tensor(values, device=device).reshape(1, 3, 1, 1)
+                for values in (self.video_config.image_mean, self.video_config.image_std)
+            )
+            frames = (frames / 255 - mean) / std
+        trained = torch.is_grad_enabled() and (frames.requires_grad or any(p.requires_grad for p in parameters))
+        memory_format = torch.channels_last if device.type == "cpu" and not trained else torch.contiguous_format
+        return frames.to(dtype, memory_format=memory_format)
 
     def train(self, mode: bool = True) -> "VideoMixin":
         super().train(mode)
@@ -118,6 +126,7 @@ class VideoMixin(_Model):
             full_logits = not self.training
         if images is not None and vision_features is not None:
             raise DataFormatError("images and vision_features are the same frames twice: pass one of them.")
+        vocabulary = Vocabulary(self) if has_frames and labels is not None and not full_logits else None
         if has_frames:
             if input_ids is None or inputs_embeds is not None:
                 raise DataFormatError("images need input_ids with one sentinel per frame, and no inputs_embeds.")
@@ -131,7 +140,8 @@ class VideoMixin(_Model):
                     labels,
                     images,
                     vision_features=vision_features,
-                    packing=self.packing and labels is not None and not full_logits,
+                    packing=self.packing and vocabulary is not None,
+                    vocabulary=vocabulary,
                 )
             )
         inputs = {
@@ -156,7 +166,7 @@ class VideoMixin(_Model):
                 "No token of this batch is learned: every label is -100, so its loss would be 0 and teach nothing. "
                 "Look at the samples with diagnose_labels; most often the template does not suit the tokenizer."
             )
-        logits = self.lm_head(hidden[:, :-1][learned])  # (S, V)
+        logits = (vocabulary.logits if vocabulary else self.lm_head)(hidden[:, :-1][learned])  # (S, V)
         total = F.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum")
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
         return CausalLMOutputWithPast(loss=total / count, logits=logits)

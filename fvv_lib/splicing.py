@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fvv_lib.encoder import Images, encode_images, project_features
 from fvv_lib.errors import DataFormatError
 from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from fvv_lib.vocabulary import Vocabulary
 
 Prepared = tuple[None, torch.Tensor | None, torch.Tensor | None, Any, torch.Tensor, torch.Tensor | None]
 
@@ -30,6 +31,7 @@ def prepare_inputs_labels_for_multimodal(
     vision_features: Sequence[torch.Tensor] | None = None,
     padding_side: str = "right",
     packing: bool = False,
+    vocabulary: Vocabulary | None = None,
 ) -> Prepared | tuple[torch.Tensor, Any, Any, Any, None, Any]:
     """Replace each image sentinel by the features of one frame. LLaVA's signature and 6-tuple.
 
@@ -44,6 +46,7 @@ def prepare_inputs_labels_for_multimodal(
         packing: lay the samples in one row instead, without padding: (1, sum of lengths, D). Positions start again at
             0 with each sample and the mask is None: that is how transformers knows that attention must not cross from
             one sample to the next. The first label of each sample is -100, for its token follows nothing.
+        vocabulary: what embeds the text, and will make the logits; default: the model's embedding.
 
     Returns:
         (None, position_ids, attention_mask, past_key_values, inputs_embeds, labels): embeddings (B, L', D) with
@@ -69,7 +72,10 @@ def prepare_inputs_labels_for_multimodal(
 
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]  # B x (l,)
-    text = _embed(model, torch.cat(ids), labels is not None).split([len(row) for row in ids])  # B x (l, D)
+    words = torch.cat(ids)
+    words = words.masked_fill(words == IMAGE_TOKEN_INDEX, 0)  # any word in the place of a frame
+    embed = vocabulary.embed if vocabulary else model.get_input_embeddings()
+    text = embed(words).split([len(row) for row in ids])  # B x (l, D)
     embeds, new_labels, lengths = [], [], []
     for i in range(batch):
         is_frame = ids[i] == IMAGE_TOKEN_INDEX
@@ -99,20 +105,6 @@ def prepare_inputs_labels_for_multimodal(
     elif len(set(lengths)) > 1:
         attention_mask = mask
     return None, position_ids, attention_mask, past_key_values, inputs_embeds, labels
-
-
-def _embed(model: Any, ids: torch.Tensor, training: bool) -> torch.Tensor:
-    """Embeddings of token ids, (L,) -> (L, D), with anything in the place of a sentinel.
-
-    Where the head has the same weights, the loss gives all of them a gradient. To that one the embedding adds the rows
-    that it read: a gradient of its own for 152,000 words of width 896 would take 0.5 GiB, and as much for the sum.
-    """
-    embedding = model.get_input_embeddings()
-    tied = embedding.weight is model.get_output_embeddings().weight
-    embedding.sparse = training and tied and embedding.weight.device.type in ("cpu", "cuda")  # not all have sparse sums
-    embeddings = embedding(ids.masked_fill(ids == IMAGE_TOKEN_INDEX, 0))
-    embedding.sparse = False
-    return embeddings
 
 
 def _check_sentinels(input_ids: torch.Tensor, features: list[torch.Tensor]) -> None:

@@ -40,6 +40,24 @@ def test_channels_last_frames_become_contiguous():
     assert torch.equal(row[5], permuted[1, 1])
 
 
+def test_on_a_cpu_a_tower_that_gets_no_gradient_has_its_frames_channels_last(model):
+    row = frames(4)
+    tower = model.model.vision_tower
+    assert model.normalize(row).is_contiguous()
+    assert model.normalize(row.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)).is_contiguous()
+    with torch.no_grad():
+        late = model.normalize(row)
+        assert late.is_contiguous(memory_format=torch.channels_last)
+        outputs = [model.get_image_features(pixels).pooler_output for pixels in (late, late.contiguous())]
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+    tower.requires_grad_(False)
+    assert model.normalize(row).is_contiguous(memory_format=torch.channels_last)
+    saliency = torch.rand(4, 3, 64, 64, requires_grad=True)
+    assert model.normalize(saliency).is_contiguous()
+    next(tower.parameters()).requires_grad_(True)
+    assert model.normalize(row).is_contiguous()
+
+
 def test_wrong_shapes_are_errors():
     with pytest.raises(FvvError, match="images must be"):
         flatten_frames(torch.zeros(2, 2, 2, 3, 8, 8))

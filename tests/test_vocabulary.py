@@ -1,0 +1,128 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fvv_lib.vocabulary import Vocabulary
+
+V, D = 50, 8
+IDS, TARGETS = torch.tensor([3, 7, 3, 0, 49, 2]), torch.tensor([7, 7, 1])  # 3 is read twice, 0 is the padding
+
+
+class Words(nn.Module):
+    """A language model of one layer, its embedding and its head."""
+
+    def __init__(self, tied: bool = True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(V, D, padding_idx=0)
+        self.layer = nn.Linear(D, D)
+        self.head = nn.Linear(D, V, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def loss(self, ours: bool = True) -> torch.Tensor:
+        vocabulary = Vocabulary(self)
+        embed, logits = (vocabulary.embed, vocabulary.logits) if ours else (self.embedding, self.head)
+        hidden = torch.tanh(self.layer(embed(IDS)))
+        return nn.functional.cross_entropy(logits(hidden[:3]).float(), TARGETS)
+
+
+def gradients(model: Words, ours: bool, bf16: bool = False) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = model.loss(ours)
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_are_those_of_the_two_modules(tied, bf16):
+    model = Words(tied)
+    ours, theirs = gradients(model, True, bf16), gradients(model, False, bf16)
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert not ours[name].is_sparse
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=1e-5, msg=name)
+    assert ours["embedding.weight"][0].any() == tied  # nothing from the lookup of the padding, only from the head
+
+
+def test_batches_are_accumulated():
+    model = Words()
+    once = gradients(model, True)["embedding.weight"]
+    model.loss().backward()
+    torch.testing.assert_close(model.embedding.weight.grad, 2 * once)
+
+
+class Full(TorchDispatchMode):
+    """Which results are as large as the weight and lie in new memory, in order."""
+
+    def __init__(self, model: Words):
+        super().__init__()
+        self.seen: list[str] = []
+        known = model.head.weight.untyped_storage()
+        self.storages = {known.data_ptr(): known}  # held, so that no address comes twice
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.layout == torch.strided:
+            storage = result.untyped_storage()
+            if storage.nbytes() == 4 * V * D and storage.data_ptr() not in self.storages:
+                self.storages[storage.data_ptr()] = storage
+                self.seen.append(func.overloadpacket._qualified_op_name)
+        return result
+
+
+def test_the_backward_pass_makes_one_tensor_of_that_size_and_makes_it_last():
+    model = Words()
+    counts = []
+    for ours in (True, False):
+        loss = model.loss(ours)
+        made = model.layer.weight.register_post_accumulate_grad_hook(lambda _: full.seen.append("layer"))
+        with Full(model) as full:
+            loss.backward()
+        made.remove()
+        model.zero_grad()
+        counts.append(full.seen)
+    assert counts[0] == ["layer", "aten::mm"]
+    assert counts[1][0] == "aten::mm"
+    assert len(counts[1]) > 2
+
+
+def test_hooks_of_the_modules_are_called():
+    model, called = Words(), []
+    for module in (model.embedding, model.head):  # NEFTune's noise is such a hook
+        module.register_forward_hook(lambda module, *_: called.append(module))
+    model.loss()
+    assert called == [model.embedding, model.head]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.embedding.requires_grad_(False),
+        lambda model: setattr(model.embedding.weight, "ds_id", 0),  # of ZeRO-3
+        lambda model: setattr(model, "head", nn.Sequential(model.head)),  # of PEFT
+        lambda model: model.to("meta"),
+    ],
+    ids=["frozen", "ZeRO-3", "wrapped", "another device"],
+)
+def test_the_modules_are_left_alone_where_the_weight_is_not_simply_there(change):
+    model = Words()
+    change(model)
+    assert not Vocabulary(model).late
+
+
+def test_without_gradients_the_modules_are_left_alone():
+    model = Words()
+    with torch.no_grad():
+        assert not Vocabulary(model).late
+    assert Vocabulary(model).late
+    assert not model.embedding.sparse
