@@ -36,7 +36,7 @@ from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_GPU = torch.cuda.is_available()
-WARM_UP, STEPS = 2, 3  # how many are not timed, and are: the first two are slower
+WARM_UP, STEPS = 2, 3  # steps before the clock runs, for the first are slower, and steps that are timed
 STRIDE, LABELLED = 64, 30
 # Dense bfloat16 peak of a chip, FLOP per second, from the maker's data sheets; longer names first.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}

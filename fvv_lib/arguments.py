@@ -282,8 +282,9 @@ class TrainingArguments(transformers.TrainingArguments):
             raise FvvError("ignore_data_skip=True would show a resumed run the first samples again: leave it out.")
         if self.train_sampling_strategy == "batch_rebalance":
             raise FvvError("train_sampling_strategy='batch_rebalance' would read every clip: use group_by_length.")
-        if self.label_smoothing_factor:
-            raise FvvError("label_smoothing_factor is not supported: the model computes its loss itself. Leave it out.")
+        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+            if getattr(self, name):
+                raise FvvError(f"{name} is not supported: the model makes embeddings and loss itself. Leave it out.")
         for name in ("vision_tower_lr", "projector_lr"):
             if (getattr(self, name) or 0) < 0:
                 raise FvvError(f"{name} must not be negative, got {getattr(self, name)}.")

@@ -166,10 +166,10 @@ def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, leng
     mask = torch.ones(batch, length, dtype=torch.long) if batch > 1 else None  # alone there is no padding
     autocast = settings.bf16 and not settings.zero_stage
     with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
-        features = encode_images(model, images, settings.frames_per_chunk)  # B x (T, K, D)
         vocabulary = Vocabulary(model)
         vocabulary.late &= settings.zero_stage < 3  # there the modules are called
         vocabulary.embedding.padding_idx = None  # the size of a sparse gradient would depend on the ids
+        features = encode_images(model, images, settings.frames_per_chunk)  # B x (T, K, D)
         words = vocabulary.embed(ids)
         rows = [words[repeated].masked_scatter(is_feature, clip.to(words.dtype)) for clip in features]
         hidden = model.model(inputs_embeds=torch.stack(rows), attention_mask=mask, use_cache=False).last_hidden_state

@@ -91,7 +91,7 @@ def predict_memory(settings: MemorySettings) -> MemoryPrediction:
     """
     zero, devices = settings.zero_stage, settings.num_devices
     accumulated = min(settings.gradient_accumulation_steps, 2)  # that there are earlier batches, not how many
-    alone = replace(settings, zero_stage=min(zero, 1), num_devices=1, offload=False)
+    alone = replace(settings, zero_stage=zero if zero == 3 else min(zero, 1), num_devices=1, offload=False)
     step = dry_run(replace(alone, gradient_accumulation_steps=accumulated))
     width = 2 if settings.bf16 and zero else 4
     weights: float = width * step.parameters + step.buffer_bytes

@@ -135,6 +135,11 @@ def test_zero_shares_the_states_out(settings):
     assert offloaded.peak < three.peak
 
 
+def test_zero_3_makes_a_tied_gradient_as_pytorch_does():
+    two, three = (predict_memory(MemorySettings("0.5b", zero_stage=stage, num_devices=8)) for stage in (2, 3))
+    assert three.activations > two.activations
+
+
 def test_each_change_is_tried_alone_until_one_fits(settings):
     settings = replace(settings, per_device_train_batch_size=2)
     frozen = predict_memory(replace(settings, tunable_parts=FROZEN))

@@ -314,6 +314,7 @@ def test_wrong_settings_are_errors(tmp_path):
     for setting, message in (
         ({"remove_unused_columns": True}, "remove_unused_columns"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is not supported"),
         ({"ignore_data_skip": True}, "ignore_data_skip=True would show"),
         ({"train_sampling_strategy": "batch_rebalance"}, "use group_by_length"),
         ({"projector_lr": -1.0}, "projector_lr must not be negative"),

@@ -16,7 +16,8 @@ class Words(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.Embedding(V, D, padding_idx=0)
-        self.layer = nn.Linear(D, D)
+        self.tower = nn.Linear(2, D, bias=False)
+        self.layer = nn.Linear(D, D, bias=False)
         self.head = nn.Linear(D, V, bias=False)
         if tied:
             self.head.weight = self.embedding.weight
@@ -27,11 +28,12 @@ class Words(nn.Module):
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
-    def loss(self, ours: bool = True) -> torch.Tensor:
+    def loss(self, ours: bool = True, learned: int = 3) -> torch.Tensor:
         vocabulary = Vocabulary(self)
         embed, logits = (vocabulary.embed, vocabulary.logits) if ours else (self.embedding, self.head)
-        hidden = torch.tanh(self.layer(embed(IDS)))
-        return nn.functional.cross_entropy(logits(hidden[:3]).float(), TARGETS)
+        features = self.tower(torch.ones(6, 2))
+        hidden = torch.tanh(self.layer(embed(IDS) + features)).repeat(learned // 3, 1)[:learned]
+        return nn.functional.cross_entropy(logits(hidden).float(), TARGETS.repeat(learned // 3))
 
 
 def gradients(model: Words, ours: bool, bf16: bool = False) -> dict[str, torch.Tensor]:
@@ -80,28 +82,56 @@ class Full(TorchDispatchMode):
         return result
 
 
-def test_the_backward_pass_makes_one_tensor_of_that_size_and_makes_it_last():
+@pytest.mark.parametrize(
+    ("ours", "learned", "expected"),
+    [
+        (True, 3, ["layer", "tower", "aten::mm"]),
+        (True, 12, ["aten::mm", "layer", "tower"]),  # more than D: their logits would be larger than the weight
+        (False, 3, ["aten::mm", "layer", "aten::embedding_dense_backward", "aten::add", "tower"]),
+    ],
+)
+def test_the_backward_pass_makes_one_tensor_of_that_size_and_makes_it_last(ours, learned, expected):
     model = Words()
-    counts = []
+    loss = model.loss(ours, learned)
+    for name in ("layer", "tower"):
+        weight = getattr(model, name).weight
+        weight.register_post_accumulate_grad_hook(lambda _, name=name: full.seen.append(name))
+    with Full(model) as full:
+        loss.backward()
+    assert full.seen == expected
+
+
+def test_gradients_of_many_learned_tokens_are_those_of_the_two_modules():
+    results = []
     for ours in (True, False):
-        loss = model.loss(ours)
-        made = model.layer.weight.register_post_accumulate_grad_hook(lambda _: full.seen.append("layer"))
-        with Full(model) as full:
-            loss.backward()
-        made.remove()
-        model.zero_grad()
-        counts.append(full.seen)
-    assert counts[0] == ["layer", "aten::mm"]
-    assert counts[1][0] == "aten::mm"
-    assert len(counts[1]) > 2
+        model = Words()
+        model.loss(ours, learned=12).backward()
+        results.append(model.embedding.weight.grad)
+    torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
 
 
-def test_hooks_of_the_modules_are_called():
-    model, called = Words(), []
-    for module in (model.embedding, model.head):  # NEFTune's noise is such a hook
-        module.register_forward_hook(lambda module, *_: called.append(module))
-    model.loss()
-    assert called == [model.embedding, model.head]
+def test_a_second_derivative_is_an_error():
+    model = Words()
+    (gradient,) = torch.autograd.grad(model.loss(), model.embedding.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_compiled_model_has_the_same_gradients():
+    expected = gradients(Words(), True)
+    model = Words()
+    torch.compile(model.loss, backend="aot_eager")().backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("module", ["embedding", "head"])
+def test_a_hook_that_changes_a_result_changes_the_gradients(module):
+    model, plain = Words(), gradients(Words(), True)["embedding.weight"]
+    getattr(model, module).register_forward_hook(lambda *call: 2 * call[-1])
+    ours, theirs = (gradients(model, side)["embedding.weight"] for side in (True, False))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(ours, plain, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +140,7 @@ def test_hooks_of_the_modules_are_called():
         lambda model: model.embedding.requires_grad_(False),
         lambda model: setattr(model.embedding.weight, "ds_id", 0),  # of ZeRO-3
         lambda model: setattr(model, "head", nn.Sequential(model.head)),  # of PEFT
-        lambda model: model.to("meta"),
+        lambda model: setattr(model.to("meta").head, "weight", model.embedding.weight),
     ],
     ids=["frozen", "ZeRO-3", "wrapped", "another device"],
 )

@@ -125,6 +125,11 @@ for name, tensors in (
 # each gradient. (bfloat16 makes only the activations smaller. The weights stay in
 # float32, and are rounded on the way.)
 #
+# In a small model one weight is used twice: it turns ids into vectors and, as the head,
+# vectors into scores. PyTorch would make a gradient of full size for each use, that of
+# the head while the activations are all still there. `fvv_lib.vocabulary` makes one, at
+# the end.
+#
 # ### Pay with time
 #
 # **Gradient checkpointing** keeps little more than the input of each block. On the way
