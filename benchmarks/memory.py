@@ -75,7 +75,14 @@ def write_folder(folder: Path) -> None:
         part.save_pretrained(folder)
 
 
-def make_samples(settings: MemorySettings) -> list[dict[str, torch.Tensor]]:
+class Samples(list[dict[str, torch.Tensor]]):
+    """The same ones in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+
+def make_samples(settings: MemorySettings) -> Samples:
     """Samples of random pixels and words; in a batch each is a token shorter than the one before, so it is padded."""
     frames, size = settings.num_video_frames, settings.image_size or 0
     samples = []
@@ -85,7 +92,7 @@ def make_samples(settings: MemorySettings) -> list[dict[str, torch.Tensor]]:
         labels = torch.where(torch.arange(len(ids)) >= len(ids) - settings.labelled_tokens, ids, IGNORE_INDEX)
         images = torch.randint(0, 256, (frames, 3, size, size), dtype=torch.uint8)
         samples.append({"input_ids": ids, "labels": labels, "images": images})
-    return samples * settings.gradient_accumulation_steps
+    return Samples(samples * settings.gradient_accumulation_steps)
 
 
 def memory_status(name: str) -> int:

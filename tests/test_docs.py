@@ -139,8 +139,13 @@ def test_readme_quotes_the_measured_training_step():
             assert f"{ratio['steps per second']}x the steps per second" in text, name
             memory = f"{ratio['peak']} of its memory, {ratio['peak above weights']} of what it takes beside the weights"
             assert memory in text, name
-    language = steps["cases"]["language side, 2,100 tokens"]
-    assert language["ours / stock"]["steps per second"] >= 2
+    language, frozen = (
+        steps["cases"][name]["ours / stock"]
+        for name in ("language side, 2,100 tokens", "whole model, tower frozen, 8 frames")
+    )
+    assert language["steps per second"] >= 2
+    assert language["peak"] <= 0.5
+    assert frozen["steps per second"] >= 1.5
 
 
 def test_readme_quotes_what_fits_and_how_well_it_is_predicted():

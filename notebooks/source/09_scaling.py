@@ -390,7 +390,7 @@ mib = 8 * 256 * 3072 * 2 / 2**20  # frames, tokens, width of the encoder, bfloat
 print(f"a clip at full size: {mib:.0f} MiB")
 
 # %% [markdown]
-# What you gain depends on what is left to do. Measured with the encoder of full size, 2
+# What you gain depends on what is left to do. Measured with the encoder of full size, 8
 # frames of 1024 pixels of each of 3 clips; in the first line the language model is cut to
 # 2 of its 24 layers:
 
