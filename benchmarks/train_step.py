@@ -58,8 +58,10 @@ SAVING = ("ours", "ours, checkpointing", "ours, checkpointing, 1 frame at a time
 WHOLE = {"whole model, 8 frames": Case(24, ((8, 52),), ("ours", "stock", *SAVING[1:]))}
 PARTS = {
     "language side, 2,100 tokens": Case(2, ((8, 52),), tower=False),
-    "whole model, 1 frame of 1024x1024": Case(2, ((1, 52),)),
-    "whole model, tower frozen, 8 frames": Case(2, ((8, 52),), frozen=True),
+    "whole model, 2 frames of 1024x1024": Case(2, ((2, 52),)),
+    "whole model, tower frozen, 8 frames": Case(
+        2, ((8, 52),), ("ours", "ours, all frames at once", "stock"), frozen=True
+    ),
     "vision tower, 4 frames of 256x256": Case(2, ((4, 52),), SAVING, image_size=256),
     "packing, 600 tokens and 7 x 60": Case(2, ((2, 88), *[(0, 60)] * 7), ("ours, packed", "ours"), tower=False),
 }
@@ -82,6 +84,8 @@ def build(case: Case, side: str, small: bool) -> Any:
     if "checkpointing" in side:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     model.frames_per_chunk = 1 if "1 frame at a time" in side else None
+    if "all frames at once" in side:
+        model.pixels_at_once = None
     model.packing = "packed" in side
     model.model.vision_tower.requires_grad_(not case.frozen)
     if side.startswith("stock"):

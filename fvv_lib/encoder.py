@@ -6,12 +6,13 @@ each picture on its own (as long as its BatchNorm is in eval mode). This module 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fvv_lib.errors import FvvError
 from fvv_lib.zero import blank_frames
@@ -140,9 +141,9 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         )
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
-        features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D), of LLaVA f x (K, D)
-        features = features if isinstance(features, torch.Tensor) else torch.stack(features)
-        return pool_frames(features, model.video_config.frame_pool)
+        parts = [model.get_image_features(pixels).pooler_output for pixels in _normalized(model, frames)]
+        rows = [part if isinstance(part, torch.Tensor) else torch.stack(part) for part in parts]  # of LLaVA f x (K, D)
+        return pool_frames(torch.cat(rows), model.video_config.frame_pool)
 
     frames, sizes = flatten_frames(images)
     row = torch.cat([frames, frames.new_zeros(blank_frames(frames, frames_per_chunk), *frames.shape[1:])])
@@ -154,6 +155,23 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
     return unflatten_frames(torch.cat(features)[: len(frames)], sizes)
 
 
+def _normalized(model: Any, frames: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What passes the vision tower, in order: on a CPU `pixels_at_once`, elsewhere all frames together.
+
+    On a CPU the memory of large tensors goes back to the system after each layer, and is cleared again for the next:
+    with 8 frames of 1024 x 1024 together that takes about as long as the convolutions.
+    """
+    whole = (
+        model.device.type != "cpu"
+        or model.pixels_at_once is None
+        or (model.training and model.train_batchnorm)  # statistics are those of all frames
+        or is_deepspeed_zero3_enabled()  # all ranks run the tower equally often
+    )
+    at_once = len(frames) if whole else model.pixels_at_once // (frames.shape[-2] * frames.shape[-1])
+    for part in frames.split(max(1, at_once)):
+        yield model.normalize(part)
+
+
 def tower_features(model: Any, frames: torch.Tensor) -> torch.Tensor:
     """What the vision tower makes of frames: (F, C, H, W) -> (F, K, D of the tower), as the projector is given it.
 
@@ -163,8 +181,9 @@ def tower_features(model: Any, frames: torch.Tensor) -> torch.Tensor:
     caught: list[torch.Tensor] = []
     projector = model.model.multi_modal_projector
     with projector.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])):
-        model.get_image_features(model.normalize(frames))
-    return caught[0]
+        for pixels in _normalized(model, frames):
+            model.get_image_features(pixels)
+    return torch.cat(caught)
 
 
 def project_features(model: Any, vision_features: Sequence[torch.Tensor]) -> list[torch.Tensor]:

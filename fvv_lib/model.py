@@ -44,6 +44,8 @@ class VideoMixin(_Model):
             clips at a time, and one forward in train mode already overwrites statistics that took Apple millions of
             pictures to collect.
         frames_per_chunk: frames that pass the vision tower at a time, see `encode_images`; None: all of the batch.
+        pixels_at_once: on a CPU, frames pass the tower at most so many pixels at a time, but at least one frame; None:
+            all of them. That is faster, and nothing else: what is kept for the backward pass stays the same.
         packing: lay the samples of a batch in one row while only labelled logits are computed; spares the padding.
         checkpointing: whether gradient checkpointing is on; transformers' own method sets it.
 
@@ -53,6 +55,7 @@ class VideoMixin(_Model):
     video_config: VideoConfig = VideoConfig()
     train_batchnorm: bool = False
     frames_per_chunk: int | None = None
+    pixels_at_once: int | None = 2**20
     packing: bool = False
     checkpointing: bool = False
 
@@ -61,7 +64,8 @@ class VideoMixin(_Model):
         not.
 
         On a CPU a tower that gets no gradient has them in channels-last order, in which its convolutions are faster.
-        (In the backward pass of small ones that order crashes PyTorch, 2.12 to 2.15.)
+        In the backward pass that order brings nothing, and it crashes a stem that has a 1x1 convolution with a stride
+        (oneDNN's issue 6035, in PyTorch 2.12 to 2.15).
         """
         parameters = list(self.model.vision_tower.parameters())
         device, dtype = parameters[0].device, parameters[0].dtype

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fvv_lib import FvvError, VideoConfig, encode_images, flatten_frames, unflatten_frames
-from fvv_lib.encoder import pool_frames, pooled_tokens
+from fvv_lib.encoder import pool_frames, pooled_tokens, tower_features
 
 
 def frames(*shape):
@@ -88,6 +88,40 @@ def test_chunks_change_nothing(model):
     whole, chunked = encode_images(model, images), encode_images(model, images, frames_per_chunk=2)
     for a, b in zip(whole, chunked, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_on_a_cpu_frames_pass_the_tower_a_few_pixels_at_a_time(model):
+    images, passes = [frames(3), frames(2)], []
+    tower = model.model.vision_tower
+    model.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+
+    def encode():
+        passes.clear()
+        model.zero_grad()
+        features = torch.cat(encode_images(model, images))
+        features.square().sum().backward()
+        weight = next(tower.parameters()).grad.clone()
+        return features.detach(), weight / weight.abs().max(), list(passes)
+
+    assert model.pixels_at_once == 1024 * 1024
+    *whole, sizes = encode()
+    assert sizes == [5]
+    model.pixels_at_once = 2 * 64 * 64
+    *parts, sizes = encode()
+    assert sizes == [2, 2, 1]
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
+    passes.clear()
+    with torch.no_grad():
+        late = tower_features(model, torch.cat(images))
+    assert (passes, len(late)) == ([2, 2, 1], 5)
+    model.pixels_at_once = 1  # never less than a frame
+    assert encode()[-1] == [1] * 5
+    model.train_batchnorm = True
+    model.train()
+    assert encode()[-1] == [5]
+    model.eval()
+    model.pixels_at_once = None
+    assert encode()[-1] == [5]
 
 
 @torch.no_grad()
