@@ -108,6 +108,7 @@ def measure(settings: MemorySettings, output_dir: str) -> int:
     base = random_fastvlm(small_config())
     base.video_config = replace(base.video_config, frame_pool=settings.frame_pool)
     base.frames_per_chunk = settings.frames_per_chunk
+    base.pixels_at_once = None  # as the prediction has it
     model: torch.nn.Module = base
     if settings.lora_rank:
         model = add_lora(base, ModelArguments(settings.model, list(settings.tunable_parts), settings.lora_rank))

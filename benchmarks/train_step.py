@@ -5,7 +5,8 @@
 
 A step is forward, backward and AdamW (fused, as in training). Stock is `FastVlmForConditionalGeneration` with what its
 processor makes, float `pixel_values` and expanded ids, and logits at every position. Ours has uint8 frames, one
-sentinel per frame, and logits where there are labels. BatchNorm is in eval mode on both sides: the losses must agree.
+sentinel per frame, and logits where there are labels; on a CPU its frames pass the tower a megapixel at a time, except
+where the side is called "all frames at once". BatchNorm is in eval mode on both sides: the losses must agree.
 
 Each side runs in processes of its own: one whose steps are timed, and one whose highest memory is read, in which glibc
 gives back at once what is freed (it would keep blocks of up to 32 MiB for later, and giving them back takes time). On a
@@ -54,14 +55,13 @@ class Case:
     frozen: bool = False  # the tower is run, and not trained
 
 
+PIECES = ("ours", "ours, all frames at once", "stock")
 SAVING = ("ours", "ours, checkpointing", "ours, checkpointing, 1 frame at a time")
 WHOLE = {"whole model, 8 frames": Case(24, ((8, 52),), ("ours", "stock", *SAVING[1:]))}
 PARTS = {
     "language side, 2,100 tokens": Case(2, ((8, 52),), tower=False),
     "whole model, 2 frames of 1024x1024": Case(2, ((2, 52),)),
-    "whole model, tower frozen, 8 frames": Case(
-        2, ((8, 52),), ("ours", "ours, all frames at once", "stock"), frozen=True
-    ),
+    "whole model, tower frozen, 8 frames": Case(2, ((8, 52),), PIECES, frozen=True),
     "vision tower, 4 frames of 256x256": Case(2, ((4, 52),), SAVING, image_size=256),
     "packing, 600 tokens and 7 x 60": Case(2, ((2, 88), *[(0, 60)] * 7), ("ours, packed", "ours"), tower=False),
 }

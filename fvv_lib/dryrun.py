@@ -152,7 +152,7 @@ def _open(settings: MemorySettings) -> tuple[VideoMixin, int, int]:
             model = checkpoint.model_class(checkpoint.config)
             size, limit = processor_size(checkpoint.image_processor), checkpoint.context_len
     model.video_config = VideoConfig(frame_pool=settings.frame_pool)
-    model.pixels_at_once = None  # as on a GPU
+    model.pixels_at_once = None  # as on a GPU; a CPU may hold less
     return model, settings.image_size or size, limit
 
 

@@ -6,16 +6,15 @@ each picture on its own (as long as its BatchNorm is in eval mode). This module 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fvv_lib.errors import FvvError
-from fvv_lib.zero import blank_frames
+from fvv_lib.zero import blank_frames, equally_often
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 
@@ -114,7 +113,9 @@ def pool_frames(features: torch.Tensor, pool: int) -> torch.Tensor:
 
 
 def encode_images(model: Any, images: Images, frames_per_chunk: int | None = None) -> list[torch.Tensor]:
-    """Encode all frames of a batch in one pass of vision tower and projector, and pool them where the model is set so.
+    """Encode all frames of a batch with vision tower and projector, and pool them where the model is set so.
+
+    They go in one pass; on a CPU, where that is faster, at most `model.pixels_at_once` in each, but at least one frame.
 
     Args:
         model: a `VideoMixin` model.
@@ -141,13 +142,13 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
         )
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
-        parts = [model.get_image_features(pixels).pooler_output for pixels in _normalized(model, frames)]
-        rows = [part if isinstance(part, torch.Tensor) else torch.stack(part) for part in parts]  # of LLaVA f x (K, D)
-        return pool_frames(torch.cat(rows), model.video_config.frame_pool)
+        features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D), of LLaVA f x (K, D)
+        features = features if isinstance(features, torch.Tensor) else torch.stack(features)
+        return pool_frames(features, model.video_config.frame_pool)
 
     frames, sizes = flatten_frames(images)
     row = torch.cat([frames, frames.new_zeros(blank_frames(frames, frames_per_chunk), *frames.shape[1:])])
-    chunks = row.split(frames_per_chunk or len(row))
+    chunks = _chunks(model, row, frames_per_chunk)
     if frames_per_chunk and model.training and model.checkpointing:
         features = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
     else:
@@ -155,24 +156,21 @@ def encode_images(model: Any, images: Images, frames_per_chunk: int | None = Non
     return unflatten_frames(torch.cat(features)[: len(frames)], sizes)
 
 
-def _normalized(model: Any, frames: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What passes the vision tower, in order: on a CPU `pixels_at_once`, elsewhere all frames together.
+def _chunks(model: Any, frames: torch.Tensor, frames_per_chunk: int | None) -> Sequence[torch.Tensor]:
+    """Cut frames into what passes the vision tower at a time: `frames_per_chunk`, and on a CPU `pixels_at_once`.
 
-    On a CPU the memory of large tensors goes back to the system after each layer, and is cleared again for the next:
-    with 8 frames of 1024 x 1024 together that takes about as long as the convolutions.
+    There glibc gives blocks of more than 32 MiB back to the system as soon as they are free, and the system clears each
+    page when it is taken again, for the next layer. In smaller pieces fewer tensors are so large.
     """
-    whole = (
-        model.device.type != "cpu"
-        or model.pixels_at_once is None
-        or (model.training and model.train_batchnorm)  # statistics are those of all frames
-        or is_deepspeed_zero3_enabled()  # all ranks run the tower equally often
-    )
-    at_once = len(frames) if whole else model.pixels_at_once // (frames.shape[-2] * frames.shape[-1])
-    for part in frames.split(max(1, at_once)):
-        yield model.normalize(part)
+    at_once = frames_per_chunk or len(frames)
+    tower = next(model.model.vision_tower.parameters())
+    collects = model.training and model.train_batchnorm  # statistics, which are those of all frames
+    if tower.device.type == "cpu" and model.pixels_at_once and not collects and not equally_often():
+        at_once = min(at_once, max(1, model.pixels_at_once // (frames.shape[-2] * frames.shape[-1])))
+    return frames.split(at_once)
 
 
-def tower_features(model: Any, frames: torch.Tensor) -> torch.Tensor:
+def tower_features(model: Any, frames: torch.Tensor, frames_per_chunk: int | None = None) -> torch.Tensor:
     """What the vision tower makes of frames: (F, C, H, W) -> (F, K, D of the tower), as the projector is given it.
 
     It is caught on its way to the projector, because which layers and which tokens of a tower are taken is known to
@@ -181,8 +179,8 @@ def tower_features(model: Any, frames: torch.Tensor) -> torch.Tensor:
     caught: list[torch.Tensor] = []
     projector = model.model.multi_modal_projector
     with projector.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])):
-        for pixels in _normalized(model, frames):
-            model.get_image_features(pixels)
+        for chunk in _chunks(model, frames, frames_per_chunk):
+            model.get_image_features(model.normalize(chunk))
     return torch.cat(caught)
 
 

@@ -225,8 +225,7 @@ def _compute(model: VideoMixin, clips: _Frames, training_args: TrainingArguments
     dtype = autocast_dtype(training_args)
     for name, frames, times in tqdm(loader, desc="computing features", disable=hidden):
         with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
-            chunks = frames.split(model.frames_per_chunk or len(frames))
-            features = torch.cat([tower_features(model, chunk) for chunk in chunks])
+            features = tower_features(model, frames, model.frames_per_chunk)
         clips.store.write(name, Clip(features.contiguous().cpu(), times))
 
 

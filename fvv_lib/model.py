@@ -44,8 +44,9 @@ class VideoMixin(_Model):
             clips at a time, and one forward in train mode already overwrites statistics that took Apple millions of
             pictures to collect.
         frames_per_chunk: frames that pass the vision tower at a time, see `encode_images`; None: all of the batch.
-        pixels_at_once: on a CPU, frames pass the tower at most so many pixels at a time, but at least one frame; None:
-            all of them. That is faster, and nothing else: what is kept for the backward pass stays the same.
+        pixels_at_once: on a CPU no more pixels than these pass at a time, but at least one frame; None: all of the
+            batch. It is faster and, where nothing is kept for a backward pass, takes less memory; the features are the
+            same but for rounding.
         packing: lay the samples of a batch in one row while only labelled logits are computed; spares the padding.
         checkpointing: whether gradient checkpointing is on; transformers' own method sets it.
 
@@ -64,8 +65,8 @@ class VideoMixin(_Model):
         not.
 
         On a CPU a tower that gets no gradient has them in channels-last order, in which its convolutions are faster.
-        In the backward pass that order brings nothing, and it crashes a stem that has a 1x1 convolution with a stride
-        (oneDNN's issue 6035, in PyTorch 2.12 to 2.15).
+        In the backward pass a 1x1 convolution with a stride over few channels, as some FastViTs have over the three
+        colours, then writes outside its memory, and the process crashes (oneDNN's issue 6035; PyTorch 2.12 to 2.15).
         """
         parameters = list(self.model.vision_tower.parameters())
         device, dtype = parameters[0].device, parameters[0].dtype

@@ -37,6 +37,11 @@ def whole_parameters(model: nn.Module) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
+def equally_often() -> bool:
+    """Whether all ranks must run each layer equally often: they put its weights together."""
+    return is_deepspeed_zero3_enabled()
+
+
 def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
     """How many blank frames the encoder must get after these; no gradient comes from them.
 
@@ -47,7 +52,7 @@ def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
     Raises:
         FvvError: chunks of one frame under ZeRO-3.
     """
-    if not is_deepspeed_zero3_enabled():
+    if not equally_often():
         return int(len(frames) == 0)
     if frames_per_chunk is None:
         return max(0, 2 - len(frames))

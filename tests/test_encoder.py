@@ -90,38 +90,65 @@ def test_chunks_change_nothing(model):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_on_a_cpu_frames_pass_the_tower_a_few_pixels_at_a_time(model):
-    images, passes = [frames(3), frames(2)], []
-    tower = model.model.vision_tower
-    model.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+@pytest.fixture
+def passes(model):
+    """Frames in each pass of the tower."""
+    sizes: list[int] = []
+    model.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    return sizes
 
-    def encode():
-        passes.clear()
-        model.zero_grad()
-        features = torch.cat(encode_images(model, images))
-        features.square().sum().backward()
-        weight = next(tower.parameters()).grad.clone()
-        return features.detach(), weight / weight.abs().max(), list(passes)
 
+@pytest.mark.parametrize("settings", [{}, {"frames_per_chunk": 3}, {"frames_per_chunk": 3, "checkpointing": True}])
+def test_on_a_cpu_a_few_pixels_pass_at_a_time_with_the_same_features_and_gradients(model, passes, settings):
+    images, tower = [frames(3), frames(2)], model.model.vision_tower
     assert model.pixels_at_once == 1024 * 1024
-    *whole, sizes = encode()
-    assert sizes == [5]
-    model.pixels_at_once = 2 * 64 * 64
-    *parts, sizes = encode()
-    assert sizes == [2, 2, 1]
-    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
+
+    def encode(**settings):
+        model.zero_grad()
+        features = torch.cat(encode_images(model, images, **settings))
+        features.square().mean().backward()
+        gradients = {name: weight.grad for name, weight in tower.named_parameters()}
+        return features.detach(), gradients
+
+    features, gradients = encode()
+    assert passes == [5]
     passes.clear()
-    with torch.no_grad():
-        late = tower_features(model, torch.cat(images))
-    assert (passes, len(late)) == ([2, 2, 1], 5)
-    model.pixels_at_once = 1  # never less than a frame
-    assert encode()[-1] == [1] * 5
-    model.train_batchnorm = True
+    model.pixels_at_once = 2 * 64 * 64
     model.train()
-    assert encode()[-1] == [5]
-    model.eval()
-    model.pixels_at_once = None
-    assert encode()[-1] == [5]
+    model.checkpointing = settings.pop("checkpointing", False)
+    in_pieces, other = encode(**settings)
+    assert passes[:3] == [2, 2, 1]
+    assert len(passes) == (6 if model.checkpointing else 3)  # those are encoded again
+    torch.testing.assert_close(in_pieces, features, atol=1e-4, rtol=1e-4)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(other[name], gradient, atol=1e-4 * float(gradient.abs().max()), rtol=1e-3)
+
+
+@torch.no_grad()
+def test_what_passes_at_a_time_on_a_cpu(model, passes, monkeypatch):
+    def encode(**settings):
+        passes.clear()
+        encode_images(model, [frames(3), frames(2)], **settings)
+        return list(passes)
+
+    model.pixels_at_once = 2 * 64 * 64
+    assert encode(frames_per_chunk=1) == [1] * 5
+    passes.clear()
+    assert (len(tower_features(model, frames(5))), passes) == (5, [2, 2, 1])
+    model.pixels_at_once = 1  # never less than a frame
+    assert encode() == [1] * 5
+    with monkeypatch.context() as patch:
+        patch.setattr("fvv_lib.zero.is_deepspeed_zero3_enabled", lambda: True)
+        assert encode() == [5]  # all ranks run the tower equally often
+    model.train_batchnorm = True
+    assert encode() == [1] * 5
+    model.train()
+    assert encode() == [5]  # the statistics are those of all
+    model.train_batchnorm, model.pixels_at_once = False, None
+    assert encode() == [5]
+    model.pixels_at_once = 1
+    model.to("meta")  # as a GPU, no CPU
+    assert encode() == [5]
 
 
 @torch.no_grad()

@@ -30,6 +30,8 @@ import os
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # a progress bar is not a result
 
 import inspect
+import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -310,11 +312,29 @@ print("chunks keep less for the backward pass:", less)
 # Chunks alone spare nothing while you train. They are for asking, or to go with gradient
 # checkpointing.
 #
-# On a CPU smaller pieces are faster too. The memory of a large tensor goes back to the
-# system after each layer, which clears every page of it for the next; with eight frames of
-# 1024 pixels together that takes about as long as the convolutions. So there
-# `encode_images` lets about a megapixel pass at a time (`model.pixels_at_once`), without
-# being told. The README has the figures, under *A training step*.
+# You need not ask for one kind of piece. On a CPU at most a megapixel passes at a time,
+# but at least one frame: `model.pixels_at_once`. The C library of Linux gives blocks of
+# more than 32 MiB back to the system as soon as they are free, and the system clears them
+# page by page before the next layer gets them. Smaller pieces have fewer such blocks.
+# Here four small frames shall be as many pixels as may pass:
+
+# %%
+usual, sizes = model.pixels_at_once, []
+model.pixels_at_once = 4 * 64 * 64
+with model.model.multi_modal_projector.register_forward_pre_hook(
+    lambda _, inputs: sizes.append(len(inputs[0]))
+):
+    pieces = encode(videos)
+model.pixels_at_once = usual
+same = [bool((a - b).abs().max() < tolerance) for a, b in zip(whole, pieces, strict=True)]
+print("frames in each pass:", sizes, "same features:", same)
+
+# %%
+measured = json.loads(Path("../benchmarks/results/train_step.json").read_text())
+sides = measured["cases"]["whole model, tower frozen, 8 frames"]["sides"]
+print("a step with 8 frames of 1024 pixels, the encoder frozen, on", measured["hardware"])
+for side in ("ours, all frames at once", "ours"):
+    print(f"{side}: {sides[side]['seconds per step']:.1f} s, {sides[side]['peak GiB']} GiB")
 
 # %% [markdown]
 # ## What can go wrong
