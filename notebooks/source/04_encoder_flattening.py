@@ -334,7 +334,8 @@ measured = json.loads(Path("../benchmarks/results/train_step.json").read_text())
 sides = measured["cases"]["whole model, tower frozen, 8 frames"]["sides"]
 print("a step with 8 frames of 1024 pixels, the encoder frozen, on", measured["hardware"])
 for side in ("ours, all frames at once", "ours"):
-    print(f"{side}: {sides[side]['seconds per step']:.1f} s, {sides[side]['peak GiB']} GiB")
+    seconds, gib = sides[side]["seconds per step"], sides[side]["peak GiB"]
+    print(f"{side}: {seconds:.1f} s, {gib} GiB")
 
 # %% [markdown]
 # ## What can go wrong
