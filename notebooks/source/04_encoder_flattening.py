@@ -326,13 +326,14 @@ with model.model.multi_modal_projector.register_forward_pre_hook(
 ):
     pieces = encode(videos)
 model.pixels_at_once = usual
-same = [bool((a - b).abs().max() < tolerance) for a, b in zip(whole, pieces, strict=True)]
+close = [(a - b).abs().max() < tolerance for a, b in zip(whole, pieces, strict=True)]
+same = [bool(yes) for yes in close]
 print("frames in each pass:", sizes, "same features:", same)
 
 # %%
 measured = json.loads(Path("../benchmarks/results/train_step.json").read_text())
 sides = measured["cases"]["whole model, tower frozen, 8 frames"]["sides"]
-print("a step with 8 frames of 1024 pixels, the encoder frozen, on", measured["hardware"])
+print("a step, 8 frames of 1024 pixels, encoder frozen, on", measured["hardware"])
 for side in ("ours, all frames at once", "ours"):
     seconds, gib = sides[side]["seconds per step"], sides[side]["peak GiB"]
     print(f"{side}: {seconds:.1f} s, {gib} GiB")
