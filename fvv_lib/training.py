@@ -140,6 +140,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
 def check_settings(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Settings that are right one by one but do not go together."""
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != training_args.world_size:
+        raise FvvError(
+            f"{started} processes were started, and each would train alone, into the same folder. Without GPUs add "
+            "--use_cpu True."
+        )
     if training_args.n_gpu > 1:
         raise FvvError(
             "Several GPUs in one process would cut videos apart: start with torchrun --nproc_per_node N -m "

@@ -30,7 +30,7 @@ STREAM = [TEXT, TEXT_2, BOTH, VIDEO, STILL, TEXT, VIDEO, VIDEO]
 FROZEN = ["--tunable_parts", "projector", "language_model"]
 
 
-def start(data, output, base, *flags, gpus=2, zero="", batch_size=2):
+def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=True):
     launch = {"GPUS": str(gpus), "ZERO": zero} if gpus > 1 else {}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
     environment = {
@@ -53,7 +53,7 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2):
         "logging_steps": 1,
         "save_steps": 2,
         "dataloader_num_workers": 0,
-        "use_cpu": True,
+        "use_cpu": use_cpu,
         "report_to": "none",
         "disable_tqdm": True,
     }
@@ -67,7 +67,7 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2):
         timeout=600,
         check=False,
     )
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.returncode == 0, run.stderr[-6000:]
     return losses(output), load_pretrained_model(output, device="cpu").model.state_dict()
 
 
@@ -131,6 +131,14 @@ def test_lora_on_two_processes_gives_what_it_gives_on_one(stream, base):
     got, _ = start(stream / "data.json", stream / "lora3", base, *lora, zero="3")
     assert got[0] == pytest.approx(one[0], abs=1e-4)
     assert got == pytest.approx(one, rel=0.02)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("zero", ["", "2"])
+def test_two_processes_that_would_each_train_alone_are_an_error(stream, base, tmp_path, zero):
+    with pytest.raises(AssertionError, match=r"2 processes were started.*--use_cpu True"):
+        start(stream, tmp_path / "run", base, zero=zero, use_cpu=False)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("zero", ["2", "3"])
