@@ -98,14 +98,16 @@ def passes(model):
     return sizes
 
 
-@pytest.mark.parametrize("settings", [{}, {"frames_per_chunk": 3}, {"frames_per_chunk": 3, "checkpointing": True}])
-def test_on_a_cpu_a_few_pixels_pass_at_a_time_with_the_same_features_and_gradients(model, passes, settings):
+@pytest.mark.parametrize(("frames_per_chunk", "checkpointing"), [(None, False), (3, False), (3, True)])
+def test_on_a_cpu_a_few_pixels_pass_at_a_time_with_the_same_features_and_gradients(
+    model, passes, frames_per_chunk, checkpointing
+):
     images, tower = [frames(3), frames(2)], model.model.vision_tower
     assert model.pixels_at_once == 1024 * 1024
 
-    def encode(**settings):
+    def encode(*settings):
         model.zero_grad()
-        features = torch.cat(encode_images(model, images, **settings))
+        features = torch.cat(encode_images(model, images, *settings))
         features.square().mean().backward()
         gradients = {name: weight.grad for name, weight in tower.named_parameters()}
         return features.detach(), gradients
@@ -115,10 +117,10 @@ def test_on_a_cpu_a_few_pixels_pass_at_a_time_with_the_same_features_and_gradien
     passes.clear()
     model.pixels_at_once = 2 * 64 * 64
     model.train()
-    model.checkpointing = settings.pop("checkpointing", False)
-    in_pieces, other = encode(**settings)
+    model.checkpointing = checkpointing
+    in_pieces, other = encode(frames_per_chunk)
     assert passes[:3] == [2, 2, 1]
-    assert len(passes) == (6 if model.checkpointing else 3)  # those are encoded again
+    assert len(passes) == (6 if checkpointing else 3)  # those are encoded again
     torch.testing.assert_close(in_pieces, features, atol=1e-4, rtol=1e-4)
     for name, gradient in gradients.items():
         torch.testing.assert_close(other[name], gradient, atol=1e-4 * float(gradient.abs().max()), rtol=1e-3)
