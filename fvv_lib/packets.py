@@ -24,6 +24,7 @@ SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 # shown in the order in which they are decoded.
 B_SLICE = re.compile(rb"\x00\x00\x01[\x01\x21\x41\x61][\x9c-\xaf]")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
+KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Packets:
     """What a container says about the packets of its video, in the order of decoding.
 
     Attributes:
-        pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds.
+        pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds. Matroska has no dts
+            and seeks by pts: there they are the same.
         key: bool (P,), whether decoding can start there.
         shown: bool (P,), False for packets that an edit list cuts away.
         timed: False where the pts are not known (AVI with B-frames): then they are the dts, right for the clip as a
             whole, but not telling which frame is which.
+        kept: the packets, so that a short clip is read once; none where they have more than `KEPT_BYTES`.
     """
 
     pts: np.ndarray
@@ -44,6 +47,7 @@ class Packets:
     shown: np.ndarray
     time_base: Fraction
     timed: bool
+    kept: list["av.Packet"]
 
     @property
     def times(self) -> np.ndarray:
@@ -71,13 +75,21 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
     Raises:
         VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
     """
-    rows, timed = [], has_pts(container) or stream.codec.name in ("h264", "mjpeg")
+    rows, kept, size = [], [], 0
+    codec, given = stream.codec.name, has_pts(container)
+    timed = given or codec in ("h264", "mjpeg")
     for packet in container.demux(stream):
         if packet.size:
-            if not has_pts(container):
+            if not given:
                 packet.pts = packet.dts
-                timed = timed and not (stream.codec.name == "h264" and B_SLICE.search(bytes(packet)))
-            rows.append((packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard))
+                timed = timed and not (codec == "h264" and B_SLICE.search(bytes(packet)))
+            dts = packet.pts if packet.dts is None else packet.dts
+            rows.append((packet.pts, dts, packet.is_keyframe, not packet.is_discard))
+            size += packet.size
+            if size <= KEPT_BYTES:
+                kept.append(packet)
+            else:
+                kept.clear()
             if len(rows) > MAX_FRAMES:
                 raise VideoDecodeError(f"{path}: it has more than {MAX_FRAMES} frames. Cut it into shorter files.")
     listed = sum(entry.size > 0 for entry in stream.index_entries)
@@ -86,10 +98,10 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
             f"{path}: the file lists {listed} frames, but {len(rows)} are there: it is cut short or damaged. "
             "Download or copy it again."
         )
-    if not rows or any(row[0] is None or row[1] is None for row in rows):
+    if not rows or any(row[0] is None for row in rows):
         return None
     pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
-    return Packets(pts, dts, key, shown, stream.time_base, timed)
+    return Packets(pts, dts, key, shown, stream.time_base, timed, kept)
 
 
 def has_pts(container: "av.container.InputContainer") -> bool:

@@ -12,9 +12,12 @@ safe first:
 This module knows nothing about sampling: it hands the frame times to a function that chooses.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +27,12 @@ from fvv_lib.packets import Group, Packets, group_by_key_frame, has_pts, list_pa
 
 if TYPE_CHECKING:
     import av
+    from av.video.reformatter import VideoReformatter
 
 Chooser = Callable[[np.ndarray], np.ndarray]  # times of all frames in seconds, float64 (F,) -> indices, int64 (N,)
 SKIPPABLE = ("h264", "hevc", "mpeg4")  # their decoders leave out a frame that no other refers to, and no more
-SMALL = 1280 * 720  # pixels of a frame below which threads cost more than they bring
+SMALL = 1280 * 720  # pixels of a frame below which threads that decode frames in a row cost more than they bring
+FEW = 4_000_000  # pixels to decode in all below which threads that share out the groups do: about 10 milliseconds
 MAX_PIXELS = 8192 * 8192  # of one frame; a header may say anything
 
 
@@ -37,27 +42,26 @@ def read_exact(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarra
     Raises:
         VideoDecodeError: the file is no video, cut short, damaged, or larger than the limits.
     """
-    with open_video(path, num_threads) as (container, stream):
+    with open_video(path, probe=False) as (container, stream):
         packets = list_packets(path, container, stream)
         if packets is not None and starts_at_key_frames(packets, stream.codec.name):
             indices = choose(packets.times)
-            targets = packets.shown_pts[indices]
-            found = _decode_groups(path, container, stream, packets, targets)
-            if found is not None:
-                return packets.times, indices, _stack(path, found, targets)
+            frames = _read_groups(path, container, stream, packets, packets.shown_pts[indices], num_threads)
+            if frames is not None:
+                return packets.times, indices, frames
     for times in (None if packets is None else packets.times, None):
         if times is None:
             times = frame_times(path, num_threads)
         indices = choose(times)
-        found = _decode_in_order(path, times, set(indices.tolist()), num_threads)
-        if found is not None:
-            return times, indices, _stack(path, found, indices)
+        frames = _read_in_order(path, times, indices, num_threads)
+        if frames is not None:
+            return times, indices, frames
     raise VideoDecodeError(f"{path}: two decodes of the file differ. Copy or encode it again.")
 
 
 def read_key_frames(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """The key frame nearest to each chosen frame, as `read_exact`; None where the container does not tell them."""
-    with open_video(path, num_threads) as (container, stream):
+    with open_video(path, probe=False) as (container, stream):
         packets = list_packets(path, container, stream)
         if packets is None or not starts_at_key_frames(packets, stream.codec.name):
             return None
@@ -65,49 +69,124 @@ def read_key_frames(path: Path, choose: Chooser, num_threads: int) -> tuple[np.n
         shown = packets.shown_pts
         keys = np.sort(packets.pts[packets.key & packets.shown])
         nearest = keys[np.abs(shown[wanted][:, None] - keys).argmin(axis=1)]  # (N,)
-        found = _decode_groups(path, container, stream, packets, nearest)
-        return None if found is None else (packets.times, np.searchsorted(shown, nearest), _stack(path, found, nearest))
+        frames = _read_groups(path, container, stream, packets, nearest, num_threads)
+        return None if frames is None else (packets.times, np.searchsorted(shown, nearest), frames)
+
+
+class Pictures:
+    """Frames as upright RGB pictures, each put where it belongs as soon as it is decoded: in time, its memory is still
+    in the processor's cache; and no picture is held twice.
+
+    Args:
+        order: int64 (N,), the key (a pts or a number) of the frame that belongs in each place, some perhaps more than
+            once.
+    """
+
+    def __init__(self, path: Path, order: np.ndarray) -> None:
+        self.path = path
+        self.places: dict[int, list[int]] = {}
+        for place, key in enumerate(order.tolist()):
+            self.places.setdefault(key, []).append(place)
+        self.missing = set(self.places)
+        self.pixels = np.empty((len(order), 0, 0, 3), dtype=np.uint8)  # (N, H, W, 3) from the first picture on
+        self.lock = Lock()
+
+    def put(self, key: int, frame: "av.VideoFrame", reformatter: "VideoReformatter") -> None:
+        """Put a frame in its places. Every thread needs a reformatter of its own."""
+        if frame.rotation % 90:
+            raise VideoDecodeError(f"{self.path}: it is turned by {frame.rotation} degrees. Encode it upright.")
+        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        upright = np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
+        with self.lock:
+            if not self.pixels.size:
+                self.pixels = np.empty((len(self.pixels), *upright.shape), dtype=np.uint8)
+        if self.pixels.shape[1:] != upright.shape:
+            raise VideoDecodeError(
+                f"{self.path}: the picture size changes within the clip. Encode it again at one size."
+            )
+        place, *others = self.places[key]
+        if frame.rotation:
+            for channel in range(3):  # nearly twice as fast as pixels of three bytes in one copy
+                self.pixels[place, ..., channel] = upright[..., channel]
+        else:
+            self.pixels[place] = upright
+        for other in others:
+            self.pixels[other] = self.pixels[place]
+        self.missing.discard(key)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------
 
 
-def _decode_groups(
+def _read_groups(
     path: Path,
     container: "av.container.InputContainer",
     stream: "av.VideoStream",
     packets: Packets,
     targets: np.ndarray,
-) -> dict[int, np.ndarray] | None:
-    """The frame shown at each target's pts; None where one is not found or a key frame was no clean start."""
-    import av
+    num_threads: int,
+) -> np.ndarray | None:
+    """The frame shown at each target's pts, uint8 (N, H, W, 3); None where one is not found or a key frame was no clean
+    start. A group needs nothing of another, so each thread takes the next, with a decoder of its own."""
+    groups, pictures = group_by_key_frame(packets, targets), Pictures(path, targets)
+    pixels = sum(group.last - group.first + 1 for group in groups) * (stream.width * stream.height or SMALL)
+    threads = 1 if pixels < FEW else min(len(groups), num_threads or os.cpu_count() or 1)
+    if threads == 1:
+        _share_frames(stream, num_threads)
+        clean = _decode_groups(container, stream, packets, groups, pictures)
+    else:
+        waiting = iter(groups)
 
-    to_rgb, found = _converter(path), {}
-    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
-    context = stream.codec_context
+        def work(_: int) -> bool:
+            with open_video(path, probe=False) as opened:
+                return _decode_groups(*opened, packets, waiting, pictures)
+
+        with ThreadPoolExecutor(threads) as pool:
+            clean = all(pool.map(work, range(threads)))
+    return pictures.pixels if clean and not pictures.missing else None
+
+
+def _decode_groups(
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    packets: Packets,
+    groups: Iterable[Group],
+    pictures: Pictures,
+) -> bool:
+    """Put the targets of the groups in their places; False where a key frame was no clean start."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    context, reformatter, skippable = stream.codec_context, VideoReformatter(), stream.codec.name in SKIPPABLE
     try:
-        for group in group_by_key_frame(packets, targets):
-            container.seek(int(packets.dts[group.first]), stream=stream)  # the decoder forgets what it holds, too
-            for packet in _run(container, stream, position, group):
-                if packet is not None and stream.codec.name in SKIPPABLE:
+        for group in groups:
+            context.flush_buffers()
+            for packet in _run(container, stream, packets, group):
+                if packet is not None and skippable:
                     context.skip_frame = "DEFAULT" if packet.pts in group.pts else "NONREF"
                 for frame in context.decode(packet):
                     if frame.is_corrupt:  # and so may be all that refer to it
-                        return None
+                        return False
                     if frame.pts in group.pts:
-                        found[frame.pts] = to_rgb(frame)
+                        pictures.put(frame.pts, frame, reformatter)
     except av.FFmpegError:
-        return None  # a decode in order tells whether it was the start or the file
-    return found if len(found) == len(set(targets.tolist())) else None
+        return False  # a decode in order tells whether it was the start or the file
+    return True
 
 
 def _run(
-    container: "av.container.InputContainer", stream: "av.VideoStream", position: dict[int, int], group: Group
+    container: "av.container.InputContainer", stream: "av.VideoStream", packets: Packets, group: Group
 ) -> Iterator["av.Packet | None"]:
-    """The packets of a group, then None. Where the seek went past the first of them, none at all."""
-    expected = group.first
+    """The packets of a group, then None. Where a seek goes past the first of them, none at all."""
+    if packets.kept:
+        yield from packets.kept[group.first : group.last + 1]
+        yield None  # the decoder gives what it still holds
+        return
+    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
+    expected, given = group.first, has_pts(container)
+    container.seek(int(packets.dts[group.first]), stream=stream)
     for packet in container.demux(stream):
-        if packet.size and not has_pts(container):
+        if packet.size and not given:
             packet.pts = packet.dts
         here = position.get(packet.pts, -1) if packet.size else -1
         if here == expected:
@@ -117,38 +196,39 @@ def _run(
             return
         if expected > group.last:
             break
-    yield None  # the decoder gives what it still holds
+    yield None
 
 
 def frame_times(path: Path, num_threads: int) -> np.ndarray:
     """Seconds from the first frame, of every frame, by a full decode: float64 (F,). Frames without a time follow the
     average rate."""
-    with open_video(path, num_threads) as (container, stream):
-        times = [time for time, _ in _decode(container, stream)]
+    with open_video(path) as (container, stream):
+        times = [time for time, _ in _decode(container, stream, num_threads)]
     if not times:
         raise VideoDecodeError(f"{path}: no frame can be decoded. Download or encode the file again.")
     return np.sort(times) - min(times)
 
 
-def _decode_in_order(
-    path: Path, expected: np.ndarray, wanted: set[int], num_threads: int
-) -> dict[int, np.ndarray] | None:
-    """The wanted frames by number; None where the frames of the file are not those that are expected."""
-    found, to_rgb, first, number = {}, _converter(path), 0.0, -1
-    with open_video(path, num_threads) as (container, stream):
-        for number, (time, frame) in enumerate(_decode(container, stream)):
+def _read_in_order(path: Path, expected: np.ndarray, indices: np.ndarray, num_threads: int) -> np.ndarray | None:
+    """The frames with these numbers, uint8 (N, H, W, 3); None where the file's frames are not those expected."""
+    from av.video.reformatter import VideoReformatter
+
+    pictures, reformatter, first, number = Pictures(path, indices), VideoReformatter(), 0.0, -1
+    with open_video(path) as (container, stream):
+        for number, (time, frame) in enumerate(_decode(container, stream, num_threads)):
             first = time if number == 0 else first
             if number >= len(expected) or (has_pts(container) and abs(time - first - expected[number]) > 1e-6):
                 return None
-            if number in wanted:
-                found[number] = to_rgb(frame)
-    return found if number + 1 == len(expected) else None
+            if number in pictures.places:
+                pictures.put(number, frame, reformatter)
+    return pictures.pixels if number + 1 == len(expected) else None
 
 
 def _decode(
-    container: "av.container.InputContainer", stream: "av.VideoStream"
+    container: "av.container.InputContainer", stream: "av.VideoStream", num_threads: int
 ) -> Iterator[tuple[float, "av.VideoFrame"]]:
     """Every frame with its time in seconds, which follows the average rate where the frame has none."""
+    _share_frames(stream, num_threads)
     rate = float(stream.average_rate or 1)
     for number, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:  # the frames that refer to it are damaged too, and do not say so
@@ -157,58 +237,43 @@ def _decode(
         yield (frame.pts * float(frame.time_base) if timed else number / rate), frame
 
 
-def _converter(path: Path) -> "Callable[[av.VideoFrame], np.ndarray]":
-    """A function that makes an upright RGB picture of a frame: uint8 (H, W, 3)."""
-    from av.video.reformatter import VideoReformatter
-
-    reformatter = VideoReformatter()
-
-    def to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-        if frame.rotation % 90:
-            raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
-        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        if frame.rotation == 0:
-            return rgb
-        turned = np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
-        upright = np.empty(turned.shape, dtype=np.uint8)
-        for channel in range(3):  # nearly twice as fast as pixels of three bytes in one copy
-            upright[..., channel] = turned[..., channel]
-        return upright
-
-    return to_rgb
-
-
-def _stack(path: Path, found: dict[int, np.ndarray], order: np.ndarray) -> np.ndarray:
-    """The pictures in this order, some perhaps more than once: uint8 (N, H, W, 3)."""
-    if len({picture.shape for picture in found.values()}) > 1:
-        raise VideoDecodeError(f"{path}: the picture size changes within the clip. Encode it again at one size.")
-    pixels = np.empty((len(order), *next(iter(found.values())).shape), dtype=np.uint8)
-    place: dict[int, int] = {}
-    for i, key in enumerate(order.tolist()):
-        pixels[i] = pixels[place[key]] if key in place else found[key]
-        place.setdefault(key, i)
-    return pixels
-
-
 @contextmanager
-def open_video(path: Path, num_threads: int) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
-    """Open the first video stream; whatever FFmpeg says against the file becomes one `VideoDecodeError`."""
-    import av
+def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+    """Open the first video stream, to be decoded with one thread; whatever FFmpeg says against the file becomes one
+    `VideoDecodeError`.
 
+    FFmpeg decodes the first frames of a file that it opens, to learn what its header does not tell: the pixel format,
+    how many frames are held back to be put in order. That takes as long as a tenth of all that 8 frames need, and where
+    times and key frames are listed nobody needs the answer: without `probe` no decoder is let in. Then H.264 must hold
+    back as many frames as its level allows (`strict`), or it drops one that comes later than it believed.
+    """
+    import av
+    from av.stream import Discard
+
+    options = {} if probe else {"codec_whitelist": "none"}
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), metadata_errors="replace", options=options) as container:
             if not container.streams.video:
                 raise VideoDecodeError(f"{path}: the file has no video stream. Is it sound only?")
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise VideoDecodeError(f"{path}: its codec is not known. Encode it as H.264.")
-            single = num_threads == 1 or (num_threads == 0 and stream.width * stream.height < SMALL)
-            stream.thread_type = "SLICE" if single else "FRAME"
-            stream.codec_context.thread_count = 1 if single else num_threads
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = Discard.all
+            stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
             stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+            if not probe and stream.codec.name == "h264":
+                stream.codec_context.options |= {"strict": "strict"}
             yield container, stream
     except av.FFmpegError as error:
         raise VideoDecodeError(
             f"{path}: it can not be decoded as a video ({error.strerror}). "
             "Check that it plays to its end; download or encode it again."
         ) from error
+
+
+def _share_frames(stream: "av.VideoStream", num_threads: int) -> None:
+    """Let threads decode frames that follow each other, where the frames are large enough to be worth it."""
+    if num_threads > 1 or (num_threads == 0 and stream.width * stream.height >= SMALL):
+        stream.thread_type, stream.codec_context.thread_count = "FRAME", num_threads
