@@ -33,14 +33,23 @@ def copy_packets(source, target, change):
 
 
 @pytest.mark.parametrize(("codec", "container", "gop", "b_frames", "variable"), ENCODINGS)
-def test_frames_and_times_are_those_of_a_sequential_decode(tmp_path, codec, container, gop, b_frames, variable):
+def test_frames_and_times_are_those_of_a_sequential_decode(
+    tmp_path, monkeypatch, codec, container, gop, b_frames, variable
+):
+    """However the packets come (kept, or sought again), and whoever decodes them (one thread, or three in parts)."""
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg can not encode with {codec}")
     path = tmp_path / f"clip.{container}"
     count = 320 if gop == 300 else COUNT
     times = write_numbered(path, codec, gop=gop, b_frames=b_frames, variable=variable, count=count)
     reference = decode_all(path)
-    for arguments in ({}, {"strategy": "random", "seed": 1, "num_threads": 1}):
+    for kept_bytes, few, arguments in (
+        (packets.KEPT_BYTES, reader.FEW, {}),
+        (0, 0, {"strategy": "random", "seed": 1, "num_threads": 1}),
+        (0, 0, {"num_threads": 3}),
+    ):
+        monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
+        monkeypatch.setattr(reader, "FEW", few)
         video = read_video(path, 8, **arguments)
         assert_true_frames(video, reference)
         assert read_numbers(video.frames) == video.indices.tolist()
@@ -101,6 +110,92 @@ def test_targets_that_share_a_key_frame_are_decoded_in_one_run(tmp_path, decoded
     write_numbered(tmp_path / "clip.mp4", gop=60)
     read_video(tmp_path / "clip.mp4", 8, end=2.0)
     assert len(decoded) == len(set(decoded)) == 50
+
+
+@pytest.mark.parametrize("kept_bytes", [packets.KEPT_BYTES, 0])
+@pytest.mark.parametrize("num_threads", [1, 2, 9])
+def test_threads_share_the_groups_out(tmp_path, monkeypatch, decoded, num_threads, kept_bytes):
+    """Each group is decoded once, whoever takes it, and no thread has more than one decoder."""
+    write_numbered(tmp_path / "clip.mp4", gop=12)
+    opened, open_video = [], reader.open_video
+    monkeypatch.setattr(
+        reader, "open_video", lambda *args, **kwargs: opened.append(args) or open_video(*args, **kwargs)
+    )
+    monkeypatch.setattr(reader, "FEW", 0)
+    monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
+    video = read_video(tmp_path / "clip.mp4", 8, num_threads=num_threads)
+    assert read_numbers(video.frames) == video.indices.tolist()
+    assert (
+        len(decoded)
+        == len(set(decoded))
+        == sum(max(i % 12 for i in video.indices if i // 12 == g) + 1 for g in range(6))
+    )
+    assert len(opened) == 1 + (min(num_threads, 6) if num_threads > 1 else 0)
+
+
+def test_what_one_thread_finds_wrong_is_the_error_of_the_call(tmp_path, monkeypatch):
+    write_numbered(tmp_path / "clip.mp4", gop=12)
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][30]
+    content[packet.pos + packet.size // 2] ^= 0x10
+    (tmp_path / "clip.mp4").write_bytes(content)
+    monkeypatch.setattr(reader, "FEW", 0)
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4"):
+        read_video(tmp_path / "clip.mp4", 8, num_threads=3)
+
+
+def test_opening_without_probing_decodes_nothing(tmp_path):
+    """What a decoder alone can tell is not known then: the format of the pixels."""
+    write_numbered(tmp_path / "clip.mp4")
+    for probe, pixel_format in ((True, "yuv420p"), (False, None)):
+        with reader.open_video(tmp_path / "clip.mp4", probe=probe) as (_, stream):
+            assert stream.codec_context.pix_fmt == pixel_format
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "flv"])
+def test_no_frame_is_lost_where_nothing_tells_how_many_to_hold_back(tmp_path, monkeypatch, container):
+    """H.264 may leave out how far frames are out of order. A decoder that was not let to look ahead begins with too
+    little, and drops the frame from which it learns better."""
+    options = {"x264-params": "bframes=3:b-pyramid=normal:b-adapt=0"}
+    write_numbered(tmp_path / "told.mp4", gop=48, b_frames=3, codec_options=options)
+    with av.open(str(tmp_path / "told.mp4")) as reading, av.open(str(tmp_path / f"clip.{container}"), "w") as writing:
+        source = reading.streams.video[0]
+        stream = writing.add_stream_from_template(source)
+        stream.codec_context.extradata = without_usability_information(source.codec_context.extradata)
+        for packet in reading.demux(source):
+            if packet.size:
+                packet.stream = stream
+                writing.mux(packet)
+    reference = decode_all(tmp_path / f"clip.{container}")
+    monkeypatch.setattr(reader, "_read_in_order", lambda *_: pytest.fail("the fast way lost a frame"))
+    video = read_video(tmp_path / f"clip.{container}", COUNT)
+    assert_true_frames(video, reference)
+    assert read_numbers(video.frames) == list(range(COUNT))
+
+
+def without_usability_information(extradata):
+    """The configuration of H.264 in MP4 (ISO 14496-15) without the last part of its sequence parameters (ITU-T H.264,
+    7.3.2.1.1), which tells how many frames to hold back. The fields before it are passed over one by one."""
+    length = int.from_bytes(extradata[6:8], "big")
+    parameters, rest = extradata[8 : 8 + length], extradata[8 + length :]
+    bits = "".join(f"{byte:08b}" for byte in parameters.replace(b"\0\0\3", b"\0\0"))
+    at = 32  # the header, profile, constraints and level
+
+    def skip_number():  # as many zeros as it has digits after its first one
+        nonlocal at
+        at += 2 * (bits.index("1", at) - at) + 1
+
+    for field in "nnnn11nnnn1nn111":  # of the High profile, without scaling lists and cropping
+        if field == "1":
+            at += 1
+        else:
+            skip_number()
+    assert bits[at] == "1", "it has no usability information"
+    shorter = bits[:at] + "01"
+    shorter += "0" * (-len(shorter) % 8)
+    shorter = bytes(int(shorter[i : i + 8], 2) for i in range(0, len(shorter), 8))
+    return extradata[:6] + len(shorter).to_bytes(2, "big") + shorter + rest
 
 
 def test_open_gops_are_exact(tmp_path):
