@@ -70,7 +70,7 @@ class Group:
 
 
 def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
-    """Read the packets without decoding them; None where the container does not say when each is shown.
+    """Read the packets without decoding them; None where the container does not say when each is shown, or shows none.
 
     Raises:
         VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
@@ -98,7 +98,7 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
             f"{path}: the file lists {listed} frames, but {len(rows)} are there: it is cut short or damaged. "
             "Download or copy it again."
         )
-    if not rows or any(row[0] is None for row in rows):
+    if any(pts is None for pts, *_ in rows) or not any(shown for *_, shown in rows):
         return None
     pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
     return Packets(pts, dts, key, shown, stream.time_base, timed, kept)

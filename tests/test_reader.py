@@ -308,6 +308,17 @@ def test_frames_cut_away_by_an_edit_list_are_not_counted(tmp_path, cut):
         np.testing.assert_allclose(video.timestamps, video.indices / FPS, atol=1e-3)
 
 
+def test_a_clip_that_an_edit_list_cuts_away_whole_is_an_error(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_numbered(path, b_frames=2)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"elst") + 16  # the time at which the only entry begins, after version, count and duration
+    content[start : start + 4] = (0x7FFFFFF0).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: no frame"):
+        read_video(path, 8)
+
+
 def test_a_clip_that_starts_late_is_counted_from_its_first_frame(tmp_path):
     def later(_, packet):
         shift = int(Fraction(3) / packet.time_base)
