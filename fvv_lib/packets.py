@@ -4,7 +4,6 @@ A container lists its packets, and reading that list is cheap. Nearly always a p
 that can be relied on, and which packets a frame needs. It decodes nothing.
 """
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fvv_lib.bitstream import has_b_slice
 from fvv_lib.errors import VideoDecodeError
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 # One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
 # to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
 SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
-# A slice of H.264 that begins a picture (macroblock 0) and is of type B, by its first bits. Without any, frames are
-# shown in the order in which they are decoded.
-B_SLICE = re.compile(rb"\x00\x00\x01[\x01\x21\x41\x61][\x9c-\xaf]")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
 KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
 
@@ -76,13 +73,13 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
         VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
     """
     rows, kept, size = [], [], 0
-    codec, given = stream.codec.name, has_pts(container)
+    codec, extradata, given = stream.codec.name, stream.codec_context.extradata or b"", has_pts(container)
     timed = given or codec in ("h264", "mjpeg")
     for packet in container.demux(stream):
         if packet.size:
             if not given:
                 packet.pts = packet.dts
-                timed = timed and not (codec == "h264" and B_SLICE.search(bytes(packet)))
+                timed = timed and not (codec == "h264" and has_b_slice(bytes(packet), extradata))
             dts = packet.pts if packet.dts is None else packet.dts
             rows.append((packet.pts, dts, packet.is_keyframe, not packet.is_discard))
             size += packet.size

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fvv_lib.bitstream import nothing_refers_to
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.packets import Group, Packets, group_by_key_frame, has_pts, list_packets, starts_at_key_frames
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 Chooser = Callable[[np.ndarray], np.ndarray]  # times of all frames in seconds, float64 (F,) -> indices, int64 (N,)
-SKIPPABLE = ("h264", "hevc", "mpeg4")  # their decoders leave out a frame that no other refers to, and no more
 SMALL = 1280 * 720  # pixels of a frame below which threads that decode frames in a row cost more than they bring
 FEW = 4_000_000  # pixels to decode in all below which threads that share out the groups do: about 10 milliseconds
 MAX_PIXELS = 8192 * 8192  # of one frame; a header may say anything
@@ -157,13 +157,15 @@ def _decode_groups(
     import av
     from av.video.reformatter import VideoReformatter
 
-    context, reformatter, skippable = stream.codec_context, VideoReformatter(), stream.codec.name in SKIPPABLE
+    context, reformatter = stream.codec_context, VideoReformatter()
+    codec, extradata = stream.codec.name, context.extradata or b""
     try:
         for group in groups:
             context.flush_buffers()
             for packet in _run(container, stream, packets, group):
-                if packet is not None and skippable:
-                    context.skip_frame = "DEFAULT" if packet.pts in group.pts else "NONREF"
+                if packet is not None:
+                    needed = packet.pts in group.pts or not nothing_refers_to(bytes(packet), codec, extradata)
+                    context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for frame in context.decode(packet):
                     if frame.is_corrupt:  # and so may be all that refer to it
                         return False

@@ -1,0 +1,65 @@
+"""What a packet says of its picture, in its first bits: is it a B-picture, may another refer to it?           Lesson 1
+
+Two questions that a container does not answer, and that need no decoder: H.264, HEVC and MPEG-4 put the answers before
+the compressed picture. This module knows bytes and nothing of files.
+"""
+
+import re
+from collections.abc import Iterator
+
+VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)  # MPEG-4: a picture and, in two bits, its type
+START = re.compile(rb"\x00\x00\x01(...)", re.DOTALL)
+
+
+def has_b_slice(data: bytes, extradata: bytes) -> bool:
+    """Whether a packet of H.264 has a slice of type B that begins a picture (macroblock 0). Where none has, frames are
+    shown in the order in which they are decoded. Source: ITU-T H.264, 7.3.3."""
+    return any(
+        head[0] & 31 == 1 and 0x9C <= head[1] <= 0xAF
+        for heads in (_after_lengths(data, _length_size("h264", extradata)), START.findall(data))
+        for head in heads  # a file may announce lengths and have start codes
+    )
+
+
+def nothing_refers_to(data: bytes, codec: str, extradata: bytes) -> bool:
+    """Whether it is certain that no other picture refers to the one in this packet, so that it need not be decoded.
+
+    A decoder that is told to leave such pictures out decides it for itself (FFmpeg's `skip_frame`), but says nothing
+    when a packet has no picture at all, and in HEVC leaves out pictures that no other *of their temporal layer* refers
+    to, while those of the layers above may.
+
+    Args:
+        data: the packet.
+        codec: `h264`, `hevc` or `mpeg4`; of every other nothing is certain.
+        extradata: what the container knows of the stream: H.264's and HEVC's configuration (ISO 14496-15), which tells
+            how units are told apart and how many temporal layers there are. Without it nothing is certain.
+
+    Source: ITU-T H.264, 7.4.1 (nal_ref_idc); ITU-T H.265, 7.4.2.2 (sub-layer non-reference pictures); ISO 14496-2,
+    6.3.5 (vop_coding_type).
+    """
+    if codec == "mpeg4":
+        pictures = [kind[0] >> 6 == 2 for kind in VOP.findall(data)]  # 2: a B-picture
+    elif codec == "h264":
+        heads = _after_lengths(data, _length_size(codec, extradata))
+        pictures = [head[0] & 0b01100000 == 0 for head in heads if 1 <= head[0] & 31 <= 5]
+    elif codec == "hevc":
+        heads = _after_lengths(data, _length_size(codec, extradata))
+        top = extradata[21] >> 3 & 7 if len(extradata) > 21 else 0
+        pictures = [(head[0] >> 1) in (0, 2, 4, 6, 8) and head[1] & 7 == top for head in heads if head[0] >> 1 < 32]
+    else:
+        return False
+    return bool(pictures) and all(pictures)
+
+
+def _length_size(codec: str, extradata: bytes) -> int:
+    """How many bytes tell the length of each unit; 0 where units are set apart by start codes instead."""
+    at = {"h264": 4, "hevc": 21}[codec]
+    return (extradata[at] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > at else 0
+
+
+def _after_lengths(data: bytes, size: int) -> Iterator[bytes]:
+    """The first three bytes of each unit, where units stand one after the other, each after its length."""
+    at = 0
+    while size and at + size + 3 <= len(data):
+        yield data[at + size : at + size + 3]
+        at += size + int.from_bytes(data[at : at + size], "big")
