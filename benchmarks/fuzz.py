@@ -4,8 +4,8 @@
 
 Eight clips in seven containers are damaged in five ways by a seeded generator. Each is read in a child process, so that
 a crash of the decoder is counted and not suffered. A frame that comes back is right when a decode of the file from the
-first packet to the last gives the same picture, or when it is that frame of the undamaged clip; every other is *wrong*,
-and there may be none.
+first packet to the last gives the same picture, or when it is the frame of the undamaged clip that has this number or
+this time; every other is *wrong*.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from fvv_lib import VideoDecodeError, isolation, read_video
-from fvv_lib.numbered import write_numbered
+from fvv_lib.numbered import FPS, write_numbered
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 20.0  # seconds
@@ -109,8 +109,13 @@ def examine(path: Path, undamaged: list[str]) -> str:
     except Exception as error:
         return f"wrong: no reference ({type(error).__name__})"
     given = [digest(frame) for frame in video.frames]
-    true = [undamaged[index] if index < len(undamaged) else "" for index in video.indices]
-    return "right" if all(one in reference or one == other for one, other in zip(given, true, strict=True)) else "wrong"
+    numbers = np.stack([video.indices, np.rint(video.timestamps * FPS)], axis=1).astype(int)  # (N, 2)
+    true = [{undamaged[i] for i in pair if i < len(undamaged)} for pair in numbers.tolist()]
+    return (
+        "right"
+        if all(one in reference or one in possible for one, possible in zip(given, true, strict=True))
+        else "wrong"
+    )
 
 
 def main() -> None:

@@ -24,9 +24,9 @@ def has_b_slice(data: bytes, extradata: bytes) -> bool:
 def nothing_refers_to(data: bytes, codec: str, extradata: bytes) -> bool:
     """Whether it is certain that no other picture refers to the one in this packet, so that it need not be decoded.
 
-    A decoder that is told to leave such pictures out decides it for itself (FFmpeg's `skip_frame`), but says nothing
-    when a packet has no picture at all, and in HEVC leaves out pictures that no other *of their temporal layer* refers
-    to, while those of the layers above may.
+    A decoder that is told to leave such pictures out (FFmpeg's `skip_frame`) decides that for itself, but then says
+    nothing of a packet that has no picture at all; and of HEVC it leaves out pictures to which no other *of their
+    temporal layer* refers, and loses those of the layers above that do.
 
     Args:
         data: the packet.

@@ -252,6 +252,35 @@ def test_avi_with_a_b_slice_anywhere_is_decoded_in_order(tmp_path, decoded):
     assert decoded == []
 
 
+def test_avi_with_lengths_in_place_of_start_codes_is_read_in_order_too(tmp_path, decoded):
+    """Some programs put H.264 into AVI as it is in MP4. Its B slices must be seen there as well."""
+    write_numbered(tmp_path / "clip.mp4", gop=24, b_frames=2)
+    with av.open(str(tmp_path / "clip.mp4")) as reading, av.open(str(tmp_path / "clip.avi"), "w") as writing:
+        stream = writing.add_stream_from_template(reading.streams.video[0])
+        stream.codec_context.codec_tag = "avc1"
+        for packet in reading.demux(video=0):
+            if packet.size:
+                packet.pts, packet.stream = packet.dts, stream
+                writing.mux(packet)
+    reference = decode_all(tmp_path / "clip.avi")
+    assert read_numbers(reference) == list(range(COUNT))
+    assert_true_frames(read_video(tmp_path / "clip.avi", 8), reference)
+    assert decoded == []
+
+
+def test_a_packet_without_a_picture_is_not_passed_over(tmp_path):
+    """A decoder that may leave out what nothing refers to says nothing of a unit that it does not know."""
+    path = tmp_path / "clip.mp4"
+    write_numbered(path, gop=24, b_frames=2)
+    with av.open(str(path)) as container:
+        packet = next(packet for packet in container.demux(video=0) if bytes(packet)[4] == 0x41)  # others refer to it
+    content = bytearray(path.read_bytes())
+    content[packet.pos + 4] = 0x51  # a type of unit that is reserved
+    path.write_bytes(content)
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4"):
+        read_video(path, 8)
+
+
 def test_intra_refresh_is_exact(tmp_path):
     """A column that sweeps over the picture stands for key frames: no frame after the first is a clean start."""
     options = {"x264-params": "intra-refresh=1:keyint=24:bframes=0"}
