@@ -6,6 +6,7 @@ that can be relied on, and which packets a frame needs. It decodes nothing.
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,15 @@ class Packets:
     timed: bool
     kept: list["av.Packet"]
 
-    @property
+    @cached_property
     def times(self) -> np.ndarray:
         """Seconds from the first shown frame, of each shown frame in order of presentation: float64 (F,)."""
         shown = self.shown_pts
         return (shown - shown[0]) * float(self.time_base)
 
-    @property
+    @cached_property
     def shown_pts(self) -> np.ndarray:
+        """The pts of the shown frames, in order: int64 (F,)."""
         return np.sort(self.pts[self.shown])
 
 
