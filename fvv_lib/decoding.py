@@ -107,8 +107,8 @@ def read_video(
         accuracy: `keyframe` gives the key frame nearest to each frame asked for, which needs no other frame decoded;
             `errors` says how far off each is. Where a file does not tell its key frames the frames are exact.
         picture_rate: frames per second of a folder or list of pictures, which do not tell.
-        num_threads: of the decoder; 0 is one per core, for frames large enough to be worth it. Where workers read in
-            parallel, 1 is best.
+        num_threads: that decode; 0 is one per core, where there is enough to decode. Where workers read in parallel, 1
+            is best.
         timeout: seconds. With it the file is read in a process of its own (`isolation`), so that a hang or a crash of
             the decoder is an error about this file and nothing else.
 

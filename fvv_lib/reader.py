@@ -4,8 +4,8 @@ A frame's number is its place in the order of presentation, and the frames are b
 first packet to the last. Reading that far for eight frames is slow, so the reader goes three ways, the fastest that is
 safe first:
 
-1. *by key frame*: seek once to the key frame before a group of targets, decode from there, leave out the frames that no
-   other refers to, stop at the last target;
+1. *by key frame*: begin once at the key frame before a group of targets, leave out the frames that no other refers to,
+   stop at the last target; threads share the groups out;
 2. *in order*: decode all frames once, keep the targets, and count whether they are as many as the packets said;
 3. *twice*: decode once only to count, then again for the targets.
 
@@ -74,8 +74,8 @@ def read_key_frames(path: Path, choose: Chooser, num_threads: int) -> tuple[np.n
 
 
 class Pictures:
-    """Frames as upright RGB pictures, each put where it belongs as soon as it is decoded: in time, its memory is still
-    in the processor's cache; and no picture is held twice.
+    """Frames as upright RGB pictures, each put in its place as soon as it is decoded, while its memory is still in the
+    processor's cache. No picture is held twice.
 
     Args:
         order: int64 (N,), the key (a pts or a number) of the frame that belongs in each place, some perhaps more than

@@ -76,15 +76,22 @@ def test_the_shortcut_of_lesson_07_was_measured_and_mended():
 
 
 def test_readme_quotes_the_measured_reader():
-    decode, pixels, fuzz, leak = (
+    decode, pixels, fuzz, more, leak = (
         json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-        for name in ("decode", "pixels", "fuzz", "leak")
+        for name in ("decode", "pixels", "fuzz", "fuzz_more", "leak")
     )
     text = " ".join(README.split())
-    for part in ("generated, 60 s of 1080p", "real"):
-        ratios = [decode[part][threads]["described / ours"] for threads in ("one thread", "all threads")]
+    both = ("one thread", "all threads")
+    for ratios in (
+        [decode["generated, 60 s of 1080p"][threads]["described / ours"] for threads in both],
+        [decode["real"][threads]["described / ours"] for threads in both],
+        [decode["all clips"][threads] for threads in both],
+    ):
         cells = " | ".join(f"{ratio['geometric mean']}x ({ratio['least']}x)" for ratio in ratios)
         assert f"| {cells} |" in text
+    for ratio in decode["all clips"].values():
+        assert ratio["geometric mean"] >= 1.5
+        assert ratio["least"] >= 0.9
     counts = decode["encodings"]["counts"]
     assert counts["ours"]["right"] == sum(counts["ours"].values())
     assert f"Of {counts['ours']['right']} encodings" in text
@@ -108,6 +115,9 @@ def test_readme_quotes_the_measured_reader():
         f"{fuzz['results']['right']} gave right frames, {fuzz['results']['error']:,} an error, and 0 a wrong frame"
     )
     assert f"Of {fuzz['files']:,} damaged files {outcome}" in text
+    assert f"Of {more['files']:,} others {more['results']['wrong']} gave a wrong frame, all of them HEVC" in text
+    assert all(line.startswith("clip.mov") for line in more["wrong"])  # the one clip in HEVC
+    assert not {"timeout", "crash"} & {kind for part in (fuzz, more) for kind, n in part["results"].items() if n}
     change = leak["in this process"]["change after the first 500, %"]
     assert change <= 5
     child = leak["in a child"]["resident, MiB"]

@@ -406,6 +406,36 @@ for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm
     print(f"{extension:<6}", np.array_equal(read.frames, np.stack(every)[read.indices]))
 
 # %% [markdown]
+# ### What need not be decoded
+#
+# Exact need not be slow. A frame is stored as what changes from others; a key frame needs
+# none. So the reader starts at the last key frame before a wanted frame and stops at it;
+# and most codecs say, in two bits of each packet, that no other frame refers to this one.
+# Here is a clip, a sign for each packet in the order of decoding: `#` is wanted, `+` is
+# decoded because others refer to it, `.` is left out.
+
+# %%
+from fvv_lib.bitstream import nothing_refers_to
+from fvv_lib.packets import list_packets
+from fvv_lib.reader import open_video
+
+with open_video(path) as (container, stream):
+    packets = list_packets(path, container, stream)
+    codec, extradata = stream.codec.name, stream.codec_context.extradata
+
+wanted = packets.shown_pts[fvv_lib.sample_frame_indices(len(packets.pts), 8)]
+signs = ""
+for packet in packets.kept:
+    left_out = nothing_refers_to(bytes(packet), codec, extradata)
+    signs += "#" if packet.pts in wanted else "." if left_out else "+"
+print(signs)
+print("key frames at", np.flatnonzero(packets.key).tolist())
+
+# %% [markdown]
+# A long clip has many key frames, and most of it is not decoded at all. Where a file does
+# not tell (VP8, WMV, B-frames in an `.avi`), every frame is: slow, and right.
+
+# %% [markdown]
 # ### Fast instead of exact, and files that do not answer
 #
 # Decoding can start at key frames only. If any frame near the wanted one will do (to look
@@ -422,8 +452,9 @@ print("seconds off", near.errors.round(2).tolist())
 
 # %% [markdown]
 # Videos from elsewhere are cut short, damaged, or made to hang a decoder. Such a file is
-# one error that names it, never other frames. With a time limit the file is read in a
-# process of its own, which is stopped when the time is over. Training does that.
+# one error that names it, as far as a decoder notices (in HEVC some damage looks like a
+# picture). With a time limit the file is read in a process of its own, which is stopped
+# when the time is over. Training does that.
 
 # %%
 whole = min(Path(f"{folder}/videos/test").glob("*.avi"))
