@@ -5,23 +5,21 @@ the compressed picture. This module knows bytes and nothing of files.
 """
 
 import re
-from collections.abc import Iterator
 
-VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)  # MPEG-4: a picture and, in two bits, its type
+Data = bytes | memoryview
+
+VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)  # MPEG-4: a picture, and its type in two bits
 START = re.compile(rb"\x00\x00\x01(...)", re.DOTALL)
 
 
-def has_b_slice(data: bytes, extradata: bytes) -> bool:
+def has_b_slice(data: Data, extradata: bytes) -> bool:
     """Whether a packet of H.264 has a slice of type B that begins a picture (macroblock 0). Where none has, frames are
     shown in the order in which they are decoded. Source: ITU-T H.264, 7.3.3."""
-    return any(
-        head[0] & 31 == 1 and 0x9C <= head[1] <= 0xAF
-        for heads in (_after_lengths(data, _length_size("h264", extradata)), START.findall(data))
-        for head in heads  # a file may announce lengths and have start codes
-    )
+    heads = _nal_heads(data, _length_size("h264", extradata)) or START.findall(data)  # some announce lengths in vain
+    return any(head[0] & 31 == 1 and 0x9C <= head[1] <= 0xAF for head in heads)
 
 
-def nothing_refers_to(data: bytes, codec: str, extradata: bytes) -> bool:
+def is_disposable(data: Data, codec: str, extradata: bytes) -> bool:
     """Whether it is certain that no other picture refers to the one in this packet, so that it need not be decoded.
 
     A decoder that is told to leave such pictures out (FFmpeg's `skip_frame`) decides that for itself, but then says
@@ -31,8 +29,8 @@ def nothing_refers_to(data: bytes, codec: str, extradata: bytes) -> bool:
     Args:
         data: the packet.
         codec: `h264`, `hevc` or `mpeg4`; of every other nothing is certain.
-        extradata: what the container knows of the stream: H.264's and HEVC's configuration (ISO 14496-15), which tells
-            how units are told apart and how many temporal layers there are. Without it nothing is certain.
+        extradata: H.264's and HEVC's configuration (ISO 14496-15), which tells how units are set apart and how many
+            temporal layers there are. Without it nothing is certain of HEVC.
 
     Source: ITU-T H.264, 7.4.1 (nal_ref_idc); ITU-T H.265, 7.4.2.2 (sub-layer non-reference pictures); ISO 14496-2,
     6.3.5 (vop_coding_type).
@@ -40,10 +38,10 @@ def nothing_refers_to(data: bytes, codec: str, extradata: bytes) -> bool:
     if codec == "mpeg4":
         pictures = [kind[0] >> 6 == 2 for kind in VOP.findall(data)]  # 2: a B-picture
     elif codec == "h264":
-        heads = _after_lengths(data, _length_size(codec, extradata))
+        heads = _nal_heads(data, _length_size(codec, extradata))
         pictures = [head[0] & 0b01100000 == 0 for head in heads if 1 <= head[0] & 31 <= 5]
     elif codec == "hevc":
-        heads = _after_lengths(data, _length_size(codec, extradata))
+        heads = _nal_heads(data, _length_size(codec, extradata))
         top = extradata[21] >> 3 & 7 if len(extradata) > 21 else 0
         pictures = [(head[0] >> 1) in (0, 2, 4, 6, 8) and head[1] & 7 == top for head in heads if head[0] >> 1 < 32]
     else:
@@ -52,14 +50,18 @@ def nothing_refers_to(data: bytes, codec: str, extradata: bytes) -> bool:
 
 
 def _length_size(codec: str, extradata: bytes) -> int:
-    """How many bytes tell the length of each unit; 0 where units are set apart by start codes instead."""
+    """How many bytes tell the length of each unit; 0 where start codes set units apart."""
     at = {"h264": 4, "hevc": 21}[codec]
     return (extradata[at] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > at else 0
 
 
-def _after_lengths(data: bytes, size: int) -> Iterator[bytes]:
-    """The first three bytes of each unit, where units stand one after the other, each after its length."""
-    at = 0
-    while size and at + size + 3 <= len(data):
-        yield data[at + size : at + size + 3]
-        at += size + int.from_bytes(data[at : at + size], "big")
+def _nal_heads(data: Data, size: int) -> list[Data]:
+    """The first three bytes of each unit; none where lengths do not add up to the packet."""
+    if size == 0:
+        return START.findall(data)
+    heads, at, length = [], 0, 1
+    while length and at + size < len(data):
+        length = int.from_bytes(data[at : at + size], "big")
+        heads.append(data[at + size : at + size + 3])
+        at += size + length
+    return heads if at == len(data) and all(len(head) >= 2 for head in heads) else []

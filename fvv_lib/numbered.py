@@ -22,15 +22,15 @@ OPTIONS = {
     "libvpx-vp9": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8", "deadline": "realtime"},
 }
 CONTAINERS = {  # those of `is_video_file` that carry a codec
-    "libx264": ("mp4", "m4v", "mov", "mkv", "flv", "avi"),
+    "libx264": ("mp4", "m4v", "mov", "mkv", "flv", "avi", "wmv"),
     "libx265": ("mp4", "mov", "mkv", "flv"),
-    "mpeg4": ("mp4", "m4v", "mov", "mkv", "avi"),
-    "libvpx-vp9": ("webm", "mkv", "mp4"),
-    "libsvtav1": ("webm", "mkv", "mp4"),
-    "libvpx": ("webm", "mkv"),
+    "mpeg4": ("mp4", "m4v", "mov", "mkv", "avi", "wmv"),
+    "libvpx-vp9": ("webm", "mkv", "mp4", "flv", "avi", "wmv"),
+    "libsvtav1": ("webm", "mkv", "mp4", "flv", "avi", "wmv"),
+    "libvpx": ("webm", "mkv", "avi", "wmv"),
     "wmv2": ("wmv", "avi"),
-    "mjpeg": ("avi", "mov", "mkv"),
-    "flv": ("flv",),
+    "mjpeg": ("avi", "mov", "mkv", "mp4", "wmv"),
+    "flv": ("flv", "avi", "wmv"),
 }
 WITH_B_FRAMES = ("libx264", "libx265", "mpeg4")
 ENCODINGS = [  # (codec, container, frames between key frames, B-frames, variable rate)
@@ -39,7 +39,8 @@ ENCODINGS = [  # (codec, container, frames between key frames, B-frames, variabl
     for container in containers
     for gop in ((1,) if codec == "mjpeg" else (1, 12, 60, 300))  # every picture of MJPEG is a key frame
     for b_frames in ((0, 2) if codec in WITH_B_FRAMES else (0,))
-    for variable in ((False,) if container == "avi" else (False, True))  # AVI has one rate for the whole file
+    # AVI has one rate for the whole file, ASF not the times of B-frames.
+    for variable in ((False,) if container == "avi" or (container == "wmv" and b_frames) else (False, True))
 ]
 
 

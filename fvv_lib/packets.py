@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 # One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
 # to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
 SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+# These containers tell when a frame is shown; AVI and ASF only when it is decoded.
+TIMED = ("mov", "matroska", "flv")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
 KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
+PACKET_BYTES = 512  # that a kept packet takes beside its content
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Packets:
             and seeks by pts: there they are the same.
         key: bool (P,), whether decoding can start there.
         shown: bool (P,), False for packets that an edit list cuts away.
-        timed: False where the pts are not known (AVI with B-frames): then they are the dts, right for the clip as a
-            whole, but not telling which frame is which.
+        timed: False where it is not known which frame a pts belongs to (AVI and ASF with B-frames): then they are the
+            times of decoding, right for the clip as a whole.
         kept: the packets, so that a short clip is read once; none where they have more than `KEPT_BYTES`.
     """
 
@@ -58,6 +61,11 @@ class Packets:
         """The pts of the shown frames, in order: int64 (F,)."""
         return np.sort(self.pts[self.shown])
 
+    @cached_property
+    def position(self) -> dict[int, int]:
+        """Which packet has a pts."""
+        return {pts: i for i, pts in enumerate(self.pts.tolist())}
+
 
 @dataclass(frozen=True)
 class Group:
@@ -75,16 +83,19 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
         VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
     """
     rows, kept, size = [], [], 0
-    codec, extradata, given = stream.codec.name, stream.codec_context.extradata or b"", has_pts(container)
-    timed = given or codec in ("h264", "mjpeg")
+    codec, extradata = stream.codec.name, stream.codec_context.extradata or b""
+    pts_given = has_pts(container, codec)
+    certain = container.format.name.split(",")[0] in TIMED
+    b_slices = False
     for packet in container.demux(stream):
         if packet.size:
-            if not given:
+            if not pts_given:
                 packet.pts = packet.dts
-                timed = timed and not (codec == "h264" and has_b_slice(bytes(packet), extradata))
+            if codec == "h264" and not certain:
+                b_slices = b_slices or has_b_slice(memoryview(packet), extradata)
             dts = packet.pts if packet.dts is None else packet.dts
             rows.append((packet.pts, dts, packet.is_keyframe, not packet.is_discard))
-            size += packet.size
+            size += packet.size + PACKET_BYTES
             if size <= KEPT_BYTES:
                 kept.append(packet)
             else:
@@ -100,12 +111,13 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
     if any(pts is None for pts, *_ in rows) or not any(shown for *_, shown in rows):
         return None
     pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
+    timed = certain or codec == "mjpeg" or (codec == "h264" and not b_slices)
     return Packets(pts, dts, key, shown, stream.time_base, timed, kept)
 
 
-def has_pts(container: "av.container.InputContainer") -> bool:
-    """AVI's packets come with a pts too, but FFmpeg made it up from the dts: wrong where there are B-frames."""
-    return container.format.name != "avi"
+def has_pts(container: "av.container.InputContainer", codec: str) -> bool:
+    """Packets in AVI, and of H.264 in ASF, come with a pts too, but FFmpeg made it up from the dts."""
+    return container.format.name != "avi" and (container.format.name, codec) != ("asf", "h264")
 
 
 def starts_at_key_frames(packets: Packets, codec: str) -> bool:
@@ -137,9 +149,10 @@ def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
     key frame in the file and need the one before.
     """
     keys = np.flatnonzero(packets.key)
-    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
     members: dict[int, list[int]] = {}
     for pts in sorted(set(targets.tolist())):
         first = int(keys[np.searchsorted(packets.pts[keys], pts, side="right") - 1])
         members.setdefault(first, []).append(pts)
-    return [Group(first, max(position[pts] for pts in some), frozenset(some)) for first, some in members.items()]
+    return [
+        Group(first, max(packets.position[pts] for pts in some), frozenset(some)) for first, some in members.items()
+    ]

@@ -5,7 +5,7 @@ first packet to the last. Reading that far for eight frames is slow, so the read
 safe first:
 
 1. *by key frame*: begin once at the key frame before a group of targets, leave out the frames that no other refers to,
-   stop at the last target; threads share the groups out;
+   stop at the last target. A group needs nothing of another, so threads share them out;
 2. *in order*: decode all frames once, keep the targets, and count whether they are as many as the packets said;
 3. *twice*: decode once only to count, then again for the targets.
 
@@ -17,22 +17,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fvv_lib.bitstream import nothing_refers_to
+from fvv_lib.bitstream import is_disposable
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.packets import Group, Packets, group_by_key_frame, has_pts, list_packets, starts_at_key_frames
+from fvv_lib.pictures import Pictures
 
 if TYPE_CHECKING:
     import av
-    from av.video.reformatter import VideoReformatter
 
 Chooser = Callable[[np.ndarray], np.ndarray]  # times of all frames in seconds, float64 (F,) -> indices, int64 (N,)
-SMALL = 1280 * 720  # pixels of a frame below which threads that decode frames in a row cost more than they bring
-FEW = 4_000_000  # pixels to decode in all below which threads that share out the groups do: about 10 milliseconds
+# With fewer pixels, threads cost more than they bring.
+MIN_FRAME_PIXELS = 1280 * 720  # of one frame, for threads that decode frames in a row
+MIN_CLIP_PIXELS = 4_000_000  # of all frames to decode (about 10 milliseconds), for threads that share the groups out
 MAX_PIXELS = 8192 * 8192  # of one frame; a header may say anything
 
 
@@ -40,7 +40,8 @@ def read_exact(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarra
     """Times of all frames in seconds (F,), indices of the chosen ones (N,), and those frames, uint8 (N, H, W, 3).
 
     Raises:
-        VideoDecodeError: the file is no video, cut short, damaged, or larger than the limits.
+        VideoDecodeError: the file is no video, cut short, damaged as far as its decoder notices (of HEVC's damage not
+            all), or larger than the limits.
     """
     with open_video(path, probe=False) as (container, stream):
         packets = list_packets(path, container, stream)
@@ -49,11 +50,12 @@ def read_exact(path: Path, choose: Chooser, num_threads: int) -> tuple[np.ndarra
             frames = _read_groups(path, container, stream, packets, packets.shown_pts[indices], num_threads)
             if frames is not None:
                 return packets.times, indices, frames
+    timed = packets is None or packets.timed
     for times in (None if packets is None else packets.times, None):
         if times is None:
             times = frame_times(path, num_threads)
         indices = choose(times)
-        frames = _read_in_order(path, times, indices, num_threads)
+        frames = _read_in_order(path, times if timed else None, len(times), indices, num_threads)
         if frames is not None:
             return times, indices, frames
     raise VideoDecodeError(f"{path}: two decodes of the file differ. Copy or encode it again.")
@@ -73,48 +75,6 @@ def read_key_frames(path: Path, choose: Chooser, num_threads: int) -> tuple[np.n
         return None if frames is None else (packets.times, np.searchsorted(shown, nearest), frames)
 
 
-class Pictures:
-    """Frames as upright RGB pictures, each put in its place as soon as it is decoded, while its memory is still in the
-    processor's cache. No picture is held twice.
-
-    Args:
-        order: int64 (N,), the key (a pts or a number) of the frame that belongs in each place, some perhaps more than
-            once.
-    """
-
-    def __init__(self, path: Path, order: np.ndarray) -> None:
-        self.path = path
-        self.places: dict[int, list[int]] = {}
-        for place, key in enumerate(order.tolist()):
-            self.places.setdefault(key, []).append(place)
-        self.missing = set(self.places)
-        self.pixels = np.empty((len(order), 0, 0, 3), dtype=np.uint8)  # (N, H, W, 3) from the first picture on
-        self.lock = Lock()
-
-    def put(self, key: int, frame: "av.VideoFrame", reformatter: "VideoReformatter") -> None:
-        """Put a frame in its places. Every thread needs a reformatter of its own."""
-        if frame.rotation % 90:
-            raise VideoDecodeError(f"{self.path}: it is turned by {frame.rotation} degrees. Encode it upright.")
-        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        upright = np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
-        with self.lock:
-            if not self.pixels.size:
-                self.pixels = np.empty((len(self.pixels), *upright.shape), dtype=np.uint8)
-        if self.pixels.shape[1:] != upright.shape:
-            raise VideoDecodeError(
-                f"{self.path}: the picture size changes within the clip. Encode it again at one size."
-            )
-        place, *others = self.places[key]
-        if frame.rotation:
-            for channel in range(3):  # nearly twice as fast as pixels of three bytes in one copy
-                self.pixels[place, ..., channel] = upright[..., channel]
-        else:
-            self.pixels[place] = upright
-        for other in others:
-            self.pixels[other] = self.pixels[place]
-        self.missing.discard(key)
-
-
 # --- decoding ---------------------------------------------------------------------------------------------------
 
 
@@ -129,8 +89,8 @@ def _read_groups(
     """The frame shown at each target's pts, uint8 (N, H, W, 3); None where one is not found or a key frame was no clean
     start. A group needs nothing of another, so each thread takes the next, with a decoder of its own."""
     groups, pictures = group_by_key_frame(packets, targets), Pictures(path, targets)
-    pixels = sum(group.last - group.first + 1 for group in groups) * (stream.width * stream.height or SMALL)
-    threads = 1 if pixels < FEW else min(len(groups), num_threads or os.cpu_count() or 1)
+    pixels = sum(group.last - group.first + 1 for group in groups) * (stream.width * stream.height or MIN_FRAME_PIXELS)
+    threads = 1 if pixels < MIN_CLIP_PIXELS else min(len(groups), num_threads or _cores())
     if threads == 1:
         _share_frames(stream, num_threads)
         clean = _decode_groups(container, stream, packets, groups, pictures)
@@ -139,7 +99,10 @@ def _read_groups(
 
         def work(_: int) -> bool:
             with open_video(path, probe=False) as opened:
-                return _decode_groups(*opened, packets, waiting, pictures)
+                try:
+                    return _decode_groups(*opened, packets, waiting, pictures)
+                finally:
+                    list(waiting)  # where one fails, the others need not go on
 
         with ThreadPoolExecutor(threads) as pool:
             clean = all(pool.map(work, range(threads)))
@@ -160,11 +123,11 @@ def _decode_groups(
     context, reformatter = stream.codec_context, VideoReformatter()
     codec, extradata = stream.codec.name, context.extradata or b""
     try:
-        for group in groups:
+        for group in _after_first_packet(groups):
             context.flush_buffers()
             for packet in _run(container, stream, packets, group):
                 if packet is not None:
-                    needed = packet.pts in group.pts or not nothing_refers_to(bytes(packet), codec, extradata)
+                    needed = packet.pts in group.pts or not is_disposable(memoryview(packet), codec, extradata)
                     context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for frame in context.decode(packet):
                     if frame.is_corrupt:  # and so may be all that refer to it
@@ -176,6 +139,15 @@ def _decode_groups(
     return True
 
 
+def _after_first_packet(groups: Iterable[Group]) -> Iterator[Group]:
+    """The groups, and before them the clip's first packet: what it alone may tell (MJPEG's tables, which program wrote
+    MPEG-4) holds for the whole clip, and a decoder keeps it."""
+    for number, group in enumerate(groups):
+        if number == 0 and group.first > 0:
+            yield Group(0, 0, frozenset())
+        yield group
+
+
 def _run(
     container: "av.container.InputContainer", stream: "av.VideoStream", packets: Packets, group: Group
 ) -> Iterator["av.Packet | None"]:
@@ -184,13 +156,12 @@ def _run(
         yield from packets.kept[group.first : group.last + 1]
         yield None  # the decoder gives what it still holds
         return
-    position = {pts: i for i, pts in enumerate(packets.pts.tolist())}
-    expected, given = group.first, has_pts(container)
+    expected, pts_given = group.first, has_pts(container, stream.codec.name)
     container.seek(int(packets.dts[group.first]), stream=stream)
     for packet in container.demux(stream):
-        if packet.size and not given:
+        if packet.size and not pts_given:
             packet.pts = packet.dts
-        here = position.get(packet.pts, -1) if packet.size else -1
+        here = packets.position.get(packet.pts, -1) if packet.size else -1
         if here == expected:
             yield packet
             expected += 1
@@ -211,19 +182,24 @@ def frame_times(path: Path, num_threads: int) -> np.ndarray:
     return np.sort(times) - min(times)
 
 
-def _read_in_order(path: Path, expected: np.ndarray, indices: np.ndarray, num_threads: int) -> np.ndarray | None:
-    """The frames with these numbers, uint8 (N, H, W, 3); None where the file's frames are not those expected."""
+def _read_in_order(
+    path: Path, times: np.ndarray | None, total: int, indices: np.ndarray, num_threads: int
+) -> np.ndarray | None:
+    """The frames with these numbers, uint8 (N, H, W, 3); None where the file's frames are not as many as expected, or
+    not shown at these times."""
     from av.video.reformatter import VideoReformatter
 
     pictures, reformatter, first, number = Pictures(path, indices), VideoReformatter(), 0.0, -1
     with open_video(path) as (container, stream):
         for number, (time, frame) in enumerate(_decode(container, stream, num_threads)):
             first = time if number == 0 else first
-            if number >= len(expected) or (has_pts(container) and abs(time - first - expected[number]) > 1e-6):
+            if number >= total:
+                return None
+            if times is not None and has_pts(container, stream.codec.name) and abs(time - first - times[number]) > 1e-6:
                 return None
             if number in pictures.places:
                 pictures.put(number, frame, reformatter)
-    return pictures.pixels if number + 1 == len(expected) else None
+    return pictures.pixels if number + 1 == total else None
 
 
 def _decode(
@@ -231,11 +207,11 @@ def _decode(
 ) -> Iterator[tuple[float, "av.VideoFrame"]]:
     """Every frame with its time in seconds, which follows the average rate where the frame has none."""
     _share_frames(stream, num_threads)
-    rate = float(stream.average_rate or 1)
+    rate, pts_given = float(stream.average_rate or 1), has_pts(container, stream.codec.name)
     for number, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:  # the frames that refer to it are damaged too, and do not say so
             raise VideoDecodeError(f"{container.name}: frame {number} is damaged. Download or encode the file again.")
-        timed = frame.pts is not None and has_pts(container)
+        timed = frame.pts is not None and pts_given
         yield (frame.pts * float(frame.time_base) if timed else number / rate), frame
 
 
@@ -245,9 +221,9 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
     `VideoDecodeError`.
 
     FFmpeg decodes the first frames of a file that it opens, to learn what its header does not tell: the pixel format,
-    how many frames are held back to be put in order. That takes as long as a tenth of all that 8 frames need, and where
-    times and key frames are listed nobody needs the answer: without `probe` no decoder is let in. Then H.264 must hold
-    back as many frames as its level allows (`strict`), or it drops one that comes later than it believed.
+    how many frames are held back to be put in order. That can take a tenth of the time that 8 frames need, and who goes
+    by the container's list of packets does not need the answer: without `probe` no decoder is let in. Without it H.264
+    must hold back as many frames as its level allows (`strict`), or it drops one that comes later than it believed.
     """
     import av
     from av.stream import Discard
@@ -275,7 +251,12 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
         ) from error
 
 
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _share_frames(stream: "av.VideoStream", num_threads: int) -> None:
     """Let threads decode frames that follow each other, where the frames are large enough to be worth it."""
-    if num_threads > 1 or (num_threads == 0 and stream.width * stream.height >= SMALL):
+    if num_threads > 1 or (num_threads == 0 and stream.width * stream.height >= MIN_FRAME_PIXELS):
         stream.thread_type, stream.codec_context.thread_count = "FRAME", num_threads

@@ -10,22 +10,10 @@ import fvv_lib
 # The order in which the course reads the modules: each may import only what stands before it.
 ORDER = [
     *("errors", "arguments", "flags", "sampling", "isolation", "containers", "numbered", "bitstream", "packets"),
-    *(
-        "reader",
-        "decoding",
-        "images",
-        "conversation",
-        "tokens",
-        "labels",
-        "zero",
-        "encoder",
-        "vocabulary",
-        "splicing",
-        "model",
-    ),
-    *("apple", "fullsize", "parts", "lora", "loading", "convert", "annotations", "table", "dataset", "check"),
-    *("evaluation", "chat", "checkpoints", "record", "trainer", "features", "training", "ranks", "dryrun", "memory"),
-    *("scenes", "samples", "tiny", "plotting", "doctor"),
+    *("pictures", "reader", "decoding", "images", "conversation", "tokens", "labels", "zero", "encoder", "vocabulary"),
+    *("splicing", "model", "apple", "fullsize", "parts", "lora", "loading", "convert", "annotations", "table"),
+    *("dataset", "check", "evaluation", "chat", "checkpoints", "record", "trainer", "features", "training", "ranks"),
+    *("dryrun", "memory", "scenes", "samples", "tiny", "plotting", "doctor"),
 ]
 REPORTS = {"record", "check"}  # may draw their figures with `plotting`
 

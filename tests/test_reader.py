@@ -36,7 +36,8 @@ def copy_packets(source, target, change):
 def test_frames_and_times_are_those_of_a_sequential_decode(
     tmp_path, monkeypatch, codec, container, gop, b_frames, variable
 ):
-    """However the packets come (kept, or sought again), and whoever decodes them (one thread, or three in parts)."""
+    """However the packets come (kept, or sought again), and whoever decodes them (one thread; three, a group each; two,
+    frames in a row)."""
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg can not encode with {codec}")
     path = tmp_path / f"clip.{container}"
@@ -44,12 +45,13 @@ def test_frames_and_times_are_those_of_a_sequential_decode(
     times = write_numbered(path, codec, gop=gop, b_frames=b_frames, variable=variable, count=count)
     reference = decode_all(path)
     for kept_bytes, few, arguments in (
-        (packets.KEPT_BYTES, reader.FEW, {}),
+        (packets.KEPT_BYTES, reader.MIN_CLIP_PIXELS, {}),
         (0, 0, {"strategy": "random", "seed": 1, "num_threads": 1}),
         (0, 0, {"num_threads": 3}),
+        (packets.KEPT_BYTES, reader.MIN_CLIP_PIXELS, {"num_threads": 2}),
     ):
         monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
-        monkeypatch.setattr(reader, "FEW", few)
+        monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", few)
         video = read_video(path, 8, **arguments)
         assert_true_frames(video, reference)
         assert read_numbers(video.frames) == video.indices.tolist()
@@ -115,34 +117,69 @@ def test_targets_that_share_a_key_frame_are_decoded_in_one_run(tmp_path, decoded
 @pytest.mark.parametrize("kept_bytes", [packets.KEPT_BYTES, 0])
 @pytest.mark.parametrize("num_threads", [1, 2, 9])
 def test_threads_share_the_groups_out(tmp_path, monkeypatch, decoded, num_threads, kept_bytes):
-    """Each group is decoded once, whoever takes it, and no thread has more than one decoder."""
+    """Each group is decoded once, whoever takes it. A thread has one decoder, which sees the first packet."""
     write_numbered(tmp_path / "clip.mp4", gop=12)
     opened, open_video = [], reader.open_video
     monkeypatch.setattr(
         reader, "open_video", lambda *args, **kwargs: opened.append(args) or open_video(*args, **kwargs)
     )
-    monkeypatch.setattr(reader, "FEW", 0)
+    monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
     monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
     video = read_video(tmp_path / "clip.mp4", 8, num_threads=num_threads)
     assert read_numbers(video.frames) == video.indices.tolist()
-    assert (
-        len(decoded)
-        == len(set(decoded))
-        == sum(max(i % 12 for i in video.indices if i // 12 == g) + 1 for g in range(6))
-    )
+    needed = sum(max(index % 12 for index in video.indices if index // 12 == group) + 1 for group in range(6))
+    assert len(set(decoded)) == needed
+    assert all(decoded.count(pts) == 1 for pts in decoded if pts > 0)
     assert len(opened) == 1 + (min(num_threads, 6) if num_threads > 1 else 0)
 
 
-def test_what_one_thread_finds_wrong_is_the_error_of_the_call(tmp_path, monkeypatch):
-    write_numbered(tmp_path / "clip.mp4", gop=12)
-    content = bytearray((tmp_path / "clip.mp4").read_bytes())
-    with av.open(str(tmp_path / "clip.mp4")) as container:
-        packet = [packet for packet in container.demux(video=0) if packet.size][30]
-    content[packet.pos + packet.size // 2] ^= 0x10
-    (tmp_path / "clip.mp4").write_bytes(content)
-    monkeypatch.setattr(reader, "FEW", 0)
-    with pytest.raises(VideoDecodeError, match=r"clip\.mp4"):
+def test_what_a_thread_finds_wrong_is_the_error_of_the_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
+    write_numbered(tmp_path / "clip.mp4", gop=12, rotation=45)
+    with pytest.raises(VideoDecodeError, match="turned by 45 degrees"):
         read_video(tmp_path / "clip.mp4", 8, num_threads=3)
+
+
+def test_where_a_thread_finds_no_clean_start_the_clip_is_decoded_in_order(tmp_path, monkeypatch, decoded):
+    """And no thread goes on to groups that nobody needs any more."""
+    path = tmp_path / "clip.mp4"
+    write_numbered(path, gop=2, count=400)
+    with av.open(str(path)) as container:
+        damaged = [packet for packet in container.demux(video=0) if packet.size][1]
+    content = bytearray(path.read_bytes())
+    content[damaged.pos : damaged.pos + damaged.size] = bytes(damaged.size)
+    path.write_bytes(content)
+    monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
+    in_order = []
+    monkeypatch.setattr(reader, "_read_in_order", lambda *arguments: in_order.append(arguments))
+    with pytest.raises(VideoDecodeError):
+        read_video(path, 200, num_threads=2, strategy="segment")
+    assert in_order
+    assert len(decoded) < 200
+
+
+def test_what_only_the_first_packet_tells_reaches_every_decoder(tmp_path, monkeypatch):
+    """Here the tables of MJPEG: without them a decoder makes up pictures, and says nothing."""
+
+    def without_tables(number, packet):
+        content = bytes(packet)
+        if number:
+            start = content.index(b"\xff\xdb")
+            end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+            content = content[:start] + content[end:]
+        copy = av.Packet(content)
+        copy.pts, copy.dts, copy.time_base, copy.is_keyframe = packet.pts, packet.dts, packet.time_base, True
+        return copy
+
+    write_numbered(tmp_path / "all.avi", "mjpeg")
+    copy_packets(tmp_path / "all.avi", tmp_path / "clip.avi", without_tables)
+    reference = decode_all(tmp_path / "clip.avi")
+    assert read_numbers(reference) == list(range(COUNT))
+    monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
+    for kept_bytes in (packets.KEPT_BYTES, 0):
+        monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
+        for arguments in ({"num_threads": 1, "start": 1.5}, {"num_threads": 3}):
+            assert_true_frames(read_video(tmp_path / "clip.avi", 8, **arguments), reference)
 
 
 def test_opening_without_probing_decodes_nothing(tmp_path):
@@ -266,6 +303,14 @@ def test_avi_with_lengths_in_place_of_start_codes_is_read_in_order_too(tmp_path,
     assert read_numbers(reference) == list(range(COUNT))
     assert_true_frames(read_video(tmp_path / "clip.avi", 8), reference)
     assert decoded == []
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_h264_in_asf_is_read_by_key_frame_where_it_has_no_b_frames(tmp_path, decoded, b_frames):
+    """ASF gives the times of decoding for times of presentation."""
+    write_numbered(tmp_path / "clip.wmv", gop=12, b_frames=b_frames)
+    assert_true_frames(read_video(tmp_path / "clip.wmv", 8), decode_all(tmp_path / "clip.wmv"))
+    assert bool(decoded) == (b_frames == 0)
 
 
 def test_a_packet_without_a_picture_is_not_passed_over(tmp_path):

@@ -410,12 +410,12 @@ for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm
 #
 # Exact need not be slow. A frame is stored as what changes from others; a key frame needs
 # none. So the reader starts at the last key frame before a wanted frame and stops at it;
-# and most codecs say, in two bits of each packet, that no other frame refers to this one.
-# Here is a clip, a sign for each packet in the order of decoding: `#` is wanted, `+` is
-# decoded because others refer to it, `.` is left out.
+# and H.264, HEVC and MPEG-4 say in the first bits of a packet that no other frame refers
+# to it. Here is a clip, a sign for each packet in the order of decoding: `#` is wanted,
+# `+` is decoded because others may refer to it, `.` is left out.
 
 # %%
-from fvv_lib.bitstream import nothing_refers_to
+from fvv_lib.bitstream import is_disposable
 from fvv_lib.packets import list_packets
 from fvv_lib.reader import open_video
 
@@ -426,8 +426,8 @@ with open_video(path) as (container, stream):
 wanted = packets.shown_pts[fvv_lib.sample_frame_indices(len(packets.pts), 8)]
 signs = ""
 for packet in packets.kept:
-    left_out = nothing_refers_to(bytes(packet), codec, extradata)
-    signs += "#" if packet.pts in wanted else "." if left_out else "+"
+    left_out = is_disposable(bytes(packet), codec, extradata)
+    signs += "#" if packet.pts in set(wanted) else "." if left_out else "+"
 print(signs)
 print("key frames at", np.flatnonzero(packets.key).tolist())
 
