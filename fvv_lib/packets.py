@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
 # to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
 SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+IN_ORDER = ("vp9", "av1", "mjpeg")  # frames are shown in the order of the packets
 # These containers tell when a frame is shown; AVI and ASF only when it is decoded.
 TIMED = ("mov", "matroska", "flv")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
@@ -133,6 +134,8 @@ def starts_at_key_frames(packets: Packets, codec: str) -> bool:
         return False
     if packets.shown[packets.pts < packets.pts[0]].any():
         return False  # frames shown before the first key frame lack what they refer to
+    if codec in IN_ORDER and (np.diff(packets.pts) < 0).any():
+        return False
     latest = np.maximum.accumulate(packets.pts)
     if (latest[keys[1:] - 1] > packets.pts[keys[1:]]).any():
         return False  # a frame decoded before a key frame is shown after it

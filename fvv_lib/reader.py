@@ -12,6 +12,7 @@ safe first:
 This module knows nothing about sampling: it hands the frame times to a function that chooses.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,7 @@ def _decode_groups(
     try:
         for group in _after_first_packet(groups):
             context.flush_buffers()
+            latest = -math.inf
             for packet in _run(container, stream, packets, group):
                 if packet is not None:
                     needed = packet.pts in group.pts or not is_disposable(memoryview(packet), codec, extradata)
@@ -132,6 +134,9 @@ def _decode_groups(
                 for frame in context.decode(packet):
                     if frame.is_corrupt:  # and so may be all that refer to it
                         return False
+                    if frame.pts is None or frame.pts <= latest:  # the container and the decoder do not agree
+                        return False
+                    latest = frame.pts
                     if frame.pts in group.pts:
                         pictures.put(frame.pts, frame, reformatter)
     except av.FFmpegError:

@@ -84,8 +84,9 @@ def test_a_picture_that_a_higher_temporal_layer_refers_to_is_not_left_out(tmp_pa
                 for frame in stream.codec_context.decode(packet if packet.size else None):
                     yield frame.to_ndarray(format="rgb24")
 
+    assert not any(is_disposable(packet, codec, extradata) for packet in packets if packet[5] & 7 == 2)
     kept = list(decode(lambda content: is_disposable(content, codec, extradata)))
-    assert len(kept) < len(packets)
+    assert len(kept) == sum(not is_disposable(packet, codec, extradata) for packet in packets) < len(packets)
     for frame, number in zip(kept, read_numbers(kept), strict=True):
         np.testing.assert_array_equal(frame, reference[number])
     highest = [content for content in packets if content[5] & 7 == 3]

@@ -393,6 +393,23 @@ def test_a_clip_that_an_edit_list_cuts_away_whole_is_an_error(tmp_path):
         read_video(path, 8)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9"])
+def test_times_that_contradict_the_decoder_are_an_error(tmp_path, codec):
+    """Here the container says that two neighbours change places. The decoder gives them as they were."""
+
+    def change_places(_, packet):
+        step = int(Fraction(1, FPS) / packet.time_base)
+        number = packet.pts // step
+        packet.pts += {13: step, 14: -step}.get(number, 0)
+        packet.dts -= 3 * step
+        return packet
+
+    write_numbered(tmp_path / "all.mp4", codec, gop=24)
+    copy_packets(tmp_path / "all.mp4", tmp_path / "clip.mp4", change_places)
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: two decodes of the file differ"):
+        read_video(tmp_path / "clip.mp4", COUNT)
+
+
 def test_a_clip_that_starts_late_is_counted_from_its_first_frame(tmp_path):
     def later(_, packet):
         shift = int(Fraction(3) / packet.time_base)
