@@ -83,7 +83,10 @@ class _Child:
         finally:
             timer.cancel()
         if not succeeded:
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # its traceback holds this frame, which would hold it and the child
         return result
 
     def _receive(self) -> Any:

@@ -231,14 +231,16 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
     must hold back as many frames as its level allows (`strict`), or it drops one that comes later than it believed.
     """
     import av
-    from av.stream import Discard
+    from av.stream import Discard, Disposition
 
     options = {} if probe else {"codec_whitelist": "none"}
     try:
         with av.open(str(path), metadata_errors="replace", options=options) as container:
-            if not container.streams.video:
+            cover = Disposition.attached_pic  # the picture of an album is a stream, too
+            videos = [stream for stream in container.streams.video if not stream.disposition & cover]
+            if not videos:
                 raise VideoDecodeError(f"{path}: the file has no video stream. Is it sound only?")
-            stream = container.streams.video[0]
+            stream = videos[0]
             if stream.codec_context is None:
                 raise VideoDecodeError(f"{path}: its codec is not known. Encode it as H.264.")
             for other in container.streams:

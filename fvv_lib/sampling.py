@@ -31,7 +31,7 @@ def sample_frame_indices(
         random: one frame at random in each part (TSN and ClipBERT at training time); `seed` is required, so that a
             run can be repeated.
         fps: `sample_fps` frames per second of a clip that plays at `video_fps`, thinned evenly where they are more
-            than `num_frames`.
+            than `num_frames`. Their distances in time are equal where the clip's rate is constant.
 
     Returns:
         int64 (num_frames,), sorted, each in [0, total_frames). A clip with fewer frames than asked for repeats some:

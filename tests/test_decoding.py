@@ -360,3 +360,36 @@ def test_what_the_system_refuses_is_an_error_about_the_file(tmp_path, timeout):
         read_video(path, 2, timeout=timeout)
     with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it can not be read \(File name too long\)"):
         count_frames(path, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_threads": -1}, {"num_threads": 1.5}, {"num_threads": "2"}]
+    + [{"timeout": value} for value in (0, -1, float("nan"), float("inf"), 1e12, "5")],
+)
+def test_a_wrong_setting_is_an_error_at_once(clip, wrong):
+    with pytest.raises(FvvError, match=f"{next(iter(wrong))} must be") as caught:
+        read_video(clip, 2, **wrong)
+    assert not isinstance(caught.value, VideoDecodeError)  # the file is not to blame
+
+
+def test_the_cover_of_an_album_is_no_video(tmp_path, clip):
+    Image.fromarray(paint(1)).save(tmp_path / "cover.png")
+
+    def write_with_cover(path, sources):
+        containers = [av.open(str(source)) for source in [tmp_path / "cover.png", *sources]]
+        with av.open(str(path), "w") as writing:
+            streams = [writing.add_stream_from_template(container.streams.video[0]) for container in containers]
+            streams[0].disposition = av.stream.Disposition.attached_pic
+            for container, stream in zip(containers, streams, strict=True):
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        writing.mux(packet)
+                container.close()
+
+    write_with_cover(tmp_path / "album.mp4", [])
+    with pytest.raises(VideoDecodeError, match=r"album\.mp4: the file has no video stream"):
+        read_video(tmp_path / "album.mp4", 2)
+    write_with_cover(tmp_path / "film.mp4", [clip])
+    assert read_video(tmp_path / "film.mp4", 2).total_frames == COUNT

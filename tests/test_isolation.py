@@ -1,5 +1,6 @@
 """A child's hang or crash is an error of one call and nothing else."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -39,6 +40,29 @@ def test_a_call_gives_what_the_function_gives():
     first = child_pid()
     assert isolation.call("os.getpid", {}, 10) == first
     assert first != os.getpid()
+
+
+def test_an_error_does_not_keep_the_child_of_a_thread_that_has_ended(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    pids = []
+
+    def work():
+        try:
+            read_video(tmp_path / "text.mp4", 2, timeout=20)
+        except VideoDecodeError:
+            pids.append(child_pid())
+
+    gc.disable()  # what is kept in a circle would wait for it
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        deadline = time.monotonic() + 10
+        while not is_gone(pids[0]) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the timer's thread ends a moment later
+        assert is_gone(pids[0])
+    finally:
+        gc.enable()
 
 
 def test_the_child_follows_its_owner_to_another_folder(tmp_path, monkeypatch):

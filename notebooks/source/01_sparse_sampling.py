@@ -398,25 +398,37 @@ print("same frames:", np.array_equal(read.frames, np.stack(every)[read.indices])
 # %%
 for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm"):
     sample = min(Path(f"{folder}/videos/test").glob(f"*{extension}"))
-    with av.open(str(sample)) as container:
-        every = [
-            frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)
-        ]
     read = fvv_lib.read_video(sample, 8)
-    print(f"{extension:<6}", np.array_equal(read.frames, np.stack(every)[read.indices]))
+    true = {}
+    with av.open(str(sample)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in read.indices:  # phone clips are stored lying on their side
+                upright = np.rot90(
+                    frame.to_ndarray(format="rgb24"), frame.rotation // 90
+                )
+                true[number] = upright
+    every = np.stack([true[number] for number in read.indices])
+    print(f"{extension:<6}", np.array_equal(read.frames, every))
 
 # %% [markdown]
 # ### What need not be decoded
 #
 # Exact need not be slow. A frame is stored as what changes from others; a key frame needs
-# none. So the reader starts at the last key frame before a wanted frame and stops at it;
-# and H.264, HEVC and MPEG-4 say in the first bits of a packet that no other frame refers
-# to it. Here is a clip, a sign for each packet in the order of decoding: `#` is wanted,
-# `+` is decoded because others may refer to it, `.` is left out.
+# none. So the reader begins at the last key frame before a wanted frame, and ends with
+# the wanted frame; and H.264, HEVC and MPEG-4 say in the first bits of a packet that no
+# other frame refers to it. Here is a clip, a sign for each packet in the order of
+# decoding:
+#
+# | sign | packet |
+# |---|---|
+# | `#` | wanted |
+# | `+` | decoded, because others may refer to it |
+# | `.` | left out: nothing refers to it |
+# | `_` | not reached |
 
 # %%
 from fvv_lib.bitstream import is_disposable
-from fvv_lib.packets import list_packets
+from fvv_lib.packets import group_by_key_frame, list_packets
 from fvv_lib.reader import open_video
 
 with open_video(path) as (container, stream):
@@ -424,23 +436,25 @@ with open_video(path) as (container, stream):
     codec, extradata = stream.codec.name, stream.codec_context.extradata
 
 wanted = packets.shown_pts[fvv_lib.sample_frame_indices(len(packets.pts), 8)]
-signs = ""
-for packet in packets.kept:
-    left_out = is_disposable(bytes(packet), codec, extradata)
-    signs += "#" if packet.pts in set(wanted) else "." if left_out else "+"
-print(signs)
+signs = ["_"] * len(packets.pts)
+for group in group_by_key_frame(packets, wanted):
+    for i in range(group.first, group.last + 1):
+        left_out = is_disposable(bytes(packets.kept[i]), codec, extradata)
+        signs[i] = "#" if packets.pts[i] in group.pts else "." if left_out else "+"
+print("".join(signs))
 print("key frames at", np.flatnonzero(packets.key).tolist())
 
 # %% [markdown]
-# A long clip has many key frames, and most of it is not decoded at all. Where a file does
-# not tell (VP8, WMV, B-frames in an `.avi`), every frame is: slow, and right.
+# A long clip has many key frames, and most of it is never reached. Where a file does not
+# tell (VP8, WMV, B-frames in an `.avi`), every frame is decoded: slow, and right.
 
 # %% [markdown]
 # ### Fast instead of exact, and files that do not answer
 #
 # Decoding can start at key frames only. If any frame near the wanted one will do (to look
 # through a folder, say), `accuracy="keyframe"` takes the nearest of them, and tells how
-# far off each is.
+# far off each is, in seconds; below zero it is too early. (Where a file does not tell its
+# key frames you get the exact ones.)
 
 # %%
 mp4 = Path(temporary.name) / "bars.mp4"
@@ -452,9 +466,10 @@ print("seconds off", near.errors.round(2).tolist())
 
 # %% [markdown]
 # Videos from elsewhere are cut short, damaged, or made to hang a decoder. Such a file is
-# one error that names it, as far as a decoder notices (in HEVC some damage looks like a
-# picture). With a time limit the file is read in a process of its own, which is stopped
-# when the time is over. Training does that.
+# one error that names it, as far as container and decoder tell: some damage in HEVC looks
+# like a picture, and a GIF that is cut short like a shorter one. With a time limit the
+# file is read in a process of its own, which is stopped when the time is over. Training
+# does that.
 
 # %%
 whole = min(Path(f"{folder}/videos/test").glob("*.avi"))
@@ -472,7 +487,7 @@ temporary.cleanup()
 #
 # - What you do not sample does not exist for the model.
 # - `uniform` takes both ends, `segment` the middles, `random` is for training, `fps`
-#   where frames must be equally far apart in time.
+#   where frames must be equally far apart in time (and the clip's rate is constant).
 # - You always get as many frames as you ask for; a short clip repeats some.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.
