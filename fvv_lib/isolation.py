@@ -17,6 +17,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from fvv_lib.errors import FvvError
+
 START = "import sys; sys.path[:] = {path!r}; from fvv_lib.isolation import serve; serve()"
 CALLS = 1000  # after so many a child is replaced: what a decoder leaks goes with it
 _mine = threading.local()
@@ -39,8 +41,11 @@ def call(function: str, arguments: dict[str, Any], timeout: float) -> Any:
 
     Raises:
         ChildTimeoutError, ChildCrashError: the next call starts a new child.
+        FvvError: the timeout is no number of seconds above 0.
         Exception: whatever the function raises.
     """
+    if not isinstance(timeout, int | float) or not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise FvvError(f"timeout must be a number of seconds above 0, or None for no limit; got {timeout!r}.")
     child = getattr(_mine, "child", None)
     if child is None or child.owner != os.getpid() or child.calls >= CALLS or child.process.poll() is not None:
         child = _mine.child = _Child()
