@@ -41,7 +41,7 @@ def rewrite(source, target, change):
         ("mpeg4", {}, 30),
     ],
 )
-def test_all_other_frames_are_the_same_without_those_that_is_disposable(tmp_path, codec, options, left_out):
+def test_all_other_frames_are_the_same_without_the_disposable_ones(tmp_path, codec, options, left_out):
     write_numbered(tmp_path / "all.mp4", codec, gop=48, b_frames=2 if codec == "mpeg4" else 3, codec_options=options)
     packets, name, extradata = packets_of(tmp_path / "all.mp4")
     assert sum(is_disposable(packet, name, extradata) for packet in packets) > left_out
