@@ -8,7 +8,7 @@ TRAINED := output/tiny-fastvlm-video
 FILES   := config.json fvv_config.json generation_config.json model.safetensors \
            tokenizer.json tokenizer_config.json processor_config.json chat_template.jinja
 
-.PHONY: help finetune test test-browser lab book notebooks samples base trained lint clean
+.PHONY: help finetune test test-browser lab book notebooks samples base trained flags lint clean
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
@@ -18,6 +18,7 @@ help:
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"
 	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
 	@echo "make trained    make finetune, and keep its result as data_samples/tiny-fastvlm-video"
+	@echo "make flags      list the flags of the installed transformers again, for fvv finetune"
 	@echo "make lint       ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt
@@ -31,8 +32,7 @@ finetune: $(READY)
 	PYTHON=$(PY) bash scripts/finetune_video.sh
 
 test: $(READY)
-	$(PY) -m pytest
-	$(PY) -m pytest --nbval notebooks/
+	$(PY) -m pytest -n auto --dist loadgroup --nbval tests notebooks/
 
 test-browser: $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[browser]"
@@ -48,14 +48,17 @@ notebooks: $(READY)
 	$(PY) scripts/build_notebooks.py
 
 samples: $(READY)
-	$(PY) -m fvv_lib.samples data_samples
+	$(PY) -m fvv_lib.course.samples data_samples
 
 base: $(READY)
-	$(PY) -m fvv_lib.tiny data_samples/tiny-fastvlm
+	$(PY) -m fvv_lib.course.tiny data_samples/tiny-fastvlm
 
 trained: finetune
 	mkdir -p data_samples/tiny-fastvlm-video
 	cp $(addprefix $(TRAINED)/,$(FILES)) data_samples/tiny-fastvlm-video/
+
+flags: $(READY)
+	$(PY) scripts/build_flags.py
 
 lint: $(READY)
 	$(PY) -m ruff check .

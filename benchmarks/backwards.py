@@ -22,10 +22,11 @@ import torch
 import transformers
 
 from fvv_lib import DataArguments, LazySupervisedDataset, accuracy_by_kind, evaluate, is_video_file, read_video
-from fvv_lib.dataset import Shown
-from fvv_lib.loading import load_pretrained_model
-from fvv_lib.samples import backwards
-from fvv_lib.scenes import write_video
+from fvv_lib.course.samples import backwards
+from fvv_lib.course.scenes import write_video
+from fvv_lib.data.dataset import Shown
+from fvv_lib.model.geometry import make_frame_spec
+from fvv_lib.weights.loading import load_pretrained_model
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data_samples"
@@ -48,10 +49,10 @@ def accuracies(model_folder: Path, folder: Path) -> dict[str, dict[str, float]]:
     turned = folder / "backwards.json"
     turned.write_text(json.dumps([backwards(sample) for sample in samples]))
     args = DataArguments(image_folder=str(DATA), decode_timeout=0)
-    args.image_size, args.tokens_per_frame = 64, 4
+    spec = make_frame_spec(loaded, args.video_config())
     tests = {
-        "forwards": LazySupervisedDataset(loaded.tokenizer, [str(DATA / "test.json")], args),
-        "backwards": PlayedBackwards(loaded.tokenizer, [str(turned)], args),
+        "forwards": LazySupervisedDataset(loaded.tokenizer, [str(DATA / "test.json")], args, frame_spec=spec),
+        "backwards": PlayedBackwards(loaded.tokenizer, [str(turned)], args, frame_spec=spec),
     }
     tables = {name: accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test)) for name, test in tests.items()}
     return {name: {kind: row["accuracy"] for kind, row in table.items()} for name, table in tables.items()}

@@ -27,8 +27,8 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from fvv_lib import DataArguments, DataCollatorForSupervisedDataset, LazySupervisedDataset
-from fvv_lib.tiny import build_tokenizer
+from fvv_lib import DataArguments, DataCollatorForSupervisedDataset, FrameSpec, LazySupervisedDataset
+from fvv_lib.course.tiny import build_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES, WORKERS, BATCH = 1_000_000, 4, 8
@@ -92,11 +92,11 @@ class Walk(Dataset):
 
 def measure(kind: str, folder: str, count: int) -> dict:
     arguments = DataArguments(decode_timeout=0.0, cache_dir=f"{folder}/cache")
-    arguments.image_size, arguments.tokens_per_frame = 64, 4
+    spec = FrameSpec(image_size=64, tokens_per_frame=4, max_length=2048)
     tokenizer, path = build_tokenizer(), f"{folder}/{count}.json"
     start = time.perf_counter()
     if kind == "ours":
-        dataset = LazySupervisedDataset(tokenizer, [path], arguments)
+        dataset = LazySupervisedDataset(tokenizer, [path], arguments, frame_spec=spec)
     else:
         dataset = Described(tokenizer, path, arguments)
     opened = time.perf_counter() - start

@@ -24,8 +24,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from fvv_lib.decoding import is_video_file, read_video
-from fvv_lib.numbered import ENCODINGS, HEIGHT, WIDTH, read_numbers, write_numbered
+from fvv_lib.course.numbered import ENCODINGS, HEIGHT, WIDTH, read_numbers, write_numbered
+from fvv_lib.video.kinds import is_video_file
+from fvv_lib.video.read import read_video
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_FRAMES, SECONDS, FPS = 8, 60, 25

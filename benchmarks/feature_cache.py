@@ -3,7 +3,7 @@
     python benchmarks/feature_cache.py            # a quarter of an hour on 2 cores; writes results/feature_cache.json
     python benchmarks/feature_cache.py --small    # at an eighth of the width, to see that it runs; writes nothing
 
-Both sides are `fvv_lib.training.train` on the same clips and the same FastVLM-0.5B with random weights, in float32, and
+Both sides are `fvv_lib.train` on the same clips and the same FastVLM-0.5B with random weights, in float32, and
 differ in `--cache_features` alone. Timed is the second of two epochs: clips are read, prompts written, gradients taken,
 weights updated. The tower is whole; what a step takes beside it depends on what is trained: a language model cut to 2
 of its 24 layers, in full, and the whole one through LoRA. Computing the features, once, is timed too.
@@ -29,14 +29,15 @@ import transformers
 from PIL import Image
 from transformers import TrainerCallback
 
-from fvv_lib import DataArguments, ModelArguments, TrainingArguments, load_pretrained_model, training
-from fvv_lib.arguments import VideoConfig
-from fvv_lib.features import use_features
-from fvv_lib.fullsize import full_size_config, random_fastvlm
-from fvv_lib.loading import build_processor
-from fvv_lib.record import peak_memory_gib
-from fvv_lib.scenes import write_video
-from fvv_lib.trainer import VideoTrainer
+from fvv_lib import DataArguments, ModelArguments, TrainingArguments, load_pretrained_model
+from fvv_lib.course.scenes import write_video
+from fvv_lib.finetuning import preparing, recipe
+from fvv_lib.finetuning.trainer import VideoTrainer
+from fvv_lib.provenance import peak_memory_gib
+from fvv_lib.scaling.features import use_features
+from fvv_lib.scaling.released import full_size_config, random_fastvlm
+from fvv_lib.video_config import VideoConfig
+from fvv_lib.weights.loading import build_processor
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS, FRAMES, PIXELS = 3, 8, 1024
@@ -103,10 +104,10 @@ def measure(folder: Path, case: str, side: str) -> dict[str, Any]:
         computing.append(time.perf_counter() - start)
         return result
 
-    training.VideoTrainer = partial(VideoTrainer, callbacks=[clock])
-    training.use_features = timed
+    recipe.VideoTrainer = partial(VideoTrainer, callbacks=[clock])
+    preparing.use_features = timed
     parts = ["projector", "language_model"]
-    metrics = training.train(
+    metrics = recipe.train(
         ModelArguments(str(folder / str(CASES[case]["layers"])), parts, CASES[case]["lora_rank"]),
         DataArguments(
             [str(folder / "train.json")],

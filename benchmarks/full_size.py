@@ -20,10 +20,12 @@ import torch
 import transformers
 
 from fvv_lib import ask, load_pretrained_model
-from fvv_lib.arguments import DataArguments, ModelArguments, TrainingArguments, VideoConfig
-from fvv_lib.fullsize import random_fastvlm
-from fvv_lib.loading import build_processor
-from fvv_lib.training import train
+from fvv_lib.arguments import TrainingArguments
+from fvv_lib.finetuning.recipe import train
+from fvv_lib.scaling.released import random_fastvlm
+from fvv_lib.settings import DataArguments, ModelArguments
+from fvv_lib.video_config import VideoConfig
+from fvv_lib.weights.loading import build_processor
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_samples"

@@ -23,8 +23,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from fvv_lib import VideoDecodeError, VideoFrames, isolation, packets, read_video, reader
-from fvv_lib.numbered import FPS, write_numbered
+from fvv_lib import VideoDecodeError, VideoFrames, read_video
+from fvv_lib.course.numbered import FPS, write_numbered
+from fvv_lib.video import isolation
+from fvv_lib.video.exact import packets, reader
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 20.0  # seconds

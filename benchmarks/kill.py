@@ -46,7 +46,7 @@ def command(data: Path, output: Path, steps: int) -> list[str]:
         "resume_from_checkpoint": True,
     }
     flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    return [sys.executable, "-m", "fvv_lib.training", *flags]
+    return [sys.executable, "-m", "fvv_lib", "finetune", *flags]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:

@@ -12,8 +12,10 @@ import platform
 import tempfile
 from pathlib import Path
 
-from fvv_lib import isolation, read_video, reader
-from fvv_lib.numbered import write_numbered
+from fvv_lib import read_video
+from fvv_lib.course.numbered import write_numbered
+from fvv_lib.video import isolation
+from fvv_lib.video.exact import reader
 
 ROOT = Path(__file__).resolve().parent.parent
 READS, EVERY = 5000, 500

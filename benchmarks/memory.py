@@ -1,4 +1,4 @@
-"""Does `fvv_lib.memory` predict what a training step takes? Predicted against measured peaks, a process for each.
+"""Does `fvv memory` predict what a training step takes? Predicted against measured peaks, a process for each.
 
     python benchmarks/memory.py     # Linux, 4 GB, a few minutes; writes benchmarks/results/memory.json
 
@@ -22,15 +22,16 @@ import torch
 import transformers
 from transformers import FastVlmConfig
 
-from fvv_lib.arguments import ModelArguments, TrainingArguments
-from fvv_lib.dataset import DataCollatorForSupervisedDataset
-from fvv_lib.fullsize import full_size_config, random_fastvlm
-from fvv_lib.loading import load_pretrained_model, open_checkpoint
-from fvv_lib.lora import add_lora
-from fvv_lib.memory import MemorySettings, predict_memory, preset_table
-from fvv_lib.parts import set_trainable
-from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from fvv_lib.trainer import VideoTrainer
+from fvv_lib.arguments import TrainingArguments
+from fvv_lib.data.dataset import DataCollatorForSupervisedDataset
+from fvv_lib.finetuning.trainer import VideoTrainer
+from fvv_lib.model.parts import set_trainable
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from fvv_lib.scaling.budget import predict_memory, preset_table
+from fvv_lib.scaling.released import full_size_config, random_fastvlm
+from fvv_lib.settings import MemorySettings, ModelArguments
+from fvv_lib.weights.loading import load_pretrained_model, open_checkpoint
+from fvv_lib.weights.lora import add_lora
 
 ROOT = Path(__file__).resolve().parent.parent
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -22,11 +22,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer, FastVlmForConditionalGeneration, PreTrainedTokenizerBase, Trainer
 
-from fvv_lib.conversation import conversation_templates
-from fvv_lib.dataset import DataCollatorForSupervisedDataset
-from fvv_lib.labels import TOLERANCE, MismatchReport, diagnose_labels, preprocess
-from fvv_lib.tiny import build_tokenizer
-from fvv_lib.tokens import IGNORE_INDEX, preprocess_multimodal
+from fvv_lib.course.tiny import build_tokenizer
+from fvv_lib.data.dataset import DataCollatorForSupervisedDataset
+from fvv_lib.labels.counting import TOLERANCE
+from fvv_lib.labels.diagnosis import MismatchReport, diagnose_labels
+from fvv_lib.labels.exact import preprocess
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, preprocess_multimodal
+from fvv_lib.prompt.templates import conversation_templates
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, NUM_FRAMES, STEPS = "data_samples/train.json", 8, 3

@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
-from fvv_lib.decoding import read_video
-from fvv_lib.images import preprocess_frames
+from fvv_lib.video.pixels import preprocess_frames
+from fvv_lib.video.read import read_video
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_FRAMES, SIZE, ROUNDS = 8, 1024, 7

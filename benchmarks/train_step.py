@@ -32,8 +32,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import FastVlmForConditionalGeneration
 
-from fvv_lib.fullsize import full_size_config, random_fastvlm
-from fvv_lib.tokens import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from fvv_lib.scaling.released import full_size_config, random_fastvlm
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_GPU = torch.cuda.is_available()

@@ -3,13 +3,12 @@
 Sphinx reads the repository itself: nothing is copied and nothing is run. The first page is the README.
 """
 
+import ast
 import dataclasses
 import inspect
 import json
 import re
 from pathlib import Path
-
-import fvv_lib
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +57,13 @@ API = """
 """
 
 
+def public_names() -> dict[str, list[str]]:
+    """The public names by module, in the order of the stub."""
+    tree = ast.parse((ROOT / "fvv_lib" / "__init__.pyi").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {node.module: [alias.name for alias in node.names] for node in imports}
+
+
 def add_contents(app, docname: str, source: list[str]) -> None:
     """Put the lessons below the README, their exercises and solutions below them, and the docstrings on the page of
     the library."""
@@ -65,7 +71,7 @@ def add_contents(app, docname: str, source: list[str]) -> None:
         text = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
         source[0] = text + COURSE  # a folder has no page to lead to
     elif docname == "docs/api":
-        source[0] += "".join(API.format(module, ", ".join(names)) for module, names in fvv_lib._PUBLIC.items())
+        source[0] += "".join(API.format(module, ", ".join(names)) for module, names in public_names().items())
     elif docname.startswith("notebooks/0"):
         notebook, name = json.loads(source[0]), Path(docname).name
         tree = TREE % f"\nexercises/{name}\nsolutions/{name}"

@@ -4,6 +4,7 @@ Functions take plain numbers and pictures and return a matplotlib figure. The pa
 blind readers can tell apart; line styles, markers and hatches carry the same information for readers in grey.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -37,7 +38,8 @@ STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titles
 def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = "", columns: int = 8) -> Figure:
     """A strip of frames, uint8 (N, H, W, 3), with the time of each below it."""
     side = 10 / columns  # inches for one frame
-    rows, columns = -(-len(frames) // columns), min(columns, len(frames))
+    rows = math.ceil(len(frames) / columns)
+    columns = min(columns, len(frames))
     height, width = frames.shape[1:3]
     size = columns * side, rows * (side * height / width + 0.35)
     with plt.rc_context(STYLE):

@@ -2,10 +2,11 @@
 
     python scripts/build_notebooks.py [notebooks/source/01_sparse_sampling.py ...]
 
-`notebooks/source/` is mirrored to `notebooks/`, with its folders `exercises/` and `solutions/`. Each notebook runs in
-its own folder. Nothing that differs from machine to machine is stored: no times, no versions, no random cell ids. A
-notebook with a cell that takes longer than ten seconds is not written: nobody should have to wait in a lesson. Only
-cells that train may: one that begins with `# %% tags=["training"]` takes the time it takes.
+A lesson in `notebooks/source/` gives one notebook in `notebooks/`. A source in `notebooks/source/exercises/` gives two,
+in `notebooks/exercises/` and `notebooks/solutions/` (see `exercises.py`). Each notebook runs in its own folder. Nothing
+that differs from machine to machine is stored: no times, no versions, no random cell ids. A notebook with a cell that
+takes longer than ten seconds is not written: nobody should have to wait in a lesson. Only cells that train may: one
+that begins with `# %% tags=["training"]` takes the time it takes.
 """
 
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from exercises import VERSIONS, MarkError, render
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -40,11 +42,19 @@ def slow_cells(notebook: nbformat.NotebookNode) -> list[str]:
     return slow
 
 
-def build(source: Path) -> Path:
-    """Run one source and write its notebook; exits where a cell is too slow."""
-    target = (NOTEBOOKS / source.relative_to(SOURCES)).with_suffix(".ipynb")
+def texts_of(source: Path) -> dict[Path, str]:
+    """The text (py:percent) of each notebook that a source gives, by the path of the notebook."""
+    text = source.read_text()
+    if source.parent != SOURCES / "exercises":
+        return {(NOTEBOOKS / source.relative_to(SOURCES)).with_suffix(".ipynb"): text}
+    place = str(source.relative_to(NOTEBOOKS.parent))
+    return {NOTEBOOKS / version / f"{source.stem}.ipynb": render(text, version, place) for version in VERSIONS}
+
+
+def build(text: str, target: Path) -> None:
+    """Run one text and write its notebook; exits where a cell is too slow."""
     target.parent.mkdir(exist_ok=True)
-    notebook = jupytext.read(source, fmt="py:percent")
+    notebook = jupytext.reads(text, fmt="py:percent")
     client = NotebookClient(
         notebook,
         timeout=3600,  # seconds for a cell: stops what hangs
@@ -55,15 +65,26 @@ def build(source: Path) -> Path:
     )
     client.execute()
     if slow := slow_cells(notebook):
-        sys.exit("\n".join(f"{source.relative_to(SOURCES)}: {line}" for line in slow))
+        sys.exit("\n".join(f"{target.relative_to(NOTEBOOKS)}: {line}" for line in slow))
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number:02d}", nbformat.from_dict({})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     nbformat.write(notebook, target)
-    return target
+
+
+def main(sources: list[Path]) -> None:
+    """Build what the sources give. A wrong mark in any of them is reported before the first one runs."""
+    texts = {}
+    try:
+        for source in sources:
+            texts |= texts_of(source)
+    except MarkError as error:
+        sys.exit(str(error))
+    for target, text in texts.items():
+        build(text, target)
+        print(target.relative_to(NOTEBOOKS.parent), flush=True)
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:] or sorted(map(str, SOURCES.rglob("*.py")))):
-        print(build(path.resolve()).relative_to(NOTEBOOKS.parent), flush=True)
+    main([Path(path).resolve() for path in sys.argv[1:]] or sorted(SOURCES.rglob("*.py")))

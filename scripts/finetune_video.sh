@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tune a FastVLM on video. As it stands it trains the tiny one of the course on data_samples/. Every flag of
-# `python -m fvv_lib.training --help` passes through, and the last one given wins; paths start where you stand. With a
+# `python -m fvv_lib finetune --help` passes through, and the last one given wins; paths start where you stand. With a
 # --data_path of your own, nothing of the course's data and schedule is used:
 #
 #   bash scripts/finetune_video.sh --model_name_or_path FOLDER --data_path mine.json --image_folder videos \
@@ -59,7 +59,7 @@ if [ -n "${ZERO:-}" ]; then
     zero=(--deepspeed "$root/scripts/zero$ZERO.json")
 fi
 
-exec "${launch[@]}" -m fvv_lib.training \
+exec "${launch[@]}" -m fvv_lib finetune \
     --num_video_frames 8 \
     --version qwen_2 \
     --lr_scheduler_type cosine \

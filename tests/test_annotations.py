@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fvv_lib import DataFormatError, annotations
-from fvv_lib.annotations import read_annotations
+from fvv_lib import DataFormatError
+from fvv_lib.data import annotations
+from fvv_lib.data.annotations import read_annotations
 
 
 def sample(question="Hm?", answer="Yes.", **rest):

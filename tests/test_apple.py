@@ -13,12 +13,12 @@ from fvv_lib import (
     IGNORE_INDEX,
     CheckpointError,
     VideoConfig,
-    apple,
     ask,
     load_pretrained_model,
     prepare_inputs_labels_for_multimodal,
 )
-from fvv_lib.apple import apple_name, rename, translate_config
+from fvv_lib.weights import apple
+from fvv_lib.weights.apple import apple_name, rename, translate_config
 
 CHECKPOINTS = ("checkpoint_untied", "checkpoint_tied", "checkpoint_tied_with_lm_head")
 CASES = ("a_one_image_128", "a_one_image_256", "b_two_images_one_prompt", "c_batch_padded", "d_video_4_frames")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fvv_lib import CheckpointError, DataArguments, FvvError, ModelArguments, TrainingArguments, VideoConfig
-from fvv_lib.arguments import PARTS
-from fvv_lib.decoding import BACKENDS
-from fvv_lib.images import ASPECT_RATIOS
-from fvv_lib.labels import MISMATCH_MODES
-from fvv_lib.sampling import STRATEGIES
+from fvv_lib.labels.exact import MISMATCH_MODES
+from fvv_lib.settings import PARTS
+from fvv_lib.video.pixels import ASPECT_RATIOS
+from fvv_lib.video.read import BACKENDS
+from fvv_lib.video.sampling import STRATEGIES
 
 CHOICES = {
     "frame_sampling": set(STRATEGIES) - {"fps"},  # it needs a rate, which training has no setting for

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from conftest import decode_all
 
-from fvv_lib.bitstream import has_b_slice, is_disposable
-from fvv_lib.numbered import read_numbers, write_numbered
+from fvv_lib.course.numbered import read_numbers, write_numbered
+from fvv_lib.video.exact.bitstream import has_b_slice, is_disposable
 
 LAYERS = {"x265-params": "log-level=none:temporal-layers=3:bframes=3:b-adapt=0:keyint=48:no-open-gop=1"}
 

@@ -1,12 +1,13 @@
 """Questions are asked in the frames, words and tokens of training, once, in a dialogue and on the command line."""
 
+import io
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from conftest import SPEC
 
 from fvv_lib import (
     IMAGE_TOKEN_INDEX,
@@ -19,12 +20,19 @@ from fvv_lib import (
     ask,
     load_pretrained_model,
 )
-from fvv_lib.chat import main
+from fvv_lib.evaluation import generation
+from fvv_lib.settings import DataArguments
 
 
-def run(*arguments, typed=None):
-    command = [sys.executable, "-m", "fvv_lib.chat", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, input=typed, check=False)
+@pytest.fixture
+def run(fvv, monkeypatch):
+    """`fvv chat` with these arguments, and with what is typed as its standard input."""
+
+    def start(*arguments, typed=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        return fvv("chat", *arguments)
+
+    return start
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def chat_with(base):
         {"frame_pool": 2, "image_aspect_ratio": "crop"},
     ],
 )
-def test_the_prompt_of_every_turn_is_the_training_prompt(chat_with, data_args, annotate, media, settings):
+def test_the_prompt_of_every_turn_is_the_training_prompt(chat_with, annotate, media, settings):
     chat = chat_with(**settings)
     asked = [
         ("<image>\nWhat colour is the shape?", ["clip.mp4"]),
@@ -67,9 +75,9 @@ def test_the_prompt_of_every_turn_is_the_training_prompt(chat_with, data_args, a
         prompts.append(chat.prompt(question))
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": chat.ask(question)}]
     path = annotate([{"image": [name for _, shown in asked for name in shown], "conversations": turns}])
-    arguments = data_args(**settings)
-    arguments.tokens_per_frame //= arguments.frame_pool**2
-    dataset = LazySupervisedDataset(chat.loaded.tokenizer, [path], arguments)
+    arguments = DataArguments(**settings)
+    spec = replace(SPEC, tokens_per_frame=SPEC.tokens_per_frame // arguments.frame_pool**2)
+    dataset = LazySupervisedDataset(chat.loaded.tokenizer, [path], arguments, frame_spec=spec)
     ids, labels = (dataset[0][key] for key in ("input_ids", "labels"))
     starts = [i for i in range(1, len(ids)) if labels[i] != -100 and labels[i - 1] == -100]
     assert [len(prompt) for prompt in prompts] == starts
@@ -81,11 +89,10 @@ def test_the_prompt_of_every_turn_is_the_training_prompt(chat_with, data_args, a
 
 
 def test_a_prompt_is_tokenized_once(chat_with, media, monkeypatch):
-    from fvv_lib import evaluation
 
     chat, calls = chat_with(), []
-    tokenize = evaluation.tokenize_pieces
-    monkeypatch.setattr(evaluation, "tokenize_pieces", lambda *given: calls.append(1) or tokenize(*given))
+    tokenize = generation.tokenize_pieces
+    monkeypatch.setattr(generation, "tokenize_pieces", lambda *given: calls.append(1) or tokenize(*given))
     chat.show(media / "clip.mp4")
     chat.ask("What colour is the shape?")
     assert len(calls) == 1
@@ -188,7 +195,7 @@ def test_what_can_not_be_read_is_an_error_and_not_shown(chat_with, media):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_answers_one_question(base, loaded, media):
+def test_the_command_answers_one_question(base, loaded, media, run):
     question = "What colour is the shape?"
     shown = ["--video", media / "clip.mp4", "--image", media / "still.png", "--video", media / "short.mp4"]
     result = run("--model", base, *shown, "--question", question)
@@ -200,7 +207,7 @@ def test_the_command_answers_one_question(base, loaded, media):
     assert answer == ask(loaded, [media / "still.png", media / "clip.mp4", media / "short.mp4"], question)
 
 
-def test_the_command_holds_a_dialogue(base, loaded, media):
+def test_the_command_holds_a_dialogue(base, loaded, media, run):
     result = run(
         "--model", base, "--video", media / "clip.mp4", typed="What colour is the shape?\n\nWhat shape is it?\n"
     )
@@ -223,14 +230,16 @@ def test_the_command_holds_a_dialogue(base, loaded, media):
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
     ],
 )
-def test_what_is_wrong_is_one_line(base, media, settings, message):
+def test_what_is_wrong_is_one_line(base, media, run, settings, message):
     (media / "text.mp4").write_text("not a video")
-    paths = {flag: (media / settings[flag],) for flag in ("image", "video") if flag in settings}
-    with pytest.raises(SystemExit, match=rf"^error: .*{message}.*$"):
-        main(str(base), **{"question": "Hm?", **settings, **paths})
+    paths = {flag: media / settings[flag] for flag in ("image", "video") if flag in settings}
+    flags = [part for name, value in {"question": "Hm?", **settings, **paths}.items() for part in (f"--{name}", value)]
+    result = run("--model", base, *flags)
+    assert result.returncode == 1
+    assert re.fullmatch(rf"error: .*{message}.*", result.stderr.splitlines()[-1])
 
 
-def test_a_dialogue_that_grows_too_long_on_the_command_line_is_a_failure(base):
+def test_a_dialogue_that_grows_too_long_on_the_command_line_is_a_failure(base, run):
     result = run("--model", base, typed="Which colours do you know?\n" + "Well? " * 3000 + "\n")
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 1
@@ -239,7 +248,7 @@ def test_a_dialogue_that_grows_too_long_on_the_command_line_is_a_failure(base):
     assert "Traceback" not in result.stderr
 
 
-def test_a_wrong_model_path_is_one_line_and_a_failure(media):
+def test_a_wrong_model_path_is_one_line_and_a_failure(media, run):
     result = run("--model", media / "nowhere", "--question", "Hm?")
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1

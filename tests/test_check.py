@@ -1,17 +1,17 @@
-"""`python -m fvv_lib.check` finds what training would stumble over, and nothing else."""
+"""`fvv check` finds what training would stumble over, and nothing else."""
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import SPEC
 from PIL import Image
 
 from fvv_lib import FvvError, LazySupervisedDataset
-from fvv_lib.check import check_data, format_problems, main
-from fvv_lib.decoding import count_frames
+from fvv_lib.data.report import check_data, format_problems
+from fvv_lib.settings import DataArguments
+from fvv_lib.video.read import count_frames
 
 
 def sample(name, question="<image>\nWhat colour is it?", answer="It is red.", **rest):
@@ -47,16 +47,17 @@ BAD = {
 }
 
 
-def run(*arguments, cwd):
-    command = [sys.executable, "-m", "fvv_lib.check", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+@pytest.fixture
+def run(fvv):
+    """`fvv check` with these arguments, in a folder."""
+    return lambda *arguments, cwd: fvv("check", *arguments, cwd=cwd)
 
 
 def name_of(report):
     return report["name"].split("sample ")[1]
 
 
-def test_every_bad_sample_is_found_and_no_good_one(samples, annotate, media, base):
+def test_every_bad_sample_is_found_and_no_good_one(samples, annotate, media, base, run):
     path = annotate(list(samples.values()))
     outputs = ["--report", "report.json", "--histograms", "data.png", "--write-clean", "clean.json"]
     result = run(path, "--model-name-or-path", base, *outputs, cwd=media)
@@ -75,7 +76,7 @@ def test_every_bad_sample_is_found_and_no_good_one(samples, annotate, media, bas
         assert min(picture.size) > 100
 
 
-def test_the_clean_file_is_clean_and_the_others_are_listed(samples, annotate, media, base):
+def test_the_clean_file_is_clean_and_the_others_are_listed(samples, annotate, media, base, run):
     path = annotate(list(samples.values()))
     run(path, "--model-name-or-path", base, "--write-clean", "clean.json", cwd=media)
     assert json.loads((media / "clean.json").read_text()) == [samples[name] for name in ("video", "picture", "text")]
@@ -87,7 +88,7 @@ def test_the_clean_file_is_clean_and_the_others_are_listed(samples, annotate, me
     assert [row["problem"] for row in rows] == ["", "", ""]
 
 
-def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, base, samples):
+def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, base, samples, run):
     path = annotate([samples["video"]])
     result = run(path, "--model-name-or-path", base, "--version", "qwen", cwd=media)
     assert result.returncode == 1
@@ -99,13 +100,13 @@ def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, b
     ("flags", "message"),
     [
         (["--num-video-frames", "0"], "num_video_frames must be at least 1, got 0"),
-        (["--frame-pool", "3"], "frame_pool=3 can not average the 4 tokens"),
-        (["--model-max-length", "4096"], "model_max_length=4096: the checkpoint reads 1 to 2048"),
+        (["--frame-pool", "3"], "frame_pool=3 cannot average the 4 tokens"),
+        (["--model-max-length", "4096"], "model_max_length=4096, but the checkpoint reads 1 to 2048"),
         (["--model-name-or-path", "no/such/folder"], "no/such/folder: no such folder"),
         (["--model-name-or-path", "empty"], "empty: config.json is missing or broken"),
     ],
 )
-def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, flags, message):
+def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, flags, message, run):
     (media / "empty").mkdir()
     result = run(annotate([samples["text"]]), "--model-name-or-path", base, *flags, cwd=media)
     assert result.returncode == 1
@@ -129,21 +130,21 @@ def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, fl
         ({"write_clean": "../clean.json"}, "write_clean: without an image_folder, paths of media start from"),
     ],
 )
-def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media, monkeypatch, outputs, message):
+def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media, run, outputs, message):
     """There is no such model: nothing has been opened when the error comes."""
     path = Path(annotate([sample("text", "Which colours?")]))
     before = path.read_bytes()
     for name in ("folder", "folder.json"):
         (media / name).mkdir()
-    monkeypatch.chdir(media)
-    with pytest.raises(SystemExit) as end:
-        main(["data.json"], "no-such-model", **{name: Path(file) for name, file in outputs.items()})
-    assert message in str(end.value)
-    assert str(end.value).startswith("error: ")
+    flags = [part for name, file in outputs.items() for part in (f"--{name}", file)]
+    result = run("data.json", "--model_name_or_path", "no-such-model", *flags, cwd=media)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
     assert path.read_bytes() == before
 
 
-def test_with_an_image_folder_the_clean_file_may_lie_anywhere(annotate, media, base, samples, tmp_path):
+def test_with_an_image_folder_the_clean_file_may_lie_anywhere(annotate, media, base, samples, tmp_path, run):
     path, clean = annotate([samples["video"], samples["gone"]]), tmp_path / "elsewhere" / "clean.json"
     clean.parent.mkdir()
     flags = ["--model-name-or-path", base, "--image-folder", media]
@@ -151,7 +152,7 @@ def test_with_an_image_folder_the_clean_file_may_lie_anywhere(annotate, media, b
     assert run(clean, *flags, cwd=media).stdout.splitlines()[0] == "1 samples, 0 bad"
 
 
-def test_a_good_sample_that_shares_its_id_with_a_bad_one_stays(annotate, media, base):
+def test_a_good_sample_that_shares_its_id_with_a_bad_one_stays(annotate, media, base, run):
     words, pixels = sample("same", "Two <image>?"), sample("same", video="text.mp4")
     good = [sample("same", "Which colours?"), sample("same", video="clip.mp4")]
     (media / "text.mp4").write_text("not a video")
@@ -163,7 +164,7 @@ def test_a_good_sample_that_shares_its_id_with_a_bad_one_stays(annotate, media, 
     assert [name.split("sample ")[1] for name in dropped] == ["same (at 0)", "same (at 2)"]
 
 
-def test_time_marks_and_pooling_count_in_the_report(annotate, media, base, samples):
+def test_time_marks_and_pooling_count_in_the_report(annotate, media, base, samples, run):
     path, tokens = annotate([samples["video"]]), []
     for flags in ([], ["--time-marks", "seconds"], ["--frame-pool", "2"]):
         run(path, "--model-name-or-path", base, *flags, "--report", "report.json", cwd=media)
@@ -172,7 +173,7 @@ def test_time_marks_and_pooling_count_in_the_report(annotate, media, base, sampl
     assert tokens[2] == tokens[0] - 8 * 3
 
 
-def test_with_random_sampling_every_frame_is_checked(annotate, media, base, samples):
+def test_with_random_sampling_every_frame_is_checked(annotate, media, base, samples, run):
     """The frames of the first epoch may lie beside the damage; training would refuse the clip all the same."""
     content = bytearray((media / "clip.mp4").read_bytes())
     middle = len(content) // 2
@@ -185,9 +186,11 @@ def test_with_random_sampling_every_frame_is_checked(annotate, media, base, samp
     assert "2 samples, 1 bad" in result.stdout
 
 
-def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, data_args, annotate, media, samples):
-    arguments = data_args(bad_samples="skip", decode_timeout=0.0001)
-    dataset = LazySupervisedDataset(tokenizer, [annotate([samples["video"], samples["text"]])], arguments)
+def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, annotate, media, samples):
+    arguments = DataArguments(bad_samples="skip", decode_timeout=0.0001)
+    dataset = LazySupervisedDataset(
+        tokenizer, [annotate([samples["video"], samples["text"]])], arguments, frame_spec=SPEC
+    )
     reports = check_data(dataset, quiet=True)
     assert [bool(report.problem) for report in reports] == [True, False]
     assert "not decoded within 0.0001 seconds" in format_problems(reports)

@@ -1,7 +1,7 @@
 import pytest
 
 from fvv_lib import DataFormatError, conversation_templates
-from fvv_lib.conversation import check_turns, get_template
+from fvv_lib.prompt.templates import check_turns, get_template
 
 TURNS = [
     {"from": "human", "value": "Q1"},

@@ -10,9 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from fvv_lib import CheckpointError, VideoConfig, apple, ask, load_pretrained_model, preprocess_frames
-from fvv_lib.convert import convert_checkpoint
-from fvv_lib.scenes import still
+from fvv_lib import CheckpointError, VideoConfig, ask, load_pretrained_model, preprocess_frames
+from fvv_lib.course.scenes import still
+from fvv_lib.weights import apple
+from fvv_lib.weights.converting import convert_checkpoint
 
 QUESTION = "What colour is the shape?"
 STOCK = """
@@ -47,12 +48,11 @@ def picture(tmp_path):
 
 
 @pytest.mark.parametrize("vocab_size", [512, 474], ids=["padded", "full"])
-def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path, vocab_size):
+def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path, fvv, vocab_size):
     source = apple_checkpoint(vocab_size=vocab_size)
     settings = VideoConfig(num_video_frames=3, frame_sampling="segment")
     settings.save(source)
-    command = [sys.executable, "-m", "fvv_lib.convert", str(source), str(tmp_path / "out")]
-    subprocess.run(command, check=True, capture_output=True)
+    assert fvv("convert", source, tmp_path / "out").returncode == 0
     before, after = (load_pretrained_model(path, device="cpu") for path in (source, tmp_path / "out"))
     one, other = before.model.state_dict(), after.model.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one | other)
@@ -126,7 +126,7 @@ def test_what_has_no_place_in_apples_layout_is_refused(base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
+def test_nothing_is_overwritten(apple_checkpoint, fvv):
     source = apple_checkpoint()
     before = sorted(path.name for path in source.iterdir())
     with pytest.raises(CheckpointError, match="not empty"):
@@ -134,8 +134,7 @@ def test_nothing_is_overwritten(apple_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="not empty"):
         convert_checkpoint(source, source / "config.json")
     assert sorted(path.name for path in source.iterdir()) == before
-    command = [sys.executable, "-m", "fvv_lib.convert", str(source), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fvv("convert", source, source)
     assert done.returncode == 1
     assert done.stderr.strip().endswith(f"error: {source}: it is not empty. Give a new folder; nothing is overwritten.")
 

@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import SPEC
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -19,7 +21,7 @@ from fvv_lib import (
     make_supervised_data_module,
     read_video,
 )
-from fvv_lib.scenes import motion_clip, write_video
+from fvv_lib.course.scenes import motion_clip, write_video
 
 
 def sample(question="<image>\nWhat colour is it?", answer="It is red.", **rest):
@@ -27,9 +29,9 @@ def sample(question="<image>\nWhat colour is it?", answer="It is red.", **rest):
 
 
 @pytest.fixture
-def make(tokenizer, data_args, annotate, media):
-    def build(samples, **settings):
-        return LazySupervisedDataset(tokenizer, [annotate(samples)], data_args(**settings))
+def make(tokenizer, annotate, media):
+    def build(samples, frame_spec=SPEC, **settings):
+        return LazySupervisedDataset(tokenizer, [annotate(samples)], DataArguments(**settings), frame_spec=frame_spec)
 
     return build
 
@@ -102,16 +104,16 @@ def test_lengths_have_the_time_marks_once_the_media_are_read(make):
 def test_a_sample_that_fits_only_without_its_time_marks_is_refused_when_it_is_read(make):
     samples = [sample(video="clip.mp4")]
     (unmarked,) = make(samples).lengths
-    dataset = make(samples, time_marks="seconds")
-    dataset.data_args.max_length = unmarked + 8  # what the frames and words need, and a token for each mark
+    short = replace(SPEC, max_length=int(unmarked) + 8)  # what the frames and words need, and a token for each mark
+    dataset = make(samples, short, time_marks="seconds")
     (found,) = dict(dataset.check_media()).values()
     assert isinstance(found, TokenBudgetError)
     with pytest.raises(TokenBudgetError, match=r"data\.json, sample 0: \d+ tokens"):
         dataset[0]
-    dataset.data_args.max_length = 2048
+    dataset = make(samples, time_marks="seconds")
     assert dict(dataset.check_media()) == {0: None}
-    dataset.data_args.max_length = dataset.lengths[0]
-    assert len(dataset[0]["images"]) == 8
+    exactly = replace(SPEC, max_length=int(dataset.lengths[0]))
+    assert len(make(samples, exactly, time_marks="seconds")[0]["images"]) == 8
 
 
 def test_the_length_of_random_frames_with_time_marks_holds_in_every_epoch(make, media):
@@ -140,12 +142,12 @@ def test_short_clip_gives_as_many_frames_as_its_prompt_says(make):
     assert len(item["images"].flatten(1).unique(dim=0)) == 5
 
 
-def test_paths_start_from_the_annotation_file_or_from_image_folder(tokenizer, data_args, annotate, media):
+def test_paths_start_from_the_annotation_file_or_from_image_folder(tokenizer, annotate, media):
     (media / "elsewhere").mkdir()
     path = annotate([sample(video="clip.mp4")], "elsewhere/data.json")
     with pytest.raises(VideoDecodeError, match=r"elsewhere.clip\.mp4: no such file"):
-        LazySupervisedDataset(tokenizer, [path], data_args())
-    assert len(LazySupervisedDataset(tokenizer, [path], data_args(image_folder=str(media)))) == 1
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
+    assert len(LazySupervisedDataset(tokenizer, [path], DataArguments(image_folder=str(media)), frame_spec=SPEC)) == 1
 
 
 def test_random_sampling_follows_sample_and_epoch(make):
@@ -190,16 +192,15 @@ def test_bad_annotations_are_errors_that_name_file_and_sample(make, samples, err
     assert "data.json" in str(caught.value)
 
 
-def test_missing_annotation_file_is_an_error(tokenizer, data_args):
+def test_missing_annotation_file_is_an_error(tokenizer):
     with pytest.raises(DataFormatError, match=r"nowhere\.json: no such annotation file"):
-        LazySupervisedDataset(tokenizer, ["nowhere.json"], data_args())
+        LazySupervisedDataset(tokenizer, ["nowhere.json"], DataArguments(), frame_spec=SPEC)
 
 
-def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer, data_args, annotate, media):
-    arguments = data_args()
-    arguments.max_length = 40
+def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer, annotate, media):
+    path, short = annotate([sample(video="clip.mp4")]), replace(SPEC, max_length=40)
     with pytest.raises(TokenBudgetError, match=r"sample 0: \d+ tokens = \d+ of text \+ 8 frames x 4"):
-        LazySupervisedDataset(tokenizer, [annotate([sample(video="clip.mp4")])], arguments)
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=short)
 
 
 @pytest.mark.parametrize("frame_sampling", ["uniform", "random"])
@@ -258,13 +259,9 @@ def test_a_folder_of_frames_is_a_video(make, media):
     assert item["images"][:, 0, 32, 32].tolist() == [0, 60, 120, 180]
 
 
-def test_dataset_needs_what_the_checkpoint_says(tokenizer, data_args, annotate):
-    arguments = data_args()
-    arguments.tokens_per_frame = 0
-    with pytest.raises(FvvError, match="from the checkpoint"):
-        LazySupervisedDataset(tokenizer, [annotate([sample("Hm?")])], arguments)
+def test_an_unknown_template_is_refused_at_once(tokenizer, annotate):
     with pytest.raises(DataFormatError, match="Unknown template"):
-        LazySupervisedDataset(tokenizer, [annotate([sample("Hm?")])], data_args(version="qwen"))
+        LazySupervisedDataset(tokenizer, [annotate([sample("Hm?")])], DataArguments(version="qwen"), frame_spec=SPEC)
 
 
 def test_collator_stacks_equal_shapes_and_lists_the_others(tokenizer, make):
@@ -286,28 +283,32 @@ def test_pad_token_in_the_text_counts_as_text(tokenizer, make):
     assert DataCollatorForSupervisedDataset(tokenizer)([item])["attention_mask"].all()
 
 
-def test_data_module_has_a_validation_set_when_one_is_named(tokenizer, data_args, annotate, media):
+def test_data_module_has_a_validation_set_when_one_is_named(tokenizer, annotate, media):
     train = annotate([sample(video="clip.mp4")], "train.json")
     val = annotate([sample(video="short.mp4")], "val.json")
-    module = make_supervised_data_module(tokenizer, data_args(data_path=[train]))
+    module = make_supervised_data_module(tokenizer, DataArguments(data_path=[train]), frame_spec=SPEC)
     assert module["eval_dataset"] is None
     module = make_supervised_data_module(
-        tokenizer, data_args(data_path=[train], validation_data_path=val, frame_sampling="random")
+        tokenizer, DataArguments(data_path=[train], validation_data_path=val, frame_sampling="random"), frame_spec=SPEC
     )
     assert len(module["eval_dataset"]) == 1
     assert module["eval_dataset"].data_args.frame_sampling == "segment"
     assert module["train_dataset"].data_args.frame_sampling == "random"
 
 
-def test_a_clip_in_both_sets_is_an_error(tokenizer, data_args, annotate, media):
+def test_a_clip_in_both_sets_is_an_error(tokenizer, annotate, media):
     train = annotate([sample(video="clip.mp4")], "train.json")
     with pytest.raises(DataFormatError, match=r"1 of its clips.*clip\.mp4"):
-        make_supervised_data_module(tokenizer, data_args(data_path=[train], validation_data_path=train))
+        make_supervised_data_module(
+            tokenizer, DataArguments(data_path=[train], validation_data_path=train), frame_spec=SPEC
+        )
     with pytest.raises(DataFormatError, match="No training data"):
-        make_supervised_data_module(tokenizer, data_args())
+        make_supervised_data_module(tokenizer, DataArguments(), frame_spec=SPEC)
 
 
-def test_committed_samples_are_well_formed(tokenizer, data_args, data_samples):
+def test_committed_samples_are_well_formed(tokenizer, data_samples):
     for split in ("train", "val", "test"):
-        dataset = LazySupervisedDataset(tokenizer, [str(data_samples / f"{split}.json")], data_args())
+        dataset = LazySupervisedDataset(
+            tokenizer, [str(data_samples / f"{split}.json")], DataArguments(), frame_spec=SPEC
+        )
         assert len(dataset) == len(json.loads((data_samples / f"{split}.json").read_text()))

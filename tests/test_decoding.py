@@ -8,18 +8,12 @@ import pytest
 from conftest import assert_true_frames, decode_all
 from PIL import Image
 
-from fvv_lib.decoding import (
-    VIDEO_EXTENSIONS,
-    count_frames,
-    is_video,
-    is_video_file,
-    load_image,
-    load_video_frames,
-    read_video,
-)
+from fvv_lib.course.numbered import FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
+from fvv_lib.course.scenes import motion_clip
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.numbered import FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
-from fvv_lib.scenes import motion_clip
+from fvv_lib.video.kinds import VIDEO_EXTENSIONS, is_video, is_video_file
+from fvv_lib.video.read import count_frames, load_video_frames, read_video
+from fvv_lib.video.stills import load_image
 
 COUNT = 72
 

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, started by the script that users start."""
+"""Two processes on the CPU give what one gives; some are started by the script that users start."""
 
 import json
 import os
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SPEC
 from safetensors.torch import load_file
+from starting import ENVIRONMENT, finetune
 
 from fvv_lib import FvvError, LazySupervisedDataset, encode_images, load_pretrained_model
-from fvv_lib.parts import part_of
-from fvv_lib.ranks import train_on_ranks
+from fvv_lib.model.parts import part_of
+from fvv_lib.scaling.ranks import train_on_ranks
+from fvv_lib.settings import DataArguments
 
 
 def sample(question, answer, **media):
@@ -30,17 +32,12 @@ STREAM = [TEXT, TEXT_2, BOTH, VIDEO, STILL, TEXT, VIDEO, VIDEO]
 FROZEN = ["--tunable_parts", "projector", "language_model"]
 
 
-def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=True):
-    launch = {"GPUS": str(gpus), "ZERO": zero} if gpus > 1 else {}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        **launch,
-    }
+def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=True, script=False):
+    """Train; returns the losses and the weights.
+
+    Args:
+        script: start as users do, with scripts/finetune_video.sh and torchrun; else the command alone (`starting`).
+    """
     settings = {
         "model_name_or_path": base,
         "data_path": data,
@@ -48,7 +45,9 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=Tru
         "max_steps": 3,
         "per_device_train_batch_size": batch_size,
         "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": "cosine",
         "learning_rate": 1e-3,
+        "weight_decay": 0.01,
         "adam_epsilon": 1e-3,  # a gradient that is zero but for rounding must not become a step
         "logging_steps": 1,
         "save_steps": 2,
@@ -57,18 +56,26 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=Tru
         "report_to": "none",
         "disable_tqdm": True,
     }
-    command = ["bash", str(ROOT / "scripts" / "finetune_video.sh")]
-    command += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    if script:
+        run_script([*arguments, *flags], {"GPUS": str(gpus), "ZERO": zero})
+    else:
+        sharing = ["--deepspeed", str(ROOT / "scripts" / f"zero{zero}.json")] if zero else []
+        finetune([*arguments, *sharing, *flags], gpus)
+    return losses(output), load_pretrained_model(output, device="cpu").model.state_dict()
+
+
+def run_script(arguments, launch):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
     run = subprocess.run(
-        [*command, *flags],
-        env={**environment, "DS_ACCELERATOR": "cpu"},
+        ["bash", str(ROOT / "scripts" / "finetune_video.sh"), *arguments],
+        env={**os.environ, **ENVIRONMENT, **launch, "PATH": path, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-6000:]
-    return losses(output), load_pretrained_model(output, device="cpu").model.state_dict()
 
 
 def losses(output):
@@ -81,7 +88,7 @@ def stream(tmp_path_factory):
     import numpy as np
     from PIL import Image
 
-    from fvv_lib.scenes import motion_clip, still, write_video
+    from fvv_lib.course.scenes import motion_clip, still, write_video
 
     folder = tmp_path_factory.mktemp("stream")
     rng = np.random.default_rng(0)
@@ -104,7 +111,7 @@ def test_two_processes_give_the_losses_and_the_model_of_one(stream, base, single
     if zero and not shutil.which(os.environ.get("CXX", "c++")):
         pytest.skip("DeepSpeed compiles its communication between CPUs, and there is no C++ compiler")
     output = stream / f"zero{zero}"
-    got, weights = start(stream / "data.json", output, base, zero=zero)
+    got, weights = start(stream / "data.json", output, base, zero=zero, script=zero != "2")
     assert got == pytest.approx(single[0], abs=1e-4)
     assert set(weights) == set(single[1])
     for name, weight in single[1].items():
@@ -137,7 +144,7 @@ def test_lora_on_two_processes_gives_what_it_gives_on_one(stream, base):
 @pytest.mark.parametrize("zero", ["", "2"])
 def test_two_processes_that_would_each_train_alone_are_an_error(stream, base, tmp_path, zero):
     with pytest.raises(AssertionError, match=r"2 processes were started.*--use_cpu True"):
-        start(stream, tmp_path / "run", base, zero=zero, use_cpu=False)
+        start(stream, tmp_path / "run", base, zero=zero, use_cpu=False, script=not zero)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -177,17 +184,19 @@ def test_two_processes_with_stored_features_give_the_losses_and_the_model_of_one
 
 LENGTHS = """
 import os, torch
-from fvv_lib import training
-train = training.VideoTrainer.train
+import sys
+from fvv_lib.__main__ import main
+from fvv_lib.finetuning.trainer import VideoTrainer
+train = VideoTrainer.train
 def told(self, **settings):
     torch.save(torch.as_tensor(self.train_dataset.lengths), f"{self.args.output_dir}/{os.environ['RANK']}.pt")
     return train(self, **settings)
-training.VideoTrainer.train = told
-training.main()
+VideoTrainer.train = told
+sys.exit(main(["finetune", *sys.argv[1:]]))
 """
 
 
-def test_each_process_checks_a_part_and_knows_all_lengths(stream, base, tokenizer, data_args):
+def test_each_process_checks_a_part_and_knows_all_lengths(stream, base, tokenizer):
     """Time marks are counted when a clip is read. Processes that knew other lengths would make other batches of them,
     and train on some samples twice and on others never."""
     output = stream / "lengths"
@@ -195,7 +204,9 @@ def test_each_process_checks_a_part_and_knows_all_lengths(stream, base, tokenize
     settings = {"model_name_or_path": base, "data_path": stream / "data.json", "output_dir": output, "max_steps": 1}
     settings |= {"time_marks": "seconds", "train_sampling_strategy": "group_by_length", "save_strategy": "no"}
     train_on_ranks(settings, ranks=2, code=LENGTHS)
-    dataset = LazySupervisedDataset(tokenizer, [str(stream / "data.json")], data_args(time_marks="seconds"))
+    dataset = LazySupervisedDataset(
+        tokenizer, [str(stream / "data.json")], DataArguments(time_marks="seconds"), frame_spec=SPEC
+    )
     unmarked = dataset.lengths.copy()
     assert not any(error for _, error in dataset.check_media())
     assert (dataset.lengths > unmarked).any()
@@ -218,7 +229,7 @@ def test_text_alone_gives_the_encoder_a_gradient_of_exactly_zero(model, checkpoi
 def test_a_blank_frame_beside_a_single_one_changes_nothing(model, monkeypatch):
     frames = torch.randint(0, 256, (1, 1, 3, 64, 64), dtype=torch.uint8)
     alone = encode_images(model, frames)[0]
-    monkeypatch.setattr("fvv_lib.zero.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("fvv_lib.model.sharding.is_deepspeed_zero3_enabled", lambda: True)
     (beside,) = encode_images(model, frames)
     torch.testing.assert_close(beside, alone, atol=1e-5, rtol=0)
 
@@ -241,6 +252,6 @@ def test_an_unknown_zero_stage_is_an_error():
 
 
 def test_chunks_of_one_frame_are_refused_under_zero3(model, monkeypatch):
-    monkeypatch.setattr("fvv_lib.zero.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("fvv_lib.model.sharding.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(FvvError, match="a chunk must have at least 2 frames"):
         encode_images(model, torch.zeros(1, 3, 3, 64, 64), frames_per_chunk=1)

@@ -1,15 +1,14 @@
 """The doctor: one line for each check, a remedy that works, and an exit code that says whether the course will run."""
 
 import re
-import subprocess
-import sys
 import tomllib
 
 import pytest
 from conftest import ROOT
 
-from fvv_lib import doctor
-from fvv_lib.doctor import OPTIONAL, REQUIRED, Check
+from fvv_lib.__main__ import main
+from fvv_lib.course import environment
+from fvv_lib.course.environment import OPTIONAL, REQUIRED, Check
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -18,8 +17,8 @@ def names(requirements):
     return {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
 
 
-def test_here_all_is_well_and_each_check_has_a_line():
-    done = subprocess.run([sys.executable, "-m", "fvv_lib.doctor"], capture_output=True, text=True, check=False)
+def test_here_all_is_well_and_each_check_has_a_line(fvv):
+    done = fvv("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     *lines, empty, verdict = done.stdout.splitlines()
     assert [line[5:21].strip() for line in lines] == [
@@ -33,17 +32,17 @@ def test_an_action_that_raises_is_a_failed_check_with_the_reason():
     def broken():
         raise RuntimeError("the encoder is gone")
 
-    check = doctor._attempt("video", broken)
+    check = environment._attempt("video", broken)
     assert check == Check("video", False, True, "RuntimeError: the encoder is gone")
     assert re.fullmatch(r"FAIL +video +RuntimeError: the encoder is gone", str(check))
-    assert doctor._attempt("device", lambda: "CPU") == Check("device", True, True, "CPU")
+    assert environment._attempt("device", lambda: "CPU") == Check("device", True, True, "CPU")
 
 
 def test_a_missing_package_comes_with_its_remedy():
-    check = doctor._package("fvv-no-such-package", False, "pip install it")
+    check = environment._package("fvv-no-such-package", False, "pip install it")
     assert check == Check("fvv-no-such-package", False, False, "not installed: pip install it")
     assert str(check).startswith("-    fvv-no-such")
-    assert doctor._package("numpy", True, "").works
+    assert environment._package("numpy", True, "").works
 
 
 @pytest.mark.parametrize(
@@ -51,16 +50,14 @@ def test_a_missing_package_comes_with_its_remedy():
     [
         ([(True, True), (True, False)], 0, "All that the course needs is there."),
         ([(True, True), (False, False)], 0, "All that the course needs is there."),
-        ([(True, True), (False, True), (False, True)], 1, "Mend first: check 1"),
+        ([(True, True), (False, True), (False, True)], 1, "Fix first: check 1"),
     ],
     ids=["all work", "an optional one fails", "required ones fail"],
 )
 def test_only_a_failed_required_check_gives_exit_code_1(monkeypatch, capsys, checks, code, verdict):
     listed = [Check(f"check {i}", works, required, "") for i, (works, required) in enumerate(checks)]
-    monkeypatch.setattr(doctor, "examine", lambda: listed)
-    with pytest.raises(SystemExit) as exit_:
-        doctor.main()
-    assert int(exit_.value.code) == code
+    monkeypatch.setattr(environment, "examine", lambda: listed)
+    assert main(["doctor"]) == code
     assert capsys.readouterr().out.splitlines()[-1] == verdict
 
 

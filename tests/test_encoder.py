@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from fvv_lib import FvvError, VideoConfig, encode_images, flatten_frames, unflatten_frames
-from fvv_lib.encoder import pool_frames, pooled_tokens, tower_features
+from fvv_lib.model.encoder import pool_frames, tower_features
+from fvv_lib.model.geometry import pooled_tokens
 
 
 def frames(*shape):
@@ -140,7 +141,7 @@ def test_what_passes_at_a_time_on_a_cpu(model, passes, monkeypatch):
     model.pixels_at_once = 1  # never less than a frame
     assert encode() == [1] * 5
     with monkeypatch.context() as patch:
-        patch.setattr("fvv_lib.zero.is_deepspeed_zero3_enabled", lambda: True)
+        patch.setattr("fvv_lib.model.sharding.is_deepspeed_zero3_enabled", lambda: True)
         assert encode() == [5]  # all ranks run the tower equally often
     model.train_batchnorm = True
     assert encode() == [1] * 5
@@ -185,7 +186,7 @@ def test_pooling_averages_squares_of_neighbouring_tokens():
 @pytest.mark.parametrize(("tokens", "pool"), [(16, 3), (15, 2), (4, 4)])
 def test_what_can_not_be_pooled_is_an_error(tokens, pool):
     for function, given in ((pooled_tokens, tokens), (pool_frames, torch.zeros(1, tokens, 8))):
-        with pytest.raises(FvvError, match=f"frame_pool={pool} can not average the {tokens} tokens"):
+        with pytest.raises(FvvError, match=f"frame_pool={pool} cannot average the {tokens} tokens"):
             function(given, pool)
     assert pooled_tokens(15, 1) == 15
 

@@ -3,16 +3,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import SPEC
 
-from fvv_lib import (
-    DataFormatError,
-    FvvError,
-    LazySupervisedDataset,
-    accuracy_by_kind,
-    ask,
-    evaluate,
-)
-from fvv_lib.evaluation import Answer, AnswerStreamer, confidence_interval, generate_answers, is_correct, prompt_ids
+from fvv_lib import DataFormatError, FvvError, LazySupervisedDataset, accuracy_by_kind, ask, evaluate
+from fvv_lib.evaluation.generation import AnswerStreamer, generate_answers, prompt_ids
+from fvv_lib.evaluation.scoring import Answer, confidence_interval, is_correct
+from fvv_lib.settings import DataArguments
 
 PLACES = ["left", "top left", "top"]
 
@@ -73,13 +69,13 @@ def test_a_count_that_can_not_be_is_an_error(correct, total):
 
 
 @pytest.fixture
-def small_test_set(loaded, data_args, data_samples, annotate):
+def small_test_set(loaded, data_samples, annotate):
     import json
 
     samples = json.loads((data_samples / "val.json").read_text())
     chosen = [s for s in samples if any(part in s["id"] for part in ("motion-0000", "order-0040", "still", "text"))]
-    args = data_args(image_folder=str(data_samples))
-    return LazySupervisedDataset(loaded.tokenizer, [annotate(chosen)], args)
+    args = DataArguments(image_folder=str(data_samples))
+    return LazySupervisedDataset(loaded.tokenizer, [annotate(chosen)], args, frame_spec=SPEC)
 
 
 def test_every_question_is_asked_with_the_true_history(loaded, small_test_set):
@@ -122,20 +118,20 @@ def test_what_comes_after_the_end_mark_is_not_written(tokenizer):
     assert "".join(pieces) == "It is red."
 
 
-def test_a_clip_may_come_in_a_later_turn(loaded, data_args, annotate, media):
+def test_a_clip_may_come_in_a_later_turn(loaded, annotate, media):
     """A question is asked with the frames that were shown so far, not with those of later turns."""
     question, answer = "<image>\nWhat colour is the shape?", "It is red."
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}] * 2
     path = annotate([{"image": ["clip.mp4", "still.png"], "conversations": turns}])
-    dataset = LazySupervisedDataset(loaded.tokenizer, [path], data_args())
+    dataset = LazySupervisedDataset(loaded.tokenizer, [path], DataArguments(), frame_spec=SPEC)
     answers = evaluate(loaded.model, loaded.tokenizer, dataset)
     assert answers[0].generated == ask(loaded, media / "clip.mp4", question)
     assert answers[1].generated.startswith("It is ")
 
 
-def test_labels_of_questions_must_match_the_questions(loaded, data_args, annotate):
+def test_labels_of_questions_must_match_the_questions(loaded, annotate):
     turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}]
     path = annotate([{"conversations": turns, "kinds": ["a", "b"]}])
-    dataset = LazySupervisedDataset(loaded.tokenizer, [path], data_args())
+    dataset = LazySupervisedDataset(loaded.tokenizer, [path], DataArguments(), frame_spec=SPEC)
     with pytest.raises(DataFormatError, match="'kinds' must have an entry for each of its 1 questions"):
         evaluate(loaded.model, loaded.tokenizer, dataset)

@@ -1,4 +1,5 @@
-"""Exercises check themselves: a stub is told what is missing, a solution passes."""
+"""Exercises and solutions come from one source. They check themselves: a stub is told what is missing, a solution
+passes."""
 
 import contextlib
 import io
@@ -9,16 +10,107 @@ import matplotlib.pyplot as plt
 import pytest
 from nbformat import NotebookNode
 from notebook_rules import EXERCISES, ROOT, SOLUTIONS, code_cells, markdown, read
+from notebook_scripts import exercises
+
+SOURCE = """# %% [markdown]
+### BEGIN SOLUTION
+# # Solutions
+### STUB
+# # Exercises
+#
+# ### Three
+### END SOLUTION
+
+# %%
+### BEGIN SOLUTION
+factor = 2
 
 
-@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
-def test_a_solution_is_its_exercise_filled_in(path):
-    """Only the first cell and the cells to be filled in differ, so both meet the same checks."""
-    stub, solution = read(path).cells[1:], read(ROOT / "solutions" / path.name).cells[1:]
-    turns = [cell.source.startswith("# Your turn") for cell in stub]
-    assert turns == [cell.source.startswith("# Your turn") for cell in solution]
-    for mine, theirs, turn in zip(stub, solution, turns, strict=True):
-        assert (mine.source != theirs.source) == turn
+### STUB
+### END SOLUTION
+def double(x):
+    ### BEGIN SOLUTION
+    return factor * x
+    ### STUB
+    # for _ in range(2):
+    #     x += 0  # twice
+
+    # # fill in
+    # return None
+    ### END SOLUTION
+
+
+print(double(1))
+"""
+SOLUTION = """# %% [markdown]
+# # Solutions
+
+# %%
+factor = 2
+
+
+def double(x):
+    return factor * x
+
+
+print(double(1))
+"""
+EXERCISE = """# %% [markdown]
+# # Exercises
+#
+# ### Three
+
+# %%
+def double(x):
+    for _ in range(2):
+        x += 0  # twice
+
+    # fill in
+    return None
+
+
+print(double(1))
+"""
+
+
+def test_one_source_gives_a_solution_and_its_exercise():
+    assert exercises.render(SOURCE, "solutions", "a.py") == SOLUTION
+    assert exercises.render(SOURCE, "exercises", "a.py") == EXERCISE
+
+
+def test_a_text_without_marks_is_the_same_in_both():
+    assert [exercises.render(SOLUTION, version, "a.py") for version in exercises.VERSIONS] == [SOLUTION, SOLUTION]
+
+
+B, S, E = exercises.BEGIN, exercises.STUB, exercises.END
+
+
+@pytest.mark.parametrize("version", exercises.VERSIONS)
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["x = 1", S], "2: ### STUB without ### BEGIN SOLUTION"),
+        (["x = 1", E], "2: ### END SOLUTION without ### BEGIN SOLUTION"),
+        ([B, S, E, E], "4: ### END SOLUTION without ### BEGIN SOLUTION"),
+        ([B, "x = 1", B, S, E], "3: ### BEGIN SOLUTION inside a solution"),
+        ([B, "x = 1", S, B, E], "4: ### BEGIN SOLUTION inside a stub"),
+        ([B, "x = 1", E], "3: ### END SOLUTION without ### STUB"),
+        ([B, S, S, E], "3: second ### STUB"),
+        ([B, "x = 1"], "3: the cell ends without ### END SOLUTION"),
+        ([B, S, "# %% [markdown]", E], "3: the cell ends without ### END SOLUTION"),
+        ([B, "x = 1", "### END SOLUTIONS"], "3: unknown mark '### END SOLUTIONS'"),
+        (["    ###BEGIN SOLUTION"], "1: unknown mark '###BEGIN SOLUTION'"),
+    ],
+)
+def test_a_wrong_mark_is_named_with_its_line(version, lines, said):
+    with pytest.raises(exercises.MarkError) as error:
+        exercises.render("\n".join(lines), version, "a.py")
+    assert str(error.value) == f"a.py:{said}"
+
+
+def test_a_stub_that_is_no_comment_is_named_with_its_line():
+    with pytest.raises(exercises.MarkError, match=r"^a\.py:3: a line of a stub is a comment"):
+        exercises.render(f"{B}\n{S}\nx = 1\n{E}\n", "exercises", "a.py")
 
 
 def check_verdicts(notebook: NotebookNode) -> list[str]:

@@ -6,16 +6,16 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SPEC
 from PIL import Image
 from test_training import MIXED, sample
 
-import fvv_lib.features
 from fvv_lib import (
     DataArguments,
     DataCollatorForSupervisedDataset,
@@ -27,10 +27,12 @@ from fvv_lib import (
     VideoDecodeError,
     train,
 )
-from fvv_lib.encoder import tower_features
-from fvv_lib.features import KILLED_AFTER, UNFINISHED, Clip, FeatureStore, use_features
-from fvv_lib.parts import set_trainable
-from fvv_lib.trainer import VideoTrainer
+from fvv_lib.finetuning.trainer import VideoTrainer
+from fvv_lib.model.encoder import tower_features
+from fvv_lib.model.parts import set_trainable
+from fvv_lib.scaling import features
+from fvv_lib.scaling.feature_store import KILLED_AFTER, UNFINISHED, Clip, FeatureStore
+from fvv_lib.scaling.features import use_features
 
 FROZEN = ["projector", "language_model"]
 VALIDATION = [
@@ -40,12 +42,12 @@ VALIDATION = [
 
 
 @pytest.fixture
-def store(model, tokenizer, data_args, annotate, media, tmp_path):
+def store(model, tokenizer, annotate, media, tmp_path):
     """`use_features` on the mixed samples; returns the datasets and the counts."""
 
     def run(samples=MIXED, bf16=False, **settings):
-        args = data_args(cache_dir=str(tmp_path / "cache"), **settings)
-        dataset = LazySupervisedDataset(tokenizer, [annotate(samples)], args)
+        args = DataArguments(cache_dir=str(tmp_path / "cache"), **settings)
+        dataset = LazySupervisedDataset(tokenizer, [annotate(samples)], args, frame_spec=SPEC)
         training_args = TrainingArguments(
             output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, bf16=bf16
         )
@@ -53,7 +55,9 @@ def store(model, tokenizer, data_args, annotate, media, tmp_path):
         assert changed["test"] is dataset
         return changed["train"], counts
 
-    run.dataset = lambda **settings: LazySupervisedDataset(tokenizer, [annotate(MIXED)], data_args(**settings))
+    run.dataset = lambda **settings: LazySupervisedDataset(
+        tokenizer, [annotate(MIXED)], DataArguments(**settings), frame_spec=SPEC
+    )
     return run
 
 
@@ -218,20 +222,11 @@ def test_a_changed_setting_is_noticed(store, settings, clips):
     assert store()[1] == {"computed": 0, "found": 3}
 
 
-def change_size(data_args):
-    data_args.image_size = 96
-
-
-def change_background(data_args):
-    data_args.background = (9, 9, 9)
-
-
-@pytest.mark.parametrize("change", [change_size, change_background])
+@pytest.mark.parametrize("change", [{"image_size": 96}, {"background": (9, 9, 9)}])
 def test_a_changed_size_or_background_is_noticed(store, model, change):
     data_args = store.dataset().data_args
-    before = fvv_lib.features.depends_on(model, data_args, None)
-    change(data_args)
-    after = fvv_lib.features.depends_on(model, data_args, None)
+    before = features.depends_on(model, data_args, SPEC, None)
+    after = features.depends_on(model, data_args, replace(SPEC, **change), None)
     assert all(before[kind] != after[kind] for kind in ("picture", "video"))
 
 
@@ -276,16 +271,16 @@ def change_tower_settings(model):
 )
 def test_a_changed_tower_is_noticed(store, model, change):
     data_args = store.dataset().data_args
-    before = fvv_lib.features.depends_on(model, data_args, None)
+    before = features.depends_on(model, data_args, SPEC, None)
     change(model)
-    after = fvv_lib.features.depends_on(model, data_args, None)
+    after = features.depends_on(model, data_args, SPEC, None)
     assert all(before[kind] != after[kind] for kind in ("picture", "video"))
 
 
 @pytest.mark.parametrize("function", ["code_digest", "version"])
 def test_other_code_is_noticed(store, monkeypatch, function):
     store()
-    monkeypatch.setattr(fvv_lib.features, function, lambda _: "other")
+    monkeypatch.setattr(features, function, lambda *_: "other")
     assert store()[1] == {"computed": 3, "found": 0}
 
 
@@ -321,7 +316,8 @@ def test_a_tower_that_trains_is_an_error(run, tmp_path):
 def test_a_killed_writer_leaves_nothing(tmp_path):
     """It is killed in the middle of a file."""
     code = (
-        "import os, sys, torch; from pathlib import Path; from fvv_lib.features import Clip, FeatureStore\n"
+        "import os, sys, torch; from pathlib import Path\n"
+        "from fvv_lib.scaling.feature_store import Clip, FeatureStore\n"
         "write = Path.write_bytes\n"
         "def half(path, data): write(path, data[:len(data) // 2]); os.kill(os.getpid(), 9)\n"
         "Path.write_bytes = half\n"

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from fvv_lib import CheckpointError, FvvError, random_fastvlm
-from fvv_lib.apple import RELEASED_TOWER, tower_sizes
-from fvv_lib.fullsize import full_size_config
-from fvv_lib.loading import tokens_per_frame
-from fvv_lib.model import FastVlmForVideo
+from fvv_lib.model.geometry import tokens_per_frame
+from fvv_lib.model.video_model import FastVlmForVideo
+from fvv_lib.scaling.released import full_size_config
+from fvv_lib.weights.apple import RELEASED_TOWER, tower_sizes
 
 
 @pytest.mark.parametrize(("size", "billions"), [("0.5b", 0.62), ("1.5b", 1.67), ("7b", 7.76)])
@@ -13,7 +13,7 @@ def test_the_sizes_are_those_of_the_release(size, billions):
     with torch.device("meta"):
         model = FastVlmForVideo(full_size_config(size))
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
-    assert tokens_per_frame(model, 1024) == model.config.image_seq_length == 256
+    assert tokens_per_frame(model.config, 1024) == model.config.image_seq_length == 256
     assert model.config.text_config.rope_parameters["rope_theta"] == 1e6
 
 

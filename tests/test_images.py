@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from fvv_lib.decoding import load_image
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.images import ASPECT_RATIOS, preprocess_frames, processor_size
+from fvv_lib.model.geometry import processor_size
+from fvv_lib.video.pixels import ASPECT_RATIOS, preprocess_frames
+from fvv_lib.video.stills import load_image
 
 EXIF_ORIENTATION = 0x0112
 

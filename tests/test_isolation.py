@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fvv_lib import VideoDecodeError, isolation, read_video
-from fvv_lib.numbered import read_numbers, write_numbered
+from fvv_lib import VideoDecodeError, read_video
+from fvv_lib.course.numbered import read_numbers, write_numbered
+from fvv_lib.video import isolation
 
 
 @pytest.fixture

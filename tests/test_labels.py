@@ -10,9 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from fvv_lib import DataFormatError, LabelMismatchError, conversation_templates, diagnose_labels, preprocess
-from fvv_lib.labels import check_template, count_labels, tokenize_pieces
-from fvv_lib.tiny import build_tokenizer
-from fvv_lib.tokens import IGNORE_INDEX, RememberingTokenizer, tokenizer_image_token
+from fvv_lib.course.tiny import build_tokenizer
+from fvv_lib.data.checking import RememberingTokenizer
+from fvv_lib.labels.counting import count_labels
+from fvv_lib.labels.exact import check_template, tokenize_pieces
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, tokenizer_image_token
 
 TOKENIZER = build_tokenizer()
 

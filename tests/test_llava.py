@@ -32,12 +32,13 @@ from fvv_lib import (
     load_pretrained_model,
     train,
 )
-from fvv_lib.arguments import PARTS
-from fvv_lib.encoder import project_features, tower_features
-from fvv_lib.loading import build_processor, tokens_per_frame
-from fvv_lib.lora import add_lora
-from fvv_lib.parts import set_trainable
-from fvv_lib.training import configure
+from fvv_lib.finetuning.preparing import configure_model
+from fvv_lib.model.encoder import project_features, tower_features
+from fvv_lib.model.geometry import make_frame_spec, tokens_per_frame
+from fvv_lib.model.parts import set_trainable
+from fvv_lib.settings import PARTS
+from fvv_lib.weights.loading import build_processor
+from fvv_lib.weights.lora import add_lora
 
 SIZE, PATCH = 28, 14
 MEAN, STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
@@ -115,9 +116,10 @@ def test_it_trains_on_video_and_what_is_saved_loads_again(save_llava, annotate, 
 def test_its_labels_are_the_answers_and_its_padding_is_the_mean_colour(save_llava, annotate, media):
     loaded = load_pretrained_model(save_llava(), device="cpu")
     args = DataArguments(version="v1", num_video_frames=3)
-    configure(loaded, args, TrainingArguments(use_cpu=True))
-    assert args.tokens_per_frame == (SIZE // PATCH) ** 2
-    dataset = LazySupervisedDataset(loaded.tokenizer, [annotate(SAMPLES)], args)
+    configure_model(loaded, args, TrainingArguments(use_cpu=True))
+    spec = make_frame_spec(loaded, loaded.model.video_config)
+    assert spec.tokens_per_frame == (SIZE // PATCH) ** 2
+    dataset = LazySupervisedDataset(loaded.tokenizer, [annotate(SAMPLES)], args, frame_spec=spec)
     labels = dataset[0]["labels"]
     learned = loaded.tokenizer.decode(labels[labels != IGNORE_INDEX])
     assert learned.replace(" ", "") == "Itmovesleft.</s>Yes</s>"
@@ -151,7 +153,7 @@ def test_spliced_frames_are_what_stock_transformers_computes(save_llava, strateg
     loaded, stock = load_pretrained_model(folder, device="cpu"), AutoModelForImageTextToText.from_pretrained(folder)
     model = loaded.model
     video = torch.randint(0, 256, (1, 2, 3, SIZE, SIZE), dtype=torch.uint8)
-    count = tokens_per_frame(model, SIZE)
+    count = tokens_per_frame(model.config, SIZE)
     assert count == (SIZE // PATCH) ** 2 + (strategy == "full")
     image = model.config.image_token_index
     ours = model(torch.tensor([[1, -200, 300, -200, 301]]), video).logits
@@ -186,7 +188,7 @@ def test_text_alone_keeps_its_place_in_a_batch(save_llava):
 def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
     model = load_pretrained_model(save_llava(), device="cpu").model
     with pytest.raises(CheckpointError, match="makes 56 pixels, but the vision tower takes 28"):
-        tokens_per_frame(model, 56)
+        tokens_per_frame(model.config, 56)
 
 
 @pytest.mark.parametrize(

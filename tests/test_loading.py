@@ -1,14 +1,17 @@
 import contextlib
 import json
 import shutil
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import FastVlmForConditionalGeneration
 
-from fvv_lib import CheckpointError, FastVlmForVideo, FvvError, VideoConfig, load_pretrained_model
-from fvv_lib.loading import tokens_per_frame
+from fvv_lib import CheckpointError, FastVlmForVideo, FvvError, TokenBudgetError, VideoConfig, load_pretrained_model
+from fvv_lib.model.geometry import make_frame_spec, tokens_per_frame
+from fvv_lib.video_config import FrameSpec
+from fvv_lib.weights.loading import open_checkpoint
 
 
 @pytest.fixture
@@ -111,14 +114,36 @@ def test_settings_are_read_once(copy, monkeypatch):
 
 
 def test_tokens_per_frame_follow_from_size_and_stride(model):
-    assert tokens_per_frame(model, 64) == 4
-    assert tokens_per_frame(model, 128) == 16
+    config = model.config
+    assert tokens_per_frame(config, 64) == 4
+    assert tokens_per_frame(config, 128) == 16
     with pytest.raises(CheckpointError, match="no multiple"):
-        tokens_per_frame(model, 100)
-    model.video_config = VideoConfig(frame_pool=2)
-    assert tokens_per_frame(model, 128) == 4
-    with pytest.raises(FvvError, match="frame_pool=2 can not average the 9 tokens"):
-        tokens_per_frame(model, 96)
+        tokens_per_frame(config, 100)
+    assert tokens_per_frame(config, 128, frame_pool=2) == 4
+    with pytest.raises(FvvError, match="frame_pool=2 cannot average the 9 tokens"):
+        tokens_per_frame(config, 96, frame_pool=2)
+
+
+def test_a_checkpoint_and_its_model_give_one_frame_spec(base, loaded):
+    """What is checked without weights is what is trained with them."""
+    settings = VideoConfig(image_mean=(0.5, 0.0, 1.0))
+    spec = make_frame_spec(open_checkpoint(base), settings)
+    assert spec == make_frame_spec(loaded, settings) == FrameSpec(64, 4, 2048, (127, 0, 255))
+    assert make_frame_spec(loaded, replace(settings, frame_pool=2), max_length=100, image_size=128) == FrameSpec(
+        128, 4, 100, (127, 0, 255)
+    )
+    for wrong in (0, 2049):
+        with pytest.raises(TokenBudgetError, match=f"model_max_length={wrong}, but the checkpoint reads 1 to 2048"):
+            make_frame_spec(loaded, settings, wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"tokens_per_frame": -1}, {"max_length": 1.5}])
+def test_a_frame_spec_holds_whole_numbers_and_does_not_change(wrong):
+    right = {"image_size": 64, "tokens_per_frame": 4, "max_length": 2048}
+    with pytest.raises(FvvError, match=rf"{next(iter(wrong))} must be a whole number of at least 1"):
+        FrameSpec(**{**right, **wrong})
+    with pytest.raises(FrozenInstanceError):
+        FrameSpec(**right).image_size = 32
 
 
 def test_a_bfloat16_checkpoint_computes_what_stock_transformers_computes(copy):

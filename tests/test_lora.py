@@ -23,10 +23,10 @@ from fvv_lib import (
     load_pretrained_model,
     train,
 )
-from fvv_lib.convert import convert_checkpoint
-from fvv_lib.lora import add_lora
-from fvv_lib.parts import count_parameters
-from fvv_lib.scenes import still
+from fvv_lib.course.scenes import still
+from fvv_lib.model.parts import count_parameters
+from fvv_lib.weights.converting import convert_checkpoint
+from fvv_lib.weights.lora import add_lora
 
 RANK = 4
 MATRICES = 7 * 4  # of attention and MLP, in 4 layers
@@ -74,7 +74,7 @@ def logits(model):
 
 def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("fvv_lib.training.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
+    monkeypatch.setattr("fvv_lib.finetuning.preparing.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
     output = run("output")
     trained = logits(kept[0])
     assert (trained - logits(FastVlmForVideo.from_pretrained(base))).abs().max() > 0.1
@@ -99,7 +99,7 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
 
 def test_a_merge_into_a_bfloat16_base_loses_nothing(run, base, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("fvv_lib.training.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
+    monkeypatch.setattr("fvv_lib.finetuning.preparing.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
     half = tmp_path / "half"
     shutil.copytree(base, half)
     FastVlmForVideo.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)

@@ -1,18 +1,16 @@
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SPEC
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fvv_lib import FvvError, LazySupervisedDataset, MemorySettings, predict_memory
-from fvv_lib.arguments import ModelArguments
-from fvv_lib.dryrun import _LiveBytes, dry_run
-from fvv_lib.lora import add_lora
-from fvv_lib.memory import GIB, USABLE, find_preset, plan_run, suggest
+from fvv_lib.scaling.budget import GIB, USABLE, find_preset, plan_run, suggest
+from fvv_lib.scaling.dryrun import _LiveBytes, dry_run
+from fvv_lib.settings import DataArguments, ModelArguments
+from fvv_lib.weights.lora import add_lora
 
 RESULTS = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
 FROZEN = ("projector", "language_model")
@@ -58,10 +56,10 @@ def test_a_gradient_is_counted_once_and_apart():
     assert alive.live == 0
 
 
-def test_tokens_are_those_that_the_dataset_counts(settings, tokenizer, data_args, annotate, media):
+def test_tokens_are_those_that_the_dataset_counts(settings, tokenizer, annotate, media):
     turns = [{"from": "human", "value": "<image>\nWhich way?"}, {"from": "gpt", "value": "Left."}]
     path = annotate([{"id": "a", "video": "clip.mp4", "conversations": turns}])
-    dataset = LazySupervisedDataset(tokenizer, [path], data_args(num_video_frames=5))
+    dataset = LazySupervisedDataset(tokenizer, [path], DataArguments(num_video_frames=5), frame_spec=SPEC)
     text = len(dataset[0]["input_ids"]) - 5
     prediction = predict_memory(replace(settings, num_video_frames=5, text_tokens=text, labelled_tokens=1))
     assert prediction.tokens_per_frame == 4
@@ -189,7 +187,7 @@ def test_a_plan_for_several_devices_takes_as_little_of_zero_as_will_do():
 def test_what_can_not_be_planned_is_one_error(settings):
     with pytest.raises(FvvError, match=r"3 devices can not share 16 samples out: take a multiple\."):
         plan_run(replace(settings, num_devices=3), 80)
-    with pytest.raises(FvvError, match=r"does not fit 1 x 0\.001 GiB: python -m fvv_lib\.memory says what to change"):
+    with pytest.raises(FvvError, match=r"does not fit 1 x 0\.001 GiB: fvv memory says what to change"):
         plan_run(settings, 0.001)
 
 
@@ -219,15 +217,15 @@ def test_a_wrong_setting_is_one_error(settings, wrong, message):
         predict_memory(replace(settings, **wrong))
 
 
-def test_the_command_says_whether_it_fits_and_what_to_change(base):
-    command = [sys.executable, "-m", "fvv_lib.memory", "--model", str(base), "--per_device_train_batch_size", "4"]
-    fits = subprocess.run([*command, "--device_gib", "1"], capture_output=True, text=True)
+def test_the_command_says_whether_it_fits_and_what_to_change(base, fvv):
+    command = ["memory", "--model", base, "--per_device_train_batch_size", "4"]
+    fits = fvv(*command, "--device_gib", "1")
     assert (fits.returncode, fits.stdout.splitlines()[-1]) == (0, "fits 1 GiB, a tenth left free"), fits.stderr
     assert "160 tokens per sample = 128 of text + 8 frames x 4" in fits.stdout
-    tight = subprocess.run([*command, "--device_gib", "0.04"], capture_output=True, text=True)
+    tight = fvv(*command, "--device_gib", "0.04")
     assert tight.returncode == 1
     assert "does not fit 0.04 GiB" in tight.stdout
     assert "GiB with --gradient_checkpointing True" in tight.stdout
-    wrong = subprocess.run([*command, "--zero_stage", "5"], capture_output=True, text=True)
+    wrong = fvv(*command, "--zero_stage", "5")
     assert wrong.returncode == 1
     assert "zero_stage must be 0, 1, 2 or 3" in wrong.stderr

@@ -2,12 +2,12 @@
 
 import ast
 import re
-from pathlib import Path
 
 import jupytext
 import pytest
 from nbformat import NotebookNode
 from notebook_rules import ALL, EXERCISES, LESSONS, ROOT, RULES, SOLUTIONS, code_cells, markdown, nodes, read
+from notebook_scripts import build_notebooks
 
 from fvv_lib import DataArguments
 
@@ -22,17 +22,21 @@ def sources_of(notebook: NotebookNode) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
-def source_path(path: Path) -> Path:
-    return (ROOT / "source" / path.relative_to(ROOT)).with_suffix(".py")
+@pytest.fixture(scope="module")
+def built_from_sources():
+    """The text that each notebook is built from, by the path of the notebook."""
+    sources = (ROOT / "source").rglob("*.py")
+    return {path: text for source in sources for path, text in build_notebooks.texts_of(source).items()}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
-def test_source_and_notebook_agree(path):
-    assert sources_of(jupytext.read(source_path(path), fmt="py:percent")) == sources_of(read(path)), "make notebooks"
+def test_source_and_notebook_agree(built_from_sources, path):
+    source = jupytext.reads(built_from_sources[path], fmt="py:percent")
+    assert sources_of(source) == sources_of(read(path)), "make notebooks"
 
 
-def test_every_source_has_a_notebook():
-    assert sorted((ROOT / "source").rglob("*.py")) == sorted(map(source_path, ALL))
+def test_every_source_has_a_notebook(built_from_sources):
+    assert sorted(built_from_sources) == sorted(ALL)
 
 
 def test_every_lesson_has_exercises_and_solutions():

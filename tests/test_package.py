@@ -1,85 +1,120 @@
+"""The house: rooms in the order of the course, public names that load late, and imports that go one way."""
+
 import ast
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from notebook_rules import LESSONS as NOTEBOOKS
 
 import fvv_lib
 
-# The order in which the course reads the modules: each may import only what stands before it.
-ORDER = [
-    *("errors", "arguments", "flags", "sampling", "isolation", "containers", "numbered", "bitstream", "packets"),
-    *("pictures", "reader", "decoding", "images", "conversation", "tokens", "labels", "zero", "encoder", "vocabulary"),
-    *("splicing", "model", "apple", "fullsize", "parts", "lora", "loading", "convert", "annotations", "table"),
-    *("dataset", "check", "evaluation", "chat", "checkpoints", "record", "trainer", "features", "training", "ranks"),
-    *("dryrun", "memory", "scenes", "samples", "tiny", "plotting", "doctor"),
+# A folder, or a module of the ground, imports only what stands in a line before its own.
+LINES = [
+    {"errors"},
+    {"video_config", "provenance", "plotting", "private_api"},
+    {"settings"},
+    {"arguments"},
+    {"prompt"},
+    {"labels", "video"},
+    {"model", "data"},
+    {"weights"},
+    {"evaluation", "scaling"},
+    {"finetuning"},
+    {"course"},
+    {"cli"},
+    {"__main__"},
 ]
-REPORTS = {"record", "check"}  # may draw their figures with `plotting`
+PLACES = set.union(*LINES)
+OUTSIDE = ("fvv_lib/__init__.py", "fvv_lib/__main__.py")
+FILES = [path for path in sorted((ROOT / "fvv_lib").rglob("*.py")) if not str(path).endswith(OUTSIDE)]
 
 
-def imports_of(source):
-    """The modules of the package that a source imports, however it writes it; a public name stands for its module."""
-    names = set()
+def place_of(path):
+    """The room of a file, or the name of a module that stands on the ground."""
+    return path.relative_to(ROOT / "fvv_lib").parts[0].removesuffix(".py")
+
+
+def imports_of(source, package="fvv_lib"):
+    """The places that a source imports, however it writes it; the package itself stands for its public names."""
+    found = set()
     for node in ast.walk(ast.parse(source)):
+        names = []
         if isinstance(node, ast.Import):
-            names |= {alias.name.removeprefix("fvv_lib.") for alias in node.names if alias.name.startswith("fvv_lib.")}
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            package, _, module = ("fvv_lib." * bool(node.level) + (node.module or "")).rstrip(".").partition(".")
-            if package == "fvv_lib":
-                names |= {module} if module else {fvv_lib._MODULE_OF.get(a.name, a.name) for a in node.names}
-    return names
-
-
-def source_of(module):
-    return (ROOT / "fvv_lib" / f"{module}.py").read_text()
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "fvv_lib":
+                place = rest.split(".")[0]
+                found.add(place if place in PLACES else "fvv_lib")
+    return found
 
 
 @pytest.mark.parametrize(
-    ("source", "modules"),
+    ("source", "places"),
     [
-        ("from fvv_lib.tokens import bos_ids", {"tokens"}),
-        ("from fvv_lib import training", {"training"}),
-        ("from fvv_lib import training as t, read_video, FvvError", {"training", "decoding", "errors"}),
-        ("import fvv_lib.training", {"training"}),
-        ("import os, fvv_lib.model as m", {"model"}),
+        ("from fvv_lib.prompt.placeholders import bos_ids", {"prompt"}),
+        ("from fvv_lib import finetuning", {"finetuning"}),
+        ("from fvv_lib import FvvError", {"fvv_lib"}),
+        ("from fvv_lib.finetuning import recipe as r, resume", {"finetuning"}),
+        ("import fvv_lib.video.exact.reader", {"video"}),
+        ("import os, fvv_lib.model.encoder as m", {"model"}),
+        ("import fvv_lib", {"fvv_lib"}),
         ("def late():\n    from fvv_lib.plotting import plot_loss", {"plotting"}),
-        ("from . import training\nfrom .tokens import bos_ids", {"training", "tokens"}),
-        ("import fvv_library.other, fvv_lib\nfrom fvv_library import thing\nfrom os.path import join", set()),
+        ("from ..weights import loading\nfrom .tokens import bos_ids", {"weights", "model"}),
+        ("import fvv_library.other\nfrom fvv_library import thing\nfrom os.path import join", set()),
     ],
 )
-def test_an_import_is_seen_however_it_is_written(source, modules):
-    assert imports_of(source) == modules
+def test_an_import_is_seen_however_it_is_written(source, places):
+    assert imports_of(source, "fvv_lib.model") == places
 
 
-def test_every_module_has_its_place():
-    files = {path.stem for path in (ROOT / "fvv_lib").glob("*.py")} - {"__init__"}
-    assert files == set(ORDER)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "fvv_lib")))
+def test_a_folder_imports_only_what_stands_before_it(path):
+    place = place_of(path)
+    line = next(number for number, places in enumerate(LINES) if place in places)
+    before = set.union(set(), *LINES[:line])
+    assert imports_of(path.read_text()) <= before | ({place} if path.parent.name != "fvv_lib" else set())
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_a_module_imports_only_modules_above_it(module):
-    allowed = set(ORDER[: ORDER.index(module)]) | ({"plotting"} if module in REPORTS else set())
-    assert imports_of(source_of(module)) <= allowed
-    assert not imports_of(source_of("plotting"))
+def test_every_folder_and_module_has_its_line():
+    assert {place_of(path) for path in FILES} | {"__main__"} == PLACES
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_a_module_fits_in_one_room(module):
-    assert len(source_of(module).splitlines()) <= 300
+def test_lesson_n_is_room_n():
+    folders = {path.name for path in (ROOT / "fvv_lib").iterdir() if (path / "__init__.py").is_file()}
+    assert set(fvv_lib.LESSONS.values()) == folders - {"course", "cli"}
+    assert [int(path.name[:2]) for path in NOTEBOOKS] == [0, *fvv_lib.LESSONS]
+    for lesson, room in fvv_lib.LESSONS.items():
+        assert (ROOT / "fvv_lib" / room / "__init__.py").read_text().startswith(f'"""Room {lesson}: ')
 
 
 def test_public_names_import_from_the_package():
     for name in fvv_lib.__all__:
         assert getattr(fvv_lib, name) is not None
-    assert set(fvv_lib.__all__) <= set(dir(fvv_lib))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    assert set(fvv_lib.__all__) <= {*dir(fvv_lib), "LESSONS", "__version__"}
+    with pytest.raises(AttributeError, match="nothing"):
         _ = fvv_lib.nothing
+
+
+def test_the_names_of_the_described_system_are_public():
+    described = {
+        *("is_video_file", "load_video_frames", "preprocess_multimodal", "tokenizer_image_token", "preprocess"),
+        *("prepare_inputs_labels_for_multimodal", "encode_images", "ModelArguments", "DataArguments"),
+        *("TrainingArguments", "LazySupervisedDataset", "DataCollatorForSupervisedDataset"),
+        *("make_supervised_data_module", "load_pretrained_model"),
+    }
+    assert described <= set(fvv_lib.__all__)
 
 
 def test_no_public_name_is_that_of_a_module():
     """The module would take its place as soon as it is imported."""
-    assert not set(fvv_lib.__all__) & set(ORDER)
+    assert not set(fvv_lib.__all__) & PLACES
 
 
 def test_public_names_have_docstrings():
@@ -89,20 +124,32 @@ def test_public_names_have_docstrings():
             assert value.__doc__, name
 
 
-@pytest.mark.parametrize("heavy", ["torch", "transformers", "av", "decord", "deepspeed", "matplotlib"])
-def test_importing_the_package_does_not_import(heavy):
-    code = f"import sys, fvv_lib; assert {heavy!r} not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def run(code):
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("missing", ["decord", "deepspeed", "peft", "tensorboard"])
-def test_optional_packages_are_not_needed_to_import(missing):
-    code = (
-        f"import sys; sys.modules[{missing!r}] = None\n"
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = {"torch", "transformers", "av", "decord", "deepspeed", "matplotlib", "datasets", "numpy"}
+    run(f"import sys, fvv_lib; found = {heavy!r} & set(sys.modules); assert not found, found")
+
+
+def test_a_child_that_decodes_loads_no_torch(data_samples):
+    """It is started for each thread that reads; `fvv_lib.video` loads none of its modules by itself."""
+    clip = data_samples / "videos" / "test" / "motion-0001.mp4"
+    run(
+        "import sys; from fvv_lib.video import isolation, read\n"
+        f"read.read_video({str(clip)!r}, 2)\n"
+        "found = {'torch', 'transformers', 'torchvision'} & set(sys.modules); assert not found, found"
+    )
+
+
+def test_optional_packages_are_not_needed_to_import():
+    missing = ("decord", "deepspeed", "peft", "tensorboard")
+    run(
+        f"import sys; sys.modules.update(dict.fromkeys({missing!r}))\n"
         "import fvv_lib\n"
         "for name in fvv_lib.__all__: getattr(fvv_lib, name)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_without_decord_its_backend_says_what_to_do(monkeypatch, data_samples):
@@ -111,3 +158,45 @@ def test_without_decord_its_backend_says_what_to_do(monkeypatch, data_samples):
     with pytest.raises(fvv_lib.FvvError, match=r"decord is not installed.*backend='pyav'"):
         fvv_lib.read_video(clip, backend="decord")
     assert fvv_lib.read_video(clip).total_frames == 24
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+RIGHT = """
+import fvv_lib
+from fvv_lib import LazySupervisedDataset, VideoFrames, make_frame_spec
+
+video: VideoFrames = fvv_lib.read_video("clip.mp4", 8, strategy="segment", num_threads=1)
+count: int = video.total_frames
+loaded = fvv_lib.load_pretrained_model("model")
+spec = make_frame_spec(loaded, fvv_lib.VideoConfig())
+args = fvv_lib.DataArguments(num_video_frames=4)
+data = LazySupervisedDataset(loaded.tokenizer, ["train.json"], args, frame_spec=spec)
+answer: str = fvv_lib.ask(loaded, "clip.mp4", "What happens?")
+"""
+WRONG = """
+import fvv_lib
+
+fvv_lib.read_video(12, num_framez="x")
+fvv_lib.sample_frame_indices("ten", 8)
+fvv_lib.DataArguments(num_video_frames="four")
+fvv_lib.DataArguments().num_video_frames = 4
+fvv_lib.make_supervised_data_module()
+fvv_lib.nothing
+"""
+
+
+SKIP = "".join(
+    f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in ("torch", "transformers", "numpy", "PIL", "datasets")
+)
+
+
+def test_a_type_checker_knows_the_public_names(tmp_path):
+    """mypy on scripts of a user, as the package is installed; it does not look into the large packages."""
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\nfollow_imports = silent\nignore_missing_imports = true\n{SKIP}")
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "right.py", "wrong.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    errors = [line.split(":")[:2] for line in done.stdout.splitlines() if ": error:" in line]
+    assert errors == [["wrong.py", str(number)] for number in (4, 4, 5, 6, 7, 8, 8, 9)], done.stdout

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import assert_true_frames, decode_all
 
-from fvv_lib import packets, reader
-from fvv_lib.decoding import read_video
+from fvv_lib.course.numbered import ENCODINGS, FPS, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.numbered import ENCODINGS, FPS, read_numbers, write_numbered
+from fvv_lib.video.exact import packets, reader
+from fvv_lib.video.read import read_video
 
 COUNT = 72
 

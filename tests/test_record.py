@@ -3,7 +3,8 @@ import sys
 
 import torch
 
-from fvv_lib.record import Counter, git_commit, hardware, versions
+from fvv_lib.finetuning.record import Counter
+from fvv_lib.provenance import git_commit, hardware, versions
 
 
 def git(folder, *arguments):
@@ -34,7 +35,7 @@ def test_versions_and_hardware_are_those_of_this_machine():
 
 def test_peak_memory_grows_with_what_is_held():
     code = (
-        "import torch; from fvv_lib.record import peak_memory_gib as peak; before = peak(); torch.ones(2**27); "
+        "import torch; from fvv_lib.provenance import peak_memory_gib as peak; before = peak(); torch.ones(2**27); "
         "print(peak() - before)"
     )
     grown = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

@@ -2,22 +2,19 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
 from safetensors.torch import load_file
+from starting import Run, finetune
 
 from fvv_lib import FvvError, load_pretrained_model
-from fvv_lib.checkpoints import STOPPED, ResumableTrainer, find_checkpoint, remove_unfinished
-from fvv_lib.training import main
+from fvv_lib.cli.finetune import main
+from fvv_lib.finetuning.resume import STOPPED, ResumableTrainer, find_checkpoint, remove_unfinished
 
-SECONDS = 300
 EPOCH = 4  # steps of one process
 
 
@@ -50,18 +47,6 @@ def flags(base, tmp_path):
     return make
 
 
-def start(flags, ranks=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "fvv_lib.training", *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def losses(output):
     return [entry["loss"] for entry in json.loads((output / "metrics.json").read_text())["log"] if "loss" in entry]
 
@@ -74,9 +59,7 @@ def test_stopping_and_resuming_gives_the_losses_of_not_stopping(flags, tmp_path,
     checkpoint = tmp_path / "whole" / f"checkpoint-{steps['save_steps']}"
     resume = {"resume_from_checkpoint": checkpoint, "save_strategy": "no"}
     for arguments in (flags("whole", **steps), flags("resumed", **steps, **resume)):
-        process = start(arguments, ranks)
-        text, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, text[-3000:]
+        finetune(arguments, ranks)
     assert len(losses(tmp_path / "whole")) == steps["max_steps"]
     assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path / "whole"), abs=1e-6)
 
@@ -84,9 +67,7 @@ def test_stopping_and_resuming_gives_the_losses_of_not_stopping(flags, tmp_path,
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_each_epoch_takes_other_frames(flags, tmp_path, ranks):
     """A rate of zero: the loss of an epoch changes with its frames alone."""
-    process = start(flags("output", max_steps=2, per_device_train_batch_size=8 // ranks, learning_rate=0), ranks)
-    text, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, text[-3000:]
+    finetune(flags("output", max_steps=2, per_device_train_batch_size=8 // ranks, learning_rate=0), ranks)
     first, second = losses(tmp_path / "output")
     assert first != pytest.approx(second, abs=1e-4)
 
@@ -95,19 +76,12 @@ def test_each_epoch_takes_other_frames(flags, tmp_path, ranks):
 def test_sigterm_saves_and_ends(flags, tmp_path, ranks):
     """Sent to every process of the job, as schedulers do: also to the workers that read frames."""
     output = tmp_path / "output"
-    process = start(flags("output", max_steps=1000, save_steps=1000, dataloader_num_workers=1), ranks)
-    text = ""
-    try:
-        while "'loss'" not in text:
-            line = process.stdout.readline()
-            assert line, text[-3000:]
-            text += line
-        os.killpg(process.pid, signal.SIGTERM)
-        text += process.communicate(timeout=SECONDS)[0]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == STOPPED if ranks == 1 else process.returncode != 0, text[-3000:]
+    with Run(flags("output", max_steps=1000, save_steps=1000, dataloader_num_workers=1), ranks) as run:
+        run.wait_for("'loss'")
+        run.send(signal.SIGTERM)
+        run.join()
+        text = run.text
+    assert run.codes == [STOPPED] * ranks, text[-3000:]
     (step,) = re.findall(r"stopped by SIGTERM after step (\d+), .*--resume_from_checkpoint True", text)
     assert find_checkpoint(True, output) == str(output / f"checkpoint-{step}")
     assert json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text())["global_step"] == int(step)
@@ -115,10 +89,27 @@ def test_sigterm_saves_and_ends(flags, tmp_path, ranks):
     assert not (output / "metrics.json").exists()
 
 
-def test_killed_runs_end_with_the_weights_of_an_unbroken_one(tmp_path):
+class Started:
+    """A run with what benchmarks/kill.py asks of a `subprocess.Popen`."""
+
+    def __init__(self, command):
+        self.run = Run(command[command.index("finetune") + 1 :])
+        (self.process,) = self.run.processes
+        self.pid = self.process.pid
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        return self.process.exitcode
+
+
+def test_killed_runs_end_with_the_weights_of_an_unbroken_one(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("kill", ROOT / "benchmarks" / "kill.py")
     kill = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(kill)
+    monkeypatch.setattr(kill, "start", Started)
     result = kill.measure(tmp_path, kills=2, steps=12)
     assert all(death["killed"] for death in result["kills"])
     assert result["largest difference of a weight"] <= 1e-6
@@ -180,7 +171,7 @@ def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
         ({"num_video_frames": 4}, "had another num_video_frames"),
         ({"max_steps": 3}, "The checkpoint has 5 steps, and this run shall have 3"),
     ):
-        with pytest.raises(SystemExit, match=rf"^error: .*{message}"):
+        with pytest.raises(FvvError, match=message):
             main(flags("output", **{**steps, **other}, resume_from_checkpoint=True))
     main(flags("output", max_steps=EPOCH + 2, resume_from_checkpoint=True))
     assert len(losses(output)) == EPOCH + 2
@@ -188,13 +179,13 @@ def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(flags, tmp_path):
     main(flags("output", max_steps=1))
-    with pytest.raises(SystemExit, match=r"error: .*checkpoint-1: a later start.*--resume_from_checkpoint True"):
+    with pytest.raises(FvvError, match=r"checkpoint-1: a later start.*--resume_from_checkpoint True"):
         main(flags("output", max_steps=1))
 
 
 def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(flags):
     main(flags("output", max_steps=1, save_only_model=True))
-    with pytest.raises(SystemExit, match=r"error: .*checkpoint-1: .* without the state of the optimizer"):
+    with pytest.raises(FvvError, match=r"checkpoint-1: .* without the state of the optimizer"):
         main(flags("output", max_steps=2, resume_from_checkpoint=True))
 
 

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SPEC
 from PIL import Image
 from safetensors.torch import load_file
 
-from fvv_lib.dataset import LazySupervisedDataset
-from fvv_lib.decoding import VIDEO_EXTENSIONS, is_video_file, read_video
-from fvv_lib.evaluation import accuracy_by_kind, evaluate
-from fvv_lib.loading import load_pretrained_model, open_checkpoint
-from fvv_lib.samples import SPLITS, Split, backwards, write_samples, write_split
-from fvv_lib.scenes import DIRECTIONS
+from fvv_lib.course.samples import SPLITS, Split, backwards, write_samples, write_split
+from fvv_lib.course.scenes import DIRECTIONS
+from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
+from fvv_lib.settings import DataArguments
+from fvv_lib.video.kinds import VIDEO_EXTENSIONS, is_video_file
+from fvv_lib.video.read import read_video
+from fvv_lib.weights.loading import load_pretrained_model, open_checkpoint
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_samples"
 TRAINED = FOLDER / "tiny-fastvlm-video"
@@ -175,9 +178,11 @@ def test_a_clip_played_backwards_has_the_opposite_answers(records):
 # --- the model that was trained on them ---------------------------------------------------------------------------
 
 
-def test_the_trained_model_answers_what_no_single_frame_tells(data_args):
+def test_the_trained_model_answers_what_no_single_frame_tells():
     loaded = load_pretrained_model(TRAINED)
-    dataset = LazySupervisedDataset(loaded.tokenizer, [str(FOLDER / "test.json")], data_args(image_folder=str(FOLDER)))
+    dataset = LazySupervisedDataset(
+        loaded.tokenizer, [str(FOLDER / "test.json")], DataArguments(image_folder=str(FOLDER)), frame_spec=SPEC
+    )
     table = accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, dataset))
     assert set(table) == {"colour", "shape", "motion", "order"}
     assert min(row["accuracy"] for row in table.values()) >= 0.95
@@ -226,8 +231,8 @@ def test_split_is_written_with_the_same_bytes_every_time(tmp_path):
 
 def test_the_committed_questions_are_those_that_are_written_today(tmp_path, monkeypatch):
     """Pixels take no part in the questions: left undrawn and unwritten, all three splits take a second."""
-    monkeypatch.setattr("fvv_lib.scenes.draw", lambda *_, **__: np.zeros((1, 1, 3), dtype=np.uint8))
-    monkeypatch.setattr("fvv_lib.samples.write_video", lambda *_: None)
+    monkeypatch.setattr("fvv_lib.course.scenes.draw", lambda *_, **__: np.zeros((1, 1, 3), dtype=np.uint8))
+    monkeypatch.setattr("fvv_lib.course.samples.write_video", lambda *_: None)
     monkeypatch.setattr(Image.Image, "save", lambda *_: None)
     write_samples(tmp_path)
     for name in SPLITS:

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fvv_lib.errors import FvvError
-from fvv_lib.sampling import STRATEGIES, sample_frame_indices
+from fvv_lib.video.sampling import STRATEGIES, sample_frame_indices
 
 # Without a database the examples leave no folder behind; derandomized, they are the same in every run.
 thorough = settings(database=None, derandomize=True, deadline=None, max_examples=200)

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from fvv_lib.decoding import VIDEO_EXTENSIONS, read_video
-from fvv_lib.sampling import sample_frame_indices
-from fvv_lib.scenes import (
+from fvv_lib.course.scenes import (
     CLIP_SIZES,
     COLOURS,
     DIRECTIONS,
@@ -23,6 +21,9 @@ from fvv_lib.scenes import (
     still,
     write_video,
 )
+from fvv_lib.video.kinds import VIDEO_EXTENSIONS
+from fvv_lib.video.read import read_video
+from fvv_lib.video.sampling import sample_frame_indices
 
 SEEDS = range(40)
 

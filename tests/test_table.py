@@ -6,10 +6,14 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import SPEC
 
-from fvv_lib import DataFormatError, LazySupervisedDataset, table
-from fvv_lib.table import Annotations, open_table
-from fvv_lib.tiny import build_tokenizer
+from fvv_lib import DataFormatError, LazySupervisedDataset
+from fvv_lib.course.tiny import build_tokenizer
+from fvv_lib.data import table
+from fvv_lib.data.checking import SampleText
+from fvv_lib.data.table import Annotations, file_digest, open_table
+from fvv_lib.settings import DataArguments
 
 
 def sample(question="Hm?", answer="Yes.", **rest):
@@ -28,13 +32,13 @@ SAMPLES = [
 def checked(monkeypatch):
     """The samples that were checked, by index, since the list was last cleared."""
     seen = []
-    check = LazySupervisedDataset._check
+    check = SampleText.check
 
     def spy(self, tokenizer, index):
         seen.append(index)
         return check(self, tokenizer, index)
 
-    monkeypatch.setattr(LazySupervisedDataset, "_check", spy)
+    monkeypatch.setattr(SampleText, "check", spy)
     return seen
 
 
@@ -74,7 +78,7 @@ def test_a_file_that_fails_leaves_no_table(annotate, tmp_path):
     path = annotate('[{"id": 1}, {"id": }]')
     for _ in range(2):
         with pytest.raises(DataFormatError, match=r"data\.json: not valid JSON"):
-            open_table(path, str(tmp_path / "cache"))
+            open_table(path, file_digest(path), str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
@@ -94,12 +98,12 @@ def test_text_that_is_no_unicode_is_an_error(annotate):
         Annotations([annotate([sample(image="\ud800.png")])])
 
 
-def test_samples_are_checked_once_for_what_they_depend_on(data_args, annotate, media, tokenizer, checked):
+def test_samples_are_checked_once_for_what_they_depend_on(annotate, media, tokenizer, checked):
     path = annotate(SAMPLES)
 
     def open_with(tokens=tokenizer, **settings):
         checked.clear()
-        dataset = LazySupervisedDataset(tokens, [path], data_args(**settings))
+        dataset = LazySupervisedDataset(tokens, [path], DataArguments(**settings), frame_spec=SPEC)
         return dataset.lengths.tolist(), checked[:]
 
     first, seen = open_with()
@@ -114,38 +118,56 @@ def test_samples_are_checked_once_for_what_they_depend_on(data_args, annotate, m
     assert open_with(other)[1] == [0, 1, 2, 3]
 
 
-def test_a_file_that_has_gone_or_come_is_noticed(data_args, annotate, media, tokenizer, checked):
+def test_a_change_of_any_file_is_checked_again(annotate, media, tokenizer, checked):
+    """What is found is stored with the table of the first file; the second may have changed."""
+    first, second = annotate(SAMPLES, "first.json"), annotate([sample("Which?")], "second.json")
+
+    def lengths():
+        checked.clear()
+        return LazySupervisedDataset(tokenizer, [first, second], DataArguments(), frame_spec=SPEC).lengths
+
+    short = lengths()[4]
+    assert (lengths()[4], checked) == (short, [])
+    annotate([sample("Which? " * 20)], "second.json")
+    assert lengths()[4] > short
+
+
+def test_a_file_that_has_gone_or_come_is_noticed(annotate, media, tokenizer, checked):
     path = annotate(SAMPLES)
-    whole = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))
+    whole = LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)
     (media / "short.mp4").rename(media / "away.mp4")
-    less = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))
+    less = LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)
     assert (len(whole), len(less), len(less.bad)) == (4, 3, 1)
     (media / "away.mp4").rename(media / "short.mp4")
     checked.clear()
-    assert len(LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))) == 4
+    assert len(LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)) == 4
     assert not checked
 
 
-def test_kept_errors_are_the_errors(data_args, annotate, media, tokenizer, checked):
+def test_kept_errors_are_the_errors(annotate, media, tokenizer, checked):
     path = annotate([sample("<image>?", id="words"), *SAMPLES, sample("<image>?", image="gone.png", id="file")])
-    first, again = (LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip")) for _ in range(2))
+    first, again = (
+        LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC) for _ in range(2)
+    )
     assert len(checked) == 6
     for name, error in first.bad.items():
         assert (type(error), str(error)) == (type(again.bad[name]), str(again.bad[name]))
     with pytest.raises(DataFormatError, match="sample words: its text has 1 <image>"):
-        LazySupervisedDataset(tokenizer, [path], data_args())
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
 
 
-def test_several_processes_find_what_one_finds(data_args, annotate, media, tokenizer, monkeypatch, tmp_path):
+def test_several_processes_find_what_one_finds(annotate, media, tokenizer, monkeypatch, tmp_path):
     bad = sample("<image>?", id="words")
     path = annotate([*SAMPLES, bad, *SAMPLES])
-    one = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip"))
+    one = LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)
     monkeypatch.setattr(table, "SAMPLES_PER_PROCESS", 3)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    several = LazySupervisedDataset(tokenizer, [path], data_args(bad_samples="skip", cache_dir=str(tmp_path / "c")))
+    several = LazySupervisedDataset(
+        tokenizer, [path], DataArguments(bad_samples="skip", cache_dir=str(tmp_path / "c")), frame_spec=SPEC
+    )
     assert len(list((tmp_path / "c").rglob("cache-*.arrow"))) == 2
     assert several.lengths.tolist() == one.lengths.tolist()
     assert {name: str(error) for name, error in several.bad.items()} == {n: str(e) for n, e in one.bad.items()}
     with pytest.raises(DataFormatError, match="sample words: its text has 1 <image>"):
-        LazySupervisedDataset(tokenizer, [path], data_args(cache_dir=str(tmp_path / "d")))
+        LazySupervisedDataset(tokenizer, [path], DataArguments(cache_dir=str(tmp_path / "d")), frame_spec=SPEC)
     assert not multiprocessing.active_children()

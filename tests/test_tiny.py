@@ -5,20 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from fvv_lib.conversation import get_template
-from fvv_lib.evaluation import generate_answers, is_correct, prompt_ids
-from fvv_lib.images import preprocess_frames
-from fvv_lib.loading import build_processor, load_pretrained_model
-from fvv_lib.samples import (
-    colour_question,
-    motion_question,
-    order_question,
-    place_question,
-    shape_question,
-)
-from fvv_lib.scenes import DIRECTIONS, motion_clip, order_clip, still
-from fvv_lib.tiny import build_image_processor, build_model
-from fvv_lib.tokens import expand_image_tokens
+from fvv_lib.course.samples import colour_question, motion_question, order_question, place_question, shape_question
+from fvv_lib.course.scenes import DIRECTIONS, motion_clip, order_clip, still
+from fvv_lib.course.tiny import build_image_processor, build_model
+from fvv_lib.evaluation.generation import generate_answers, prompt_ids
+from fvv_lib.evaluation.scoring import is_correct
+from fvv_lib.prompt.placeholders import expand_image_tokens
+from fvv_lib.prompt.templates import get_template
+from fvv_lib.video.pixels import preprocess_frames
+from fvv_lib.weights.loading import build_processor, load_pretrained_model
 
 QUESTIONS = {"colour": colour_question, "shape": shape_question, "place": place_question}
 

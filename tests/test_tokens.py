@@ -14,7 +14,8 @@ from fvv_lib import (
     preprocess_multimodal,
     tokenizer_image_token,
 )
-from fvv_lib.tokens import IGNORE_INDEX, RememberingTokenizer, sequence_runs
+from fvv_lib.data.checking import RememberingTokenizer
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, sequence_runs
 
 
 def test_one_image_becomes_one_per_frame():

@@ -1,14 +1,15 @@
 import functools
 import json
+import re
 import shutil
 
 import pytest
 import torch
 import transformers.trainer
+from conftest import SPEC
 from test_convert import QUESTION, ask_stock
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-import fvv_lib.training
 from fvv_lib import (
     Chat,
     DataArguments,
@@ -25,10 +26,11 @@ from fvv_lib import (
     load_pretrained_model,
     train,
 )
-from fvv_lib.arguments import PARTS
-from fvv_lib.parts import count_parameters, part_of, set_trainable
-from fvv_lib.trainer import VideoTrainer
-from fvv_lib.training import main
+from fvv_lib.cli.finetune import main
+from fvv_lib.finetuning import preparing
+from fvv_lib.finetuning.trainer import VideoTrainer
+from fvv_lib.model.parts import count_parameters, part_of, set_trainable
+from fvv_lib.settings import PARTS
 
 
 def sample(question, answer, **media):
@@ -203,10 +205,10 @@ def test_batches_are_grouped_by_expanded_length(order):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_groups_are_by_the_length_with_frames_and_no_clip_is_read(model, tokenizer, annotate, media, data_args):
+def test_groups_are_by_the_length_with_frames_and_no_clip_is_read(model, tokenizer, annotate, media):
     """Without its frames the first sample would be the shorter one."""
     samples = [sample("<image>\nHm?", "Yes.", video="clip.mp4"), sample("Which way? Which way?", "Any way.")] * 32
-    dataset = LazySupervisedDataset(tokenizer, [annotate(samples)], data_args())
+    dataset = LazySupervisedDataset(tokenizer, [annotate(samples)], DataArguments(), frame_spec=SPEC)
     (media / "clip.mp4").unlink()
     args = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2, "use_cpu": True}
     args |= {"per_device_eval_batch_size": 2, "output_dir": str(media), "report_to": "none"}
@@ -235,8 +237,8 @@ def test_the_order_is_the_same_for_one_seed_and_goes_on_after_a_stop(order, stra
 def test_what_saves_memory_gives_the_same_losses(run, monkeypatch):
     """Also through the Trainer, and without a word of its own about names that it calls old."""
     models = []
-    configure = fvv_lib.training.configure
-    monkeypatch.setattr(fvv_lib.training, "configure", lambda *a: (configure(*a), models.append(a[0].model)))
+    configure = preparing.configure_model
+    monkeypatch.setattr(preparing, "configure_model", lambda *a: (configure(*a), models.append(a[0].model)))
     losses = [
         [entry["loss"] for entry in run(output=f"run{i}", **settings)[1]["log"] if "loss" in entry]
         for i, settings in enumerate(({}, {"gradient_checkpointing": True}, {"frames_per_chunk": 3, "packing": True}))
@@ -288,7 +290,7 @@ def test_wrong_template_with_counting_stops_instead_of_learning_nothing(run, mis
         ([{"conversations": [{"from": "human", "value": "x"}]}], {}, DataFormatError, "sample 0: .*no answer"),
         ([sample("Hm?", "Yes.", video="clip.mp4")], {}, DataFormatError, "sample 0: its text has 0 <image>"),
         (MIXED, {"version": "qwen"}, DataFormatError, "Unknown template 'qwen'"),
-        (MIXED, {"frame_pool": 3}, FvvError, "frame_pool=3 can not average the 4 tokens"),
+        (MIXED, {"frame_pool": 3}, FvvError, "frame_pool=3 cannot average the 4 tokens"),
         (MIXED, {"num_video_frames": 285, "time_marks": "seconds"}, TokenBudgetError, "sample 0: .*285 frames x 4"),
         (MIXED, {"num_video_frames": 600}, TokenBudgetError, "sample 0: .*600 frames x 4.*Use at most"),
     ],
@@ -344,7 +346,7 @@ def test_budget_below_a_sample_is_an_error_before_training(run):
 
 
 def test_budget_beyond_the_checkpoint_is_refused(run):
-    with pytest.raises(TokenBudgetError, match="reads 2048 positions at most"):
+    with pytest.raises(TokenBudgetError, match="reads 1 to 2048 positions"):
         run(model_max_length=4096)
 
 
@@ -406,21 +408,22 @@ def test_a_tensorboard_log_is_written(run):
     assert list((output / "runs").rglob("events.out.tfevents.*"))
 
 
-def test_command_reports_an_error_in_one_line(base, annotate, tmp_path):
+def test_command_reports_an_error_in_one_line(base, annotate, tmp_path, fvv):
     flags = ["--model_name_or_path", str(base), "--data_path", annotate("[{"), "--output_dir", str(tmp_path / "o")]
-    with pytest.raises(SystemExit, match=r"^error: .*data\.json: not valid JSON"):
-        main([*flags, "--use_cpu", "True", "--report_to", "none"])
+    result = fvv("finetune", *flags, "--use_cpu", "--report_to", "none")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*data\.json: not valid JSON.*\n", result.stderr)
 
 
-def test_an_error_in_a_worker_is_one_line(base, annotate, media):
+def test_an_error_in_a_worker_is_one_line(base, annotate, media, fvv):
     """Torch hands the worker's whole traceback on."""
     path = annotate([sample("<image>\nWhich way?", "Up.", video="clip.mp4")])
     flags = ["--model_name_or_path", str(base), "--data_path", path, "--output_dir", str(media / "o")]
     flags += ["--check_media", "False", "--dataloader_num_workers", "1", "--max_steps", "1", "--use_cpu", "True"]
     (media / "clip.mp4").write_bytes((media / "clip.mp4").read_bytes()[:700])
-    with pytest.raises(SystemExit, match=r"^error: .*sample 0: .*clip\.mp4: .*$") as end:
-        main([*flags, "--report_to", "none", "--disable_tqdm", "True"])
-    assert "\n" not in str(end.value)
+    result = fvv("finetune", *flags, "--report_to", "none", "--disable_tqdm", "True")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*sample 0: .*clip\.mp4: .*", result.stderr.splitlines()[-1])
 
 
 def test_a_run_says_where_its_result_lies(run, capsys):

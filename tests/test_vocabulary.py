@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fvv_lib.vocabulary import Vocabulary
+from fvv_lib.model.vocabulary import Vocabulary
 
 V, D = 50, 8
 IDS, TARGETS = torch.tensor([3, 7, 3, 0, 49, 2]), torch.tensor([7, 7, 1])  # 3 is read twice, 0 is the padding

@@ -41,7 +41,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import fvv_lib
-from fvv_lib import doctor, plotting
+from fvv_lib import plotting
+from fvv_lib.course import environment
 
 folder = "../data_samples"
 path = f"{folder}/videos/test/motion-0019.mp4"
@@ -77,12 +78,12 @@ plt.show()
 # them back, runs a vision encoder, and says what to do where something fails.
 
 # %%
-for check in doctor.examine():
+for check in environment.examine():
     if check.required:
         print(f"{check.name:<14}{'works' if check.works else check.detail}")
 
 # %% [markdown]
-# In a terminal, `python -m fvv_lib.doctor` gives the long form, with versions, what is
+# In a terminal, `fvv doctor` gives the long form, with versions, what is
 # optional, and a remedy for each failure. If a line above does not say `works`, mend
 # that first.
 #
@@ -145,7 +146,7 @@ for question in questions:
 # `is_correct` wants the one right word and no other.
 
 # %%
-from fvv_lib.evaluation import is_correct
+from fvv_lib.evaluation.scoring import is_correct
 
 samples = {s["id"]: s for s in json.loads(Path(f"{folder}/test.json").read_text())}
 wanted = [f"test-motion-{number:04d}" for number in (2, 3, 6, 7)]

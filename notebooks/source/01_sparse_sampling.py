@@ -133,7 +133,7 @@ plt.show()
 # moved left now moves right. Take one frame out of the middle of each.
 
 # %%
-from fvv_lib.scenes import motion_clip
+from fvv_lib.course.scenes import motion_clip
 
 forwards, _ = motion_clip(np.random.default_rng(54), "right", num_frames=25)
 backwards = forwards[::-1]
@@ -235,7 +235,7 @@ plt.show()
 # at once, in one of three ways.
 
 # %%
-from fvv_lib.scenes import Shape, draw
+from fvv_lib.course.scenes import Shape, draw
 
 shapes = [
     Shape("red", "circle", 0.12, 0.5, 0.16),
@@ -427,9 +427,9 @@ for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm
 # | `_` | not reached |
 
 # %%
-from fvv_lib.bitstream import is_disposable
-from fvv_lib.packets import group_by_key_frame, list_packets
-from fvv_lib.reader import open_video
+from fvv_lib.video.exact.bitstream import is_disposable
+from fvv_lib.video.exact.packets import group_by_key_frame, list_packets
+from fvv_lib.video.exact.reader import open_video
 
 with open_video(path) as (container, stream):
     packets = list_packets(path, container, stream)

@@ -48,7 +48,7 @@ plt.show()
 # %%
 import torch
 
-from fvv_lib import tokens
+from fvv_lib.prompt import placeholders
 
 # %%
 base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm")
@@ -125,9 +125,9 @@ print("in the model: ", embeddings.shape[1])
 # draws.
 
 # %%
-runs = tokens.sequence_runs(ids, 4, labels)
+runs = placeholders.sequence_runs(ids, 4, labels)
 print(runs)
-rows = {"1 <image>": tokens.sequence_runs(one_place, 4), "8 <image>": runs}
+rows = {"1 <image>": placeholders.sequence_runs(one_place, 4), "8 <image>": runs}
 plotting.plot_sequence(rows)
 plt.show()
 
@@ -145,7 +145,7 @@ plt.show()
 rows = {}
 for size in (256, 512, 1024):
     per_frame = (size // 64) ** 2
-    rows[f"{size} px"] = tokens.sequence_runs(ids, per_frame, labels)
+    rows[f"{size} px"] = placeholders.sequence_runs(ids, per_frame, labels)
     length = fvv_lib.expanded_length(ids, per_frame)
     print(f"{size:>4} px: 32 of text + 8 x {per_frame:>3} = {length:>4}")
 plotting.plot_sequence(rows, limit=2048)
@@ -184,7 +184,7 @@ for turn in several:
 
 # %%
 more = fvv_lib.preprocess([several], tokenizer, has_image=True)
-runs = tokens.sequence_runs(more["input_ids"][0], 16, more["labels"][0])
+runs = placeholders.sequence_runs(more["input_ids"][0], 16, more["labels"][0])
 print([count for kind, count in runs if kind != "frame"], "tokens of text and answers")
 plotting.plot_sequence({"2 videos, 1 picture": runs})
 plt.show()
@@ -299,12 +299,12 @@ except fvv_lib.TokenBudgetError as error:
     print(error)
 
 # %%
-from fvv_lib import DataArguments, LazySupervisedDataset
+from fvv_lib import DataArguments, FrameSpec, LazySupervisedDataset
 
-settings = DataArguments(num_video_frames=8)
-settings.image_size, settings.tokens_per_frame = 512, 256  # `training` sets these
+large = FrameSpec(image_size=512, tokens_per_frame=256, max_length=2048)
+path = [f"{folder}/val.json"]
 try:
-    LazySupervisedDataset(tokenizer, [f"{folder}/val.json"], settings)
+    LazySupervisedDataset(tokenizer, path, DataArguments(), frame_spec=large)
 except fvv_lib.FvvError as error:
     print(type(error).__name__)
     print(str(error).partition(", but")[0])

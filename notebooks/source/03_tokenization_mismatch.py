@@ -37,7 +37,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import fvv_lib
-from fvv_lib import labels, plotting
+from fvv_lib import plotting
+from fvv_lib.labels.exact import check_template
 
 # %%
 folder = "../data_samples"
@@ -250,7 +251,7 @@ plt.show()
 # rounds; the tolerance accepts this one, too.
 
 # %%
-qwen = labels.MismatchReport(**measured["two turns, full stop"])
+qwen = fvv_lib.MismatchReport(**measured["two turns, full stop"])
 print(qwen)
 plotting.plot_labels(qwen.tokens, qwen.by_counting, qwen.exact, start=28)
 plt.show()
@@ -330,18 +331,19 @@ for attempt in ("qwen2", "v1"):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            labels.check_template(attempt, tokenizer)
+            check_template(attempt, tokenizer)
     except (fvv_lib.FvvError, UserWarning) as problem:
         print(f"{attempt}: {type(problem).__name__}")
         print(problem)
 
 # %%
 settings = fvv_lib.DataArguments(version="v1", mismatch="strict")
-settings.image_size, settings.tokens_per_frame = 64, 4  # `training` sets these
+spec = fvv_lib.make_frame_spec(base, settings.video_config())
+path = [f"{folder}/val.json"]
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # you have read them
-        fvv_lib.LazySupervisedDataset(tokenizer, [f"{folder}/val.json"], settings)
+        fvv_lib.LazySupervisedDataset(tokenizer, path, settings, frame_spec=spec)
 except fvv_lib.LabelMismatchError as error:
     print(error)
 

@@ -187,7 +187,7 @@ print((labels != -100).sum(dim=1).tolist())
 # The shorter row is padded on the right, and the mask says so.
 
 # %%
-from fvv_lib.tokens import sequence_runs
+from fvv_lib.prompt.placeholders import sequence_runs
 
 runs = [sequence_runs(s["input_ids"], 4, s["labels"]) for s in samples]
 print("frames:", [sum(kind == "frame" for kind, _ in row) for row in runs])
@@ -245,7 +245,7 @@ for frames in (1, 2, 4, 8):
 # shapes and no contents, and nothing is computed.
 
 # %%
-from fvv_lib.fullsize import full_size_config
+from fvv_lib.scaling.released import full_size_config
 
 config = full_size_config("0.5b")
 config.text_config.num_hidden_layers = 1  # only the encoder is looked at here
@@ -370,7 +370,7 @@ print("wrong:", tuple(wrong.shape), "equals the row:", torch.equal(wrong, row))
 # has become a little stupid:
 
 # %%
-from fvv_lib.evaluation import generate_answers, prompt_ids
+from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 
 
 def answer(images, question):

@@ -93,23 +93,23 @@ print(dict(Counter(map(kind_of, every))))
 # counts of `<image>`, whether the file exists, how long the prompt will be. It reads
 # *pixels* when you ask for a sample.
 #
-# You need the settings that training would have. Two of them come from the checkpoint:
-# how large the pictures are, and how many tokens a frame becomes.
+# You need the settings that training would have. What a frame is to the model comes from
+# the checkpoint: how large it is, how many tokens it becomes, how many fit. That is its
+# `FrameSpec`.
 
 # %%
 base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm")
+spec = fvv_lib.make_frame_spec(base, base.model.video_config)
 
 
 def settings(path, **more):
-    args = fvv_lib.DataArguments(data_path=[str(path)], image_folder=folder, **more)
-    args.image_size, args.tokens_per_frame = 64, 4
-    args.decode_timeout = 0  # read in this process, not in one of its own
-    return args
+    here = {"image_folder": folder, "decode_timeout": 0}  # 0: read in this process
+    return fvv_lib.DataArguments(data_path=[str(path)], **here, **more)
 
 
 def open_data(path, **more):
-    args = settings(path, **more)
-    return fvv_lib.LazySupervisedDataset(base.tokenizer, [str(path)], args)
+    args, paths = settings(path, **more), [str(path)]
+    return fvv_lib.LazySupervisedDataset(base.tokenizer, paths, args, frame_spec=spec)
 
 
 data = open_data(train_file)
@@ -186,7 +186,7 @@ print("two videos:    ", tuple(collate([data[0], data[1]])["images"].shape))
 # becomes one tensor (B, T, C, H, W).
 
 # %%
-from fvv_lib.tokens import sequence_runs
+from fvv_lib.prompt.placeholders import sequence_runs
 
 rows = {
     name: sequence_runs(item["input_ids"], 4, item["labels"])
@@ -226,7 +226,7 @@ for name, order in (("as they come", lengths), ("sorted", sorted(lengths))):
 
 # %%
 args = settings(train_file, validation_data_path=f"{folder}/val.json")
-module = fvv_lib.make_supervised_data_module(base.tokenizer, args)
+module = fvv_lib.make_supervised_data_module(base.tokenizer, args, frame_spec=spec)
 for name, part in module.items():
     size = len(part) if hasattr(part, "__len__") else ""
     print(f"{name:<15}{type(part).__name__} {size}")
@@ -292,7 +292,7 @@ plt.show()
 # in a data set many times, with a question each.
 
 # %%
-from fvv_lib.dataset import check_disjoint
+from fvv_lib.data.splits import check_disjoint
 
 train_set = open_data(write("train.json", learned))
 for name, asked in (("unseen.json", unseen), ("leaked.json", learned[::3])):
@@ -312,7 +312,7 @@ for name, asked in (("unseen.json", unseen), ("leaked.json", learned[::3])):
 # %%
 args = settings(mine / "train.json", validation_data_path=str(mine / "leaked.json"))
 try:
-    fvv_lib.make_supervised_data_module(base.tokenizer, args)
+    fvv_lib.make_supervised_data_module(base.tokenizer, args, frame_spec=spec)
 except fvv_lib.FvvError as error:
     print(type(error).__name__, "before the first step")
 
@@ -416,7 +416,7 @@ except fvv_lib.VideoDecodeError as error:
 # %% [markdown]
 # ### All that can be wrong, before you train
 #
-# Files are not the only thing. `python -m fvv_lib.check` looks at everything and says
+# Files are not the only thing. `fvv check` looks at everything and says
 # what to do. Give it some of the twelve, and some that were written badly.
 
 
@@ -442,20 +442,21 @@ print(len(mixed), "samples")
 import contextlib
 import io
 
-from fvv_lib import check
+from fvv_lib.cli import check
 
 
-def run_check(*files, **flags):
-    model, shown = f"{folder}/tiny-fastvlm", io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        check.main([*map(str, files)], model, folder, model_max_length=120, **flags)
+def run_check(*arguments):
+    flags = ["--model_name_or_path", f"{folder}/tiny-fastvlm"]
+    flags += ["--image_folder", folder, "--model_max_length", "120"]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        check.main([*map(str, arguments), *flags])
     return plain(shown.getvalue())
 
 
-print(run_check(path, write_clean=mine / "clean.json"))
+print(run_check(path, "--write_clean", mine / "clean.json"))
 
 # %% [markdown]
-# In a terminal that is `python -m fvv_lib.check mixed.json` with the same flags. One line
+# In a terminal that is `fvv check mixed.json` with the same flags. One line
 # for each kind of error, then each sample with its remedy. `--write_clean` has written
 # the good ones to a file of their own. Train on that:
 
@@ -497,7 +498,7 @@ plt.show()
 # - Split clips, not questions, and let the library compare the files of both sets.
 # - A result that is too good is a leak until you have looked.
 # - An exception that is caught and forgotten becomes a data set of sample 0.
-# - Run `python -m fvv_lib.check` before you train.
+# - Run `fvv check` before you train.
 
 # %% [markdown]
 # ## Exercises

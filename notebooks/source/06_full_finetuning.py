@@ -41,12 +41,17 @@ import torch
 
 # %%
 import fvv_lib
-from fvv_lib import memory, parts, plotting, training
-from fvv_lib.checkpoints import find_checkpoint
-from fvv_lib.evaluation import accuracy_by_kind, evaluate
-from fvv_lib.loading import build_processor
-from fvv_lib.record import format_table, hardware
-from fvv_lib.trainer import VideoTrainer
+from fvv_lib import plotting
+from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
+from fvv_lib.finetuning import preparing
+from fvv_lib.finetuning.recipe import report_plan
+from fvv_lib.finetuning.record import format_table
+from fvv_lib.finetuning.resume import find_checkpoint
+from fvv_lib.finetuning.trainer import VideoTrainer
+from fvv_lib.model import parts
+from fvv_lib.provenance import hardware
+from fvv_lib.scaling import budget
+from fvv_lib.weights.loading import build_processor
 
 measured = json.loads(Path("../benchmarks/results/motion.json").read_text())["runs"]
 runs = [run for run in measured if run["frames"] == 8]
@@ -124,7 +129,7 @@ quiet["use_cpu"] = device == "cpu"
 # %%
 def plan_for(model, gib, devices=1, gpu=True):
     wanted = fvv_lib.MemorySettings(model, num_devices=devices, bf16=gpu)
-    return memory.plan_run(wanted, gib, recipe["per_device_train_batch_size"])
+    return budget.plan_run(wanted, gib, recipe["per_device_train_batch_size"])
 
 
 def show(name, plan):
@@ -161,8 +166,9 @@ print("samples in a step:", here[names[0]] * here[names[1]])
 # %% [markdown]
 # ### From settings to a Trainer
 #
-# `configure` lets data, tokenizer and model agree, `open_datasets` checks every sample
-# and reads every clip once, and `report_plan` says what will be trained, on what.
+# `configure_model` sets the model as the data want it, `make_frame_spec` says what a
+# frame is to it, `open_data` checks every sample and reads every clip once, and
+# `report_plan` says what will be trained, on what.
 
 
 # %%
@@ -182,10 +188,10 @@ data_args = fvv_lib.DataArguments(
     test_data_path=f"{folder}/test.json",
     cache_dir=f"{mine.name}/cache",
 )
-training.configure(loaded, data_args, args)
-datasets, collator = training.open_datasets(loaded, data_args, args)
-counts = parts.count_parameters(loaded.model)
-training.report_plan(counts, datasets, data_args)
+preparing.configure_model(loaded, data_args, args)
+spec = fvv_lib.make_frame_spec(loaded, loaded.model.video_config)
+data = preparing.open_data(loaded, data_args, args, spec)
+report_plan(loaded.model, data)
 
 # %%
 processor = build_processor(loaded.tokenizer, loaded.image_processor, loaded.model)
@@ -193,9 +199,9 @@ trainer = quietly(
     lambda: VideoTrainer(
         model=loaded.model,
         args=args,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets["validation"],
-        data_collator=collator,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=data.collator,
         processing_class=processor,
     )
 )
@@ -221,7 +227,7 @@ print("of that:", {step: f"{of_rate(step):.0%}" for step in (0, 30, 60, 330, 600
 
 # %%
 def quiz(model):
-    asked = evaluate(model, loaded.tokenizer, datasets["test"], 32, 16)
+    asked = evaluate(model, loaded.tokenizer, data.samples["test"], 32, 16)
     return accuracy_by_kind(asked)
 
 

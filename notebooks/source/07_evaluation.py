@@ -72,7 +72,7 @@ plt.show()
 # the answer begins.
 
 # %%
-from fvv_lib.evaluation import generate_answers, prompt_ids
+from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 
 
 def render(text, version="qwen_2"):
@@ -114,9 +114,11 @@ asked_file = Path(temporary.name) / "asked.json"
 
 def open_test(samples, frames=8):
     asked_file.write_text(json.dumps(samples))
-    args = fvv_lib.DataArguments(image_folder=folder, num_video_frames=frames)
-    args.image_size, args.tokens_per_frame, args.decode_timeout = 64, 4, 0
-    return Test(tokenizer, [str(asked_file)], args)
+    args = fvv_lib.DataArguments(
+        image_folder=folder, num_video_frames=frames, decode_timeout=0
+    )
+    spec = fvv_lib.make_frame_spec(base, args.video_config())
+    return Test(tokenizer, [str(asked_file)], args, frame_spec=spec)
 
 
 every = json.loads(Path(f"{folder}/test.json").read_text())
@@ -151,7 +153,7 @@ print("the prompt is that of training:", same, "of", len(test))
 
 
 # %%
-from fvv_lib.evaluation import confidence_interval, is_correct
+from fvv_lib.evaluation.scoring import confidence_interval, is_correct
 
 
 def ask(samples, change=None, frames=8, loaded=trained):
@@ -287,7 +289,7 @@ plt.show()
 # the answer that is right when it is played backwards, and count again.
 
 # %%
-from fvv_lib import samples
+from fvv_lib.course import samples
 
 turned = ask([samples.backwards(sample) for sample in timed], backwards)
 for kind, row in fvv_lib.accuracy_by_kind(turned).items():
@@ -329,7 +331,7 @@ plt.show()
 # frame, `TRAVEL` how far they go, both as parts of the picture.
 
 # %%
-from fvv_lib.scenes import DIRECTIONS, START, TRAVEL, motion_clip
+from fvv_lib.course.scenes import DIRECTIONS, START, TRAVEL, motion_clip
 
 print("first frame:", START, " way:", TRAVEL)
 

@@ -45,13 +45,14 @@ import torch
 import transformers
 
 import fvv_lib
-from fvv_lib import apple, plotting
+from fvv_lib import plotting
+from fvv_lib.weights import apple
 
 warnings.simplefilter("ignore", FutureWarning)  # of transformers, to PEFT
 transformers.logging.set_verbosity_error()
 
 # %%
-from fvv_lib.loading import LoadedModel, open_checkpoint
+from fvv_lib.weights.loading import LoadedModel, open_checkpoint
 
 
 def load_by_name(folder):
@@ -141,7 +142,7 @@ print(key, "->", apple.rename(key), sep="\n")
 # thing.
 
 # %%
-from fvv_lib.loading import MODELS
+from fvv_lib.weights.loading import MODELS
 
 for model_type, kind in MODELS.items():
     print(f"{model_type:<13}{kind.__name__}, in Hugging Face's layout")
@@ -184,7 +185,7 @@ print("other frames, same logits:", same(logits(base.model, frames.flip(3)), tru
 # `meta` a model has names and shapes, and no contents.
 
 # %%
-from fvv_lib.parts import count_parameters, format_parts
+from fvv_lib.model.parts import count_parameters, format_parts
 
 big = fvv_lib.random_fastvlm("0.5b", device="meta")
 for name, model in {"tiny": read["tiny"].model, "0.5b": big}.items():
@@ -206,7 +207,7 @@ print(f"in bfloat16: {gib:.1f} GiB")
 #
 # Stock transformers does not know Apple's layout. `convert_checkpoint` writes the folder
 # in Hugging Face's; in a terminal that is
-# `python -m fvv_lib.convert path/to/FastVLM-0.5B path/to/FastVLM-0.5B-hf`.
+# `fvv convert path/to/FastVLM-0.5B path/to/FastVLM-0.5B-hf`.
 
 # %%
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -305,7 +306,7 @@ print(shown.getvalue().split("training begins")[0])
 # A sixth of the language model's numbers are trained. At a real size it is far less:
 
 # %%
-from fvv_lib.lora import add_lora
+from fvv_lib.weights.lora import add_lora
 
 counts = count_parameters(add_lora(big, model_args))
 trained, every_one = counts["language_model"]
@@ -356,7 +357,7 @@ with beside.disable_adapter():
 # %%
 import copy
 
-from fvv_lib.evaluation import evaluate
+from fvv_lib.evaluation.scoring import evaluate
 
 test = json.loads(Path(f"{folder}/test.json").read_text())
 seen = [s for s in test if s["kinds"][-1] == "motion" and len(s["kinds"]) == 3][:20]
@@ -364,8 +365,10 @@ for sample in seen:  # colour and shape: what a still shows
     for key, last in (("conversations", -2), ("kinds", -1), ("choices", -1)):
         sample[key] = sample[key][:last]
 (mine / "seen.json").write_text(json.dumps(seen))
-data_args.image_size, data_args.tokens_per_frame = 64, 4
-data = fvv_lib.LazySupervisedDataset(base.tokenizer, [f"{mine}/seen.json"], data_args)
+spec = fvv_lib.make_frame_spec(base, data_args.video_config())
+data = fvv_lib.LazySupervisedDataset(
+    base.tokenizer, [f"{mine}/seen.json"], data_args, frame_spec=spec
+)
 
 models = {"loaded": read["tiny"].model, "random tower": by_name["tiny"].model}
 models["blind"] = copy.deepcopy(models["random tower"])
@@ -495,7 +498,7 @@ for difference in (0.01, 0.003):
 
 # %%
 four_clips = fvv_lib.LazySupervisedDataset(
-    base.tokenizer, [f"{mine}/four.json"], data_args
+    base.tokenizer, [f"{mine}/four.json"], data_args, frame_spec=spec
 )
 batch = fvv_lib.DataCollatorForSupervisedDataset(base.tokenizer)(list(four_clips))
 start = fvv_lib.load_pretrained_model(half, "cpu", torch.float32).model
@@ -566,7 +569,7 @@ temporary.cleanup()
 #   model that you loaded.
 # - Every weight must come from the checkpoint, and every weight of the checkpoint must be
 #   used. Anything else is an error.
-# - `python -m fvv_lib.convert` writes what stock transformers loads. What training saves
+# - `fvv convert` writes what stock transformers loads. What training saves
 #   is in that form already, but for an adapter.
 # - LoRA trains a small difference. Merge it in float32: bfloat16 forgets small ones.
 

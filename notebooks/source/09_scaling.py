@@ -49,8 +49,8 @@ torch.set_num_threads(1)  # the work is small, and the ranks want cores too
 # %%
 import fvv_lib
 from fvv_lib import MemorySettings, plotting, predict_memory
-from fvv_lib.dryrun import dry_run
-from fvv_lib.memory import GIB
+from fvv_lib.scaling.budget import GIB
+from fvv_lib.scaling.dryrun import dry_run
 
 folder = "../data_samples"
 
@@ -127,7 +127,7 @@ for name, tensors in (
 #
 # In a small model one weight is used twice: it turns ids into vectors and, as the head,
 # vectors into scores. PyTorch would make a gradient of full size for each use, that of
-# the head while the activations are all still there. `fvv_lib.vocabulary` makes one, at
+# the head while the activations are all still there. `model.vocabulary` makes one, at
 # the end.
 #
 # ### Pay with time
@@ -248,7 +248,7 @@ plt.show()
 # before the end of the bar, because gradients grow while activations go.*
 #
 # In ZeRO-3 the weights are the longest part: what is put together for use counts too. So
-# ZeRO pays for models far larger than this one. `python -m fvv_lib.memory` prints all
+# ZeRO pays for models far larger than this one. `fvv memory` prints all
 # this for your checkpoint, and says which flags make it fit.
 #
 # ### Is the paper right?
@@ -288,7 +288,7 @@ print("measured on a GPU:", [name for name in where if "core" not in where[name]
 # %% [markdown]
 # An empty list says: no result names a GPU, so **no figure of this course was measured on
 # one.** What it says
-# about GPUs, and about the memory of ZeRO, is predicted by `fvv_lib.memory`: arithmetic.
+# about GPUs, and about the memory of ZeRO, is predicted by `fvv memory`: arithmetic.
 # `benchmarks/train_step.py` measures on the GPU where there is one; run it where you
 # train.
 #
@@ -298,7 +298,7 @@ print("measured on a GPU:", [name for name in where if "core" not in where[name]
 # its environment: which it is, how many there are, where they meet.
 
 # %%
-from fvv_lib import ranks
+from fvv_lib.scaling import ranks
 
 source = inspect.getsource(ranks._start)
 print(source[source.index("    if ranks > 1") : source.index("    with open")])
@@ -436,9 +436,9 @@ for line in script.splitlines()[:20] + slurm.splitlines():
 
 # %% tags=["training"]
 leaves_it_out = """
-import torch
-from fvv_lib import splicing
-from fvv_lib.training import main
+import sys, torch
+from fvv_lib.cli.finetune import main
+from fvv_lib.model import splicing
 
 encode = splicing.encode_images
 
@@ -448,7 +448,7 @@ def only_if_needed(model, images, *settings):
     return [torch.empty(0, 4, 128) for _ in images]
 
 splicing.encode_images = only_if_needed
-main()
+main(sys.argv[1:])
 """
 try:
     train("left out", code=leaves_it_out, deepspeed="../scripts/zero3.json")
@@ -496,9 +496,9 @@ for name, batch in (
 # agree on how many.
 
 # %%
-from fvv_lib import zero
+from fvv_lib.model import sharding
 
-print(inspect.getsource(zero.blank_frames).split('"""')[2])
+print(inspect.getsource(sharding.blank_frames).split('"""')[2])
 
 # %% [markdown]
 # **Guard.** `tests/test_distributed.py` trains on such a stream and compares losses and
@@ -513,12 +513,13 @@ print(inspect.getsource(zero.blank_frames).split('"""')[2])
 
 # %% tags=["training"]
 counts_alone = """
-from fvv_lib.trainer import VideoTrainer
-from fvv_lib.training import main
+import sys
+from fvv_lib.cli.finetune import main
+from fvv_lib.finetuning.trainer import VideoTrainer
 
 count = VideoTrainer.get_batch_samples
 VideoTrainer.get_batch_samples = lambda *batches: (count(*batches)[0], None)
-main()
+main(sys.argv[1:])
 """
 wrong = train("own means", code=counts_alone)
 print("one process   1 rank  ", [f"{loss:.3f}" for loss in alone])
@@ -530,10 +531,12 @@ print("one process   1 rank  ", [f"{loss:.3f}" for loss in alone])
 # **Measure.** How many tokens does each rank learn?
 
 # %%
-args = fvv_lib.DataArguments(image_folder=folder, cache_dir=str(mine / "cache"))
-args.image_size, args.tokens_per_frame, args.decode_timeout = 64, 4, 0
+args = fvv_lib.DataArguments(
+    image_folder=folder, cache_dir=str(mine / "cache"), decode_timeout=0
+)
+spec = fvv_lib.make_frame_spec(base, args.video_config())
 path = [str(mine / "stream.json")]
-data = fvv_lib.LazySupervisedDataset(base.tokenizer, path, args)
+data = fvv_lib.LazySupervisedDataset(base.tokenizer, path, args, frame_spec=spec)
 learned = [int((data[i]["labels"] != -100).sum()) for i in range(len(data))]
 for step in range(4):
     left, right = learned[2 * step : 2 * step + 2]
@@ -555,9 +558,9 @@ for step in range(4):
 
 # %% tags=["training"]
 dies = """
-import os, signal
-from fvv_lib.trainer import VideoTrainer
-from fvv_lib.training import main
+import os, signal, sys
+from fvv_lib.cli.finetune import main
+from fvv_lib.finetuning.trainer import VideoTrainer
 
 step = VideoTrainer.training_step
 
@@ -567,7 +570,7 @@ def step_or_die(trainer, *batch, **settings):
     return step(trainer, *batch, **settings)
 
 VideoTrainer.training_step = step_or_die
-main()
+main(sys.argv[1:])
 """
 saves = {"save_strategy": "steps", "save_steps": 2}
 saves["deepspeed"] = "../scripts/zero2.json"

@@ -1,9 +1,16 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 00 · Start here
+#
+# Answers to the [exercises](../exercises/00_start_here.ipynb) of
+# [00 · Start here](../00_start_here.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 00 · Start here
 #
 # Two exercises for [00 · Start here](../00_start_here.ipynb). Change the cells that begin
 # with `# Your turn`, then run the check below. It says `passed`, or `not yet` and a hint.
 # The answers are in [solutions](../solutions/00_start_here.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -14,7 +21,7 @@ import json
 from pathlib import Path
 
 import fvv_lib
-from fvv_lib.evaluation import is_correct
+from fvv_lib.evaluation.scoring import is_correct
 
 folder = "../../data_samples"
 samples = {s["id"]: s for s in json.loads(Path(f"{folder}/test.json").read_text())}
@@ -29,7 +36,12 @@ base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm")
 # %%
 # Your turn
 video = f"{folder}/videos/test/motion-0007.mp4"
-answers = []
+### BEGIN SOLUTION
+questions = ["What colour is the shape?", "What shape is it?"]
+answers = [fvv_lib.ask(base, video, question) for question in questions]
+### STUB
+# answers = []
+### END SOLUTION
 
 # %%
 # Check 1
@@ -60,8 +72,27 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 
 # %%
 # Your turn
+### BEGIN SOLUTION
+def questions_of(sample, kind):
+    said = [t["value"].removeprefix("<image>\n") for t in sample["conversations"]]
+    for i, name in enumerate(sample["kinds"]):
+        if name == kind:
+            yield said[2 * i], said[2 * i + 1], sample["choices"][i]
+
+
+### STUB
+### END SOLUTION
 def count_right(samples, kind, answer):
-    return None
+    ### BEGIN SOLUTION
+    right = 0
+    for sample in samples:
+        video = sample.get("video") or sample["image"]
+        for question, truth, choices in questions_of(sample, kind):
+            right += is_correct(answer(video, question), truth, choices)
+    return right
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

@@ -1,10 +1,17 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 01 · Sparse sampling
+#
+# Answers to the [exercises](../exercises/01_sparse_sampling.ipynb) of
+# [01 · Sparse sampling](../01_sparse_sampling.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 01 · Sparse sampling
 #
 # Three exercises for [01 · Sparse sampling](../01_sparse_sampling.ipynb). Change the
 # cells that begin with `# Your turn`, then run the check below. It says `passed`, or
 # `not yet` and a hint. The answers are in
 # [solutions](../solutions/01_sparse_sampling.ipynb).
+### END SOLUTION
 
 # %%
 import av
@@ -27,7 +34,12 @@ folder = "../../data_samples"
 # %%
 # Your turn
 def middles(total_frames, num_frames):
-    return None
+    ### BEGIN SOLUTION
+    parts = np.arange(num_frames)
+    return (2 * parts + 1) * total_frames // (2 * num_frames)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -57,7 +69,16 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def enough(total_frames, length):
-    return None
+    ### BEGIN SOLUTION
+    for n in range(1, total_frames + 1):
+        chosen = fvv_lib.sample_frame_indices(total_frames, n)
+        unseen = np.diff(chosen, prepend=-1, append=total_frames) - 1
+        if unseen.max() < length:
+            return n
+    return total_frames
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -111,7 +132,16 @@ plt.show()
 # %%
 # Your turn
 def wrong_places(path, indices, frames):
-    return None
+    ### BEGIN SOLUTION
+    with av.open(path) as container:
+        decoded = container.decode(video=0)
+        every = [frame.to_ndarray(format="rgb24") for frame in decoded]
+    pairs = zip(indices, frames, strict=True)
+    same = [np.array_equal(every[i], frame) for i, frame in pairs]
+    return [place for place, right in enumerate(same) if not right]
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

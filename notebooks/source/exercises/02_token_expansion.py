@@ -1,10 +1,17 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 02 · Token expansion
+#
+# Answers to the [exercises](../exercises/02_token_expansion.ipynb) of
+# [02 · Token expansion](../02_token_expansion.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 02 · Token expansion
 #
 # Three exercises for [02 · Token expansion](../02_token_expansion.ipynb). Change the
 # cells that begin with `# Your turn`, then run the check below. It says `passed`, or
 # `not yet` and a hint. The answers are in
 # [solutions](../solutions/02_token_expansion.ipynb).
+### END SOLUTION
 
 # %%
 import fvv_lib
@@ -12,7 +19,7 @@ import fvv_lib
 print("a frame is", fvv_lib.IMAGE_TOKEN_INDEX, " not learned is", fvv_lib.IGNORE_INDEX)
 
 # %%
-from fvv_lib.tiny import build_tokenizer
+from fvv_lib.course.tiny import build_tokenizer
 
 tokenizer = build_tokenizer()
 
@@ -27,7 +34,11 @@ tokenizer = build_tokenizer()
 # %%
 # Your turn
 def frames_that_fit(text, size, limit):
-    return None
+    ### BEGIN SOLUTION
+    return max(0, (limit - text) // (size // 64) ** 2)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -52,7 +63,13 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def expand(text, counts):
-    return None
+    ### BEGIN SOLUTION
+    first, *others = text.split("<image>")
+    pairs = zip(counts, others, strict=True)  # strict raises the ValueError
+    return first + "".join("<image>" * count + piece for count, piece in pairs)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -101,7 +118,16 @@ ids, labels = both["input_ids"][0].tolist(), both["labels"][0].tolist()
 # %%
 # Your turn
 def still_learned(ids, labels, per_frame, limit):
-    return None
+    ### BEGIN SOLUTION
+    position, left = 0, []
+    for token, label in zip(ids, labels, strict=True):
+        if label != -100 and position < limit:
+            left.append(label)
+        position += per_frame if token == -200 else 1
+    return left
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

@@ -1,10 +1,18 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 03 · Tokenization mismatch
+#
+# Answers to the [exercises](../exercises/03_tokenization_mismatch.ipynb) of
+# [03 · Tokenization mismatch](../03_tokenization_mismatch.ipynb). Try first; yours may be
+# shorter.
+### STUB
 # # Exercises 03 · Tokenization mismatch
 #
 # Three exercises for [03 · Tokenization mismatch](../03_tokenization_mismatch.ipynb).
 # Change the cells that begin with `# Your turn`, then run the check below. It says
 # `passed`, or `not yet` and a hint. The answers are in
 # [solutions](../solutions/03_tokenization_mismatch.ipynb).
+### END SOLUTION
 
 # %%
 import matplotlib.pyplot as plt
@@ -15,7 +23,7 @@ from fvv_lib import plotting
 print("a frame is", fvv_lib.IMAGE_TOKEN_INDEX, " not learned is", fvv_lib.IGNORE_INDEX)
 
 # %%
-from fvv_lib.tiny import build_tokenizer
+from fvv_lib.course.tiny import build_tokenizer
 
 tokenizer = build_tokenizer()
 
@@ -35,7 +43,11 @@ def conversation(turns, answer):
 # %%
 # Your turn
 def learned_text(labels):
-    return None
+    ### BEGIN SOLUTION
+    return tokenizer.decode([label for label in labels if label != -100])
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -69,7 +81,12 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def difference(turns, answer):
-    return None
+    ### BEGIN SOLUTION
+    mark = len(tokenizer.tokenize(answer + "</s>")) - len(tokenizer.tokenize(answer))
+    return 1 - turns * mark - (turns - 1)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -100,7 +117,16 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def ids_and_labels(pieces):
-    return None
+    ### BEGIN SOLUTION
+    ids, labels = [], []
+    for text, learned in pieces:
+        new = fvv_lib.tokenizer_image_token(text, tokenizer)
+        ids += new
+        labels += [n if learned and n != -200 else -100 for n in new]
+    return ids, labels
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

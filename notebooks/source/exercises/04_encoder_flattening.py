@@ -1,10 +1,18 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 04 · Encoder flattening
+#
+# Answers to the [exercises](../exercises/04_encoder_flattening.ipynb) of
+# [04 · Encoder flattening](../04_encoder_flattening.ipynb). Try first; yours may be
+# shorter.
+### STUB
 # # Exercises 04 · Encoder flattening
 #
 # Four exercises for [04 · Encoder flattening](../04_encoder_flattening.ipynb). Change the
 # cells that begin with `# Your turn`, then run the check below. It says `passed`, or
 # `not yet` and a hint. The answers are in
 # [solutions](../solutions/04_encoder_flattening.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -31,7 +39,15 @@ model = base.model
 # %%
 # Your turn
 def whose(i, sizes):
+    ### BEGIN SOLUTION
+    for entry, size in enumerate(sizes):
+        if i < size:
+            return entry, i
+        i -= size
     return None
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -66,7 +82,17 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def is_right(flatten):
-    return None
+    ### BEGIN SOLUTION
+    probe = torch.arange(2 * 3 * 3 * 4 * 5).reshape(2, 3, 3, 4, 5)  # no value twice
+    try:
+        row = flatten(probe)
+    except RuntimeError:
+        return False
+    wanted = torch.cat([probe[0], probe[1]])
+    return row.shape == wanted.shape and torch.equal(row, wanted)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -103,7 +129,13 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def freeze(model):
-    return None
+    ### BEGIN SOLUTION
+    for module in model.model.vision_tower.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -141,7 +173,16 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def splice(ids, embed, features):
-    return None
+    ### BEGIN SOLUTION
+    rows, t = [], 0
+    for i in ids:
+        frame = i == -200
+        rows.append(features[t] if frame else embed(i[None]))
+        t += int(frame)
+    return torch.cat(rows)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

@@ -1,10 +1,18 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 05 · Dataset and validation
+#
+# Answers to the [exercises](../exercises/05_dataset_and_validation.ipynb) of
+# [05 · Dataset and validation](../05_dataset_and_validation.ipynb). Try first; yours may
+# be shorter.
+### STUB
 # # Exercises 05 · Dataset and validation
 #
 # Four exercises for
 # [05 · Dataset and validation](../05_dataset_and_validation.ipynb). Change the cells that
 # begin with `# Your turn`, then run the check below. It says `passed`, or `not yet` and a
 # hint. The answers are in [solutions](../solutions/05_dataset_and_validation.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -39,18 +47,30 @@ every = json.loads(Path(f"{folder}/train.json").read_text())
 # %%
 # Your turn
 def to_llava(name, video, pairs):
-    return None
+    ### BEGIN SOLUTION
+    said = []
+    for question, answer in pairs:
+        said.append({"from": "human", "value": question})
+        said.append({"from": "gpt", "value": answer})
+    said[0]["value"] = "<image>\n" + said[0]["value"]
+    return {"id": name, "video": video, "conversations": said}
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
 # For the check: open a sample as training would
 def opens(sample):
-    args = fvv_lib.DataArguments(image_folder=folder)
-    args.image_size, args.tokens_per_frame, args.decode_timeout = 64, 4, 0
+    args = fvv_lib.DataArguments(image_folder=folder, decode_timeout=0)
+    spec = fvv_lib.make_frame_spec(base, args.video_config())
     with tempfile.TemporaryDirectory() as here:
         Path(here, "mine.json").write_text(json.dumps([sample]))
         path = [f"{here}/mine.json"]
-        return fvv_lib.LazySupervisedDataset(base.tokenizer, path, args)[0]
+        data = fvv_lib.LazySupervisedDataset(
+            base.tokenizer, path, args, frame_spec=spec
+        )
+        return data[0]
 
 
 # %%
@@ -83,7 +103,15 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def split(samples, share, seed):
-    return None
+    ### BEGIN SOLUTION
+    clips = sorted({sample["video"] for sample in samples})
+    random.Random(seed).shuffle(clips)
+    chosen = set(clips[: round(share * len(clips))])
+    train = [sample for sample in samples if sample["video"] not in chosen]
+    return train, [sample for sample in samples if sample["video"] in chosen]
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -122,7 +150,15 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def copies(train, val):
-    return None
+    ### BEGIN SOLUTION
+    def digest(path):
+        return hashlib.sha256(Path(path).read_bytes()).digest()
+
+    known = {digest(path) for path in train}
+    return [path for path in val if digest(path) in known]
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -153,7 +189,17 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def collate(items, pad_id):
-    return None
+    ### BEGIN SOLUTION
+    ids, labels, images = ([one[key] for one in items] for key in items[0])
+    ones = [torch.ones_like(one) for one in ids]
+    same_shape = len({frames.shape for frames in images}) == 1
+    padded = pad_sequence(ids, True, pad_id), pad_sequence(labels, True, -100)
+    batch = dict(zip(("input_ids", "labels"), padded, strict=True))
+    batch["attention_mask"] = pad_sequence(ones, True)
+    return batch | {"images": torch.stack(images) if same_shape else images}
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

@@ -1,9 +1,16 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 06 · Full fine-tuning
+#
+# Answers to the [exercises](../exercises/06_full_finetuning.ipynb) of
+# [06 · Full fine-tuning](../06_full_finetuning.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 06 · Full fine-tuning
 #
 # Four exercises for [06 · Full fine-tuning](../06_full_finetuning.ipynb). Change the
 # cells that begin with `# Your turn`, then run the check below. It says `passed`, or `not
 # yet` and a hint. The answers are in [solutions](../solutions/06_full_finetuning.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -20,8 +27,8 @@ from dataclasses import dataclass
 import torch
 
 import fvv_lib
-from fvv_lib.parts import part_of, set_trainable
-from fvv_lib.trainer import VideoTrainer
+from fvv_lib.finetuning.trainer import VideoTrainer
+from fvv_lib.model.parts import part_of, set_trainable
 
 # %%
 folder = "../../data_samples"
@@ -38,7 +45,12 @@ base = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm", device="cpu")
 # %%
 # Your turn
 def steps(samples, epochs, size, times=1, devices=1):
-    return None
+    ### BEGIN SOLUTION
+    batches = math.ceil(samples / (size * devices))
+    return epochs * math.ceil(batches / times)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -65,7 +77,13 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def of_rate(step, warmup, total):
-    return None
+    ### BEGIN SOLUTION
+    if step < warmup:
+        return step / warmup
+    return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -106,7 +124,17 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def groups_of(model, rates, decay):
-    return None
+    ### BEGIN SOLUTION
+    groups = []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            pulled = decay if p.ndim > 1 else 0.0
+            rate = rates[part_of(name)]
+            groups.append({"params": [p], "lr": rate, "weight_decay": pulled})
+    return groups
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -188,11 +216,26 @@ def one_step(run):
 # %%
 # Your turn
 def save(run):
-    return None
+    ### BEGIN SOLUTION
+    learning = [part.state_dict() for part in (run.model, run.optimizer, run.schedule)]
+    chance = [run.order.get_state(), torch.get_rng_state()]
+    return copy.deepcopy([*learning, *chance])
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 def load(run, saved):
-    return None
+    ### BEGIN SOLUTION
+    weights, averages, place, order, chance = copy.deepcopy(saved)
+    run.model.load_state_dict(weights)
+    run.optimizer.load_state_dict(averages)
+    run.schedule.load_state_dict(place)
+    run.order.set_state(order)
+    torch.set_rng_state(chance)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

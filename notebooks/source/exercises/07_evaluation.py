@@ -1,9 +1,16 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 07 · Evaluation
+#
+# Answers to the [exercises](../exercises/07_evaluation.ipynb) of
+# [07 · Evaluation](../07_evaluation.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 07 · Evaluation
 #
 # Four exercises for [07 · Evaluation](../07_evaluation.ipynb). Change the cells that
 # begin with `# Your turn`, then run the check below. It says `passed`, or `not yet` and
 # a hint. The answers are in [solutions](../solutions/07_evaluation.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -20,7 +27,7 @@ import numpy as np
 import torch
 
 import fvv_lib
-from fvv_lib.evaluation import generate_answers, prompt_ids
+from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 
 # %%
 folder = "../../data_samples"
@@ -38,7 +45,13 @@ trained = fvv_lib.load_pretrained_model(f"{folder}/tiny-fastvlm-video")
 # %%
 # Your turn
 def names_only(said, right, choices):
-    return None
+    ### BEGIN SOLUTION
+    pattern = rf"\b({'|'.join(choices)})\b"
+    named = {word.lower() for word in re.findall(pattern, said, re.IGNORECASE)}
+    return named == {right}
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -71,7 +84,15 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def blind(train, test):
-    return None
+    ### BEGIN SOLUTION
+    answers = defaultdict(Counter)
+    for question, answer in train:
+        answers[question][answer] += 1
+    guess = {question: a.most_common(1)[0][0] for question, a in answers.items()}
+    return sum(guess.get(q) == answer for q, answer in test) / len(test)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -110,7 +131,12 @@ opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
 # %%
 # Your turn
 def turns_round(answer, clips):
-    return None
+    ### BEGIN SOLUTION
+    turned = [answer(clip.flip(0)) == opposite[answer(clip)] for clip in clips]
+    return sum(turned) / len(turned)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -137,7 +163,7 @@ def looks_up(frames):
 
 # %%
 # For the check: the trained model, and clips in which only time tells
-from fvv_lib.scenes import motion_clip
+from fvv_lib.course.scenes import motion_clip
 
 
 def ask_model(frames):
@@ -180,7 +206,14 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def sign_test(a, b):
-    return None
+    ### BEGIN SOLUTION
+    differ = [one for one, other in zip(a, b, strict=True) if one != other]
+    n, most = len(differ), max(sum(differ), len(differ) - sum(differ))
+    tail = sum(math.comb(n, heads) for heads in range(most, n + 1)) / 2**n
+    return min(1.0, 2 * tail)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

@@ -1,10 +1,17 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 08 · Real checkpoints
+#
+# Answers to the [exercises](../exercises/08_real_checkpoints.ipynb) of
+# [08 · Real checkpoints](../08_real_checkpoints.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 08 · Real checkpoints
 #
 # Four exercises for [08 · Real checkpoints](../08_real_checkpoints.ipynb). Change the
 # cells that begin with `# Your turn`, then run the check below. It says `passed`, or
 # `not yet` and a hint. The answers are in
 # [solutions](../solutions/08_real_checkpoints.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -22,7 +29,7 @@ import torch
 import fvv_lib
 
 # %%
-from fvv_lib.parts import part_of
+from fvv_lib.model.parts import part_of
 
 # %%
 tiny = Path("../../data_samples/tiny-fastvlm")
@@ -41,7 +48,17 @@ base = fvv_lib.load_pretrained_model(tiny, "cpu")
 # %%
 # Your turn
 def what_is(folder):
-    return "?"
+    ### BEGIN SOLUTION
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    file = folder / "config.json"
+    settings = json.loads(file.read_text()) if file.is_file() else {}
+    kinds = {"llava_qwen2": "Apple's", "fast_vlm": "Hugging Face's"}
+    kinds |= {} if "mm_vision_tower" in settings else {"llava": "Hugging Face's"}
+    return kinds.get(settings.get("model_type"))
+    ### STUB
+    # return "?"
+    ### END SOLUTION
 
 
 # %%
@@ -80,14 +97,24 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # large the file is. The first 8 bytes are the length of the table, an integer with its
 # lowest byte first; then comes the table, JSON: for each tensor a dict with its `shape`.
 # One entry, `__metadata__`, is no tensor. A shape of `[]` is one number. Return a dict:
-# `vision_tower`, `projector`, `language_model`; `fvv_lib.parts.part_of` tells the part of
+# `vision_tower`, `projector`, `language_model`; `model.parts.part_of` tells the part of
 # a name.
 
 
 # %%
 # Your turn
 def count(file):
-    return None
+    ### BEGIN SOLUTION
+    with open(file, "rb") as opened:
+        table = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    table.pop("__metadata__", None)
+    counts = dict.fromkeys(("vision_tower", "projector", "language_model"), 0)
+    for name, entry in table.items():
+        counts[part_of(name)] += math.prod(entry["shape"])
+    return counts
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -124,7 +151,14 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def sees(model, pictures, least=1e-3):
-    return None
+    ### BEGIN SOLUTION
+    features = fvv_lib.encode_images(model, pictures[None])[0].flatten(1)
+    apart = (features[:, None] - features).abs().amax(dim=2)  # (N, N)
+    apart.fill_diagonal_(float("inf"))
+    return bool(apart.min() > least)
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -161,7 +195,15 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def merge(w, a, b, alpha):
-    return torch.zeros(1), 0.0
+    ### BEGIN SOLUTION
+    old = w.float()
+    merged = old + alpha / len(a) * (b @ a)
+    changed = merged != old
+    lost = changed & (merged.bfloat16() == w)
+    return merged, lost.sum().item() / max(changed.sum().item(), 1)
+    ### STUB
+    # return torch.zeros(1), 0.0
+    ### END SOLUTION
 
 
 # %%

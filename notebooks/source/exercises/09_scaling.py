@@ -1,9 +1,16 @@
 # %% [markdown]
+### BEGIN SOLUTION
+# # Solutions 09 · Scaling
+#
+# Answers to the [exercises](../exercises/09_scaling.ipynb) of
+# [09 · Scaling](../09_scaling.ipynb). Try first; yours may be shorter.
+### STUB
 # # Exercises 09 · Scaling
 #
 # Four exercises for [09 · Scaling](../09_scaling.ipynb). Change the cells that begin with
 # `# Your turn`, then run the check below. It says `passed`, or `not yet` and a hint. The
 # answers are in [solutions](../solutions/09_scaling.ipynb).
+### END SOLUTION
 
 # %%
 import os
@@ -28,7 +35,14 @@ folder = "../../data_samples"
 # %%
 # Your turn
 def states(parameters, gpus, stage):
-    return None
+    ### BEGIN SOLUTION
+    each = {"weights": 2, "gradients": 2, "optimizer": 12}
+    shared = {"optimizer": 1, "gradients": 2, "weights": 3}  # from this stage on
+    held = [each[kind] / (gpus if stage >= shared[kind] else 1) for kind in each]
+    return sum(held) * parameters / 1e9
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -59,7 +73,15 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def step_loss(losses, tokens):
-    return None
+    ### BEGIN SOLUTION
+    total = learned = 0
+    for of_rank, counts in zip(losses, tokens, strict=True):
+        total += sum(mean * n for mean, n in zip(of_rank, counts, strict=True))
+        learned += sum(counts)
+    return total / learned
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -94,7 +116,12 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def blanks(frames, chunk):
-    return None
+    ### BEGIN SOLUTION
+    chunks = -(-max(1, *frames) // chunk)  # rounded up
+    return [chunks * chunk - count for count in frames]
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%
@@ -121,7 +148,16 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 # %%
 # Your turn
 def most_frames(fits, limit):
-    return None
+    ### BEGIN SOLUTION
+    fitting, too_many = 0, limit + 1
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        yes = fits(middle)
+        fitting, too_many = (middle, too_many) if yes else (fitting, middle)
+    return fitting
+    ### STUB
+    # return None
+    ### END SOLUTION
 
 
 # %%

@@ -1,0 +1,41 @@
+"""`fvv VERB` and `python -m fvv_lib VERB`: find the verb, run it, and print an error as one line."""
+
+import sys
+from importlib import import_module
+
+from fvv_lib.cli import VERBS
+from fvv_lib.errors import FvvError
+
+USAGE = "usage: fvv VERB [flags, or one YAML file with the same names]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit code: 0, 1 for an error, 2 for a flag or verb that does not exist."""
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help"):
+        print("\n".join([USAGE, "", *(f"  {name:<10}{does}" for name, does in VERBS.items())]))
+        print("\nfvv VERB --help lists its flags.")
+        return 0
+    if verb not in VERBS:
+        print(f"error: unknown verb {verb!r}: choose one of {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(f"fvv_lib.cli.{verb}").main(rest) or 0)
+    except (FvvError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2 if type(error).__name__ == "FlagError" else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error. That of a data loader's worker has torch's whole traceback before it."""
+    text = str(error)
+    marker = "\nfvv_lib.errors."
+    if marker in text:
+        text = text.rpartition(marker)[2].partition(": ")[2]
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""`fvv check`: read a data set as training would, and list what is wrong, each problem with its remedy.       Lesson 5
+
+    fvv check train.json --model_name_or_path data_samples/tiny-fastvlm
+
+It takes every data setting that `fvv finetune` takes, so what is checked is what is trained.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fvv_lib.cli.flags import flags_of, parse, take
+from fvv_lib.errors import DataFormatError
+from fvv_lib.settings import DataArguments
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Check annotation files and everything that they name. The exit code is 1 when anything is wrong."""
+
+    model_name_or_path: str = field(metadata={"help": "The model that will be trained; its weights are not loaded."})
+    data: list[str] = field(
+        default_factory=list,
+        metadata={"positional": True, "help": "Annotation files in LLaVA's format; --data_path is the same."},
+    )
+    model_max_length: int | None = field(
+        default=None, metadata={"help": "Positions a sample may take; default: what the model allows."}
+    )
+    workers: int | None = field(default=None, metadata={"help": "Videos read at a time; default: one per core."})
+    report: Path | None = field(
+        default=None, metadata={"help": "Write a record for each sample, its tokens among them, to this .json or .csv."}
+    )
+    histograms: Path | None = field(
+        default=None,
+        metadata={"help": "Write histograms of durations, sizes and token counts to this .png, .pdf or .svg."},
+    )
+    write_clean: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Write the good samples of the training data to this .json, and the names of the others beside it; "
+            "paths of media stay as they are, so without image_folder it must be beside the annotation file."
+        },
+    )
+
+
+def main(arguments: list[str]) -> bool:
+    """True, which is exit code 1, when anything is wrong."""
+    options, settings = _parse(arguments)
+    from fvv_lib.data.report import (
+        check_data,
+        check_outputs,
+        format_problems,
+        write_clean,
+        write_histograms,
+        write_report,
+    )
+    from fvv_lib.data.splits import open_splits
+    from fvv_lib.model.geometry import make_frame_spec
+    from fvv_lib.weights.loading import open_checkpoint
+
+    check_media = settings.pop("check_media", True)
+    data_args = DataArguments(**{**settings, "bad_samples": "skip"})  # every bad sample is listed
+    check_outputs(data_args, options.report, options.histograms, options.write_clean)
+    opened = open_checkpoint(options.model_name_or_path)
+    frame_spec = make_frame_spec(opened, data_args.video_config(opened.image_processor), options.model_max_length)
+    datasets = open_splits(opened.tokenizer, data_args, frame_spec=frame_spec)
+    by_split = {name: check_data(data, options.workers, media=check_media) for name, data in datasets.items()}
+    reports = sorted((report for split in by_split.values() for report in split), key=lambda one: not one.problem)
+    print(format_problems(reports))
+    if options.report:
+        write_report(options.report, reports)
+    if options.histograms:
+        write_histograms(options.histograms, reports, frame_spec.max_length)
+    if options.write_clean:
+        kept = write_clean(options.write_clean, datasets["train"], by_split["train"])
+        print(f"{kept} good samples written to {options.write_clean}")
+    return any(report.problem for report in reports)
+
+
+def _parse(arguments: list[str]) -> tuple[CheckOptions, dict[str, Any]]:
+    """The options of this verb, and the settings of the data by name."""
+    flags = [*flags_of(CheckOptions), *flags_of(DataArguments)]
+    settings = parse(flags, arguments, "check", CheckOptions.__doc__ or "")
+    options = CheckOptions(**take(CheckOptions, settings))
+    settings["data_path"] = [*options.data, *settings.get("data_path", [])]
+    if not settings["data_path"]:
+        raise DataFormatError("Nothing to check: give at least one annotation file.")
+    return options, settings

@@ -1,0 +1,31 @@
+"""`fvv convert`: write a model in Hugging Face's layout, or in Apple's.                                     Lesson 8"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fvv_lib.cli.flags import flags_of, parse
+
+
+@dataclass(frozen=True)
+class ConvertSettings:
+    """Write a model in Hugging Face's layout, or in Apple's."""
+
+    source: Path = field(
+        metadata={"positional": True, "help": "A model in Apple's layout or Hugging Face's, or a LoRA adapter."}
+    )
+    folder: Path = field(metadata={"positional": True, "help": "Where it is written; must not exist, or be empty."})
+    layout: Literal["huggingface", "apple"] = field(
+        default="huggingface", metadata={"help": "Layout of what is written."}
+    )
+
+
+def main(arguments: list[str]) -> None:
+    settings = ConvertSettings(**parse(flags_of(ConvertSettings), arguments, "convert", ConvertSettings.__doc__ or ""))
+    from fvv_lib.weights.converting import convert_checkpoint
+
+    convert_checkpoint(settings.source, settings.folder, settings.layout)
+    if settings.layout == "apple":
+        print(f"{settings.folder}: in Apple's layout (llava_qwen2)")
+    else:
+        print(f"{settings.folder}: loads in transformers with AutoModelForImageTextToText and AutoProcessor")

@@ -1,0 +1,173 @@
+"""Annotation files: samples in LLaVA's format, read one after the other and checked.                       Lesson 5
+
+A sample has `image` or `video` (a path, or a list of them) and `conversations`; everything else in it is free, and may
+differ from sample to sample. No file is held whole. This module opens no picture or video.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fvv_lib.errors import DataFormatError
+from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
+from fvv_lib.prompt.templates import check_turns
+
+Sample = dict[str, Any]
+
+CHUNK = 2**20  # characters of a JSON list that are read at a time
+DECODER, SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+
+
+def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
+    """The samples of an annotation file, each as JSON text and as what it says.
+
+    `.jsonl` has a sample in each line, `.parquet` one in each row; any other file is a JSON list of samples.
+
+    Raises:
+        DataFormatError: the file has no samples, or can not be read; names the file, and the line where it has lines.
+
+    Lesson: 05.
+    """
+    readers = {".jsonl": _read_lines, ".parquet": _read_parquet}
+    samples = readers.get(Path(path).suffix.lower(), _read_list)(str(path))
+    first = next(samples, None)
+    if first is None:
+        raise DataFormatError(f"{path}: the file must have at least one sample.")
+    yield first
+    yield from samples
+
+
+def media_of(sample: Sample) -> Any:
+    """The pictures or videos of a sample as it names them: a list of paths, unless the sample is malformed."""
+    value: Any = sample.get("image", sample.get("video", []))
+    return [value] if isinstance(value, str) else value
+
+
+def are_paths(media: Any) -> bool:
+    return isinstance(media, list) and all(isinstance(path, str) for path in media)
+
+
+def check_sample(sample: Sample, name: str) -> None:
+    """Check the turns of a sample, and that it names one picture or video for each `<image>`.
+
+    Raises:
+        DataFormatError: names the sample, and says what to do.
+    """
+    check_turns(sample.get("conversations", []), name)
+    if "image" in sample and "video" in sample:
+        raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
+    media = media_of(sample)
+    if not are_paths(media):
+        raise DataFormatError(f"{name}: 'image' must be a path or a list of paths, got {media!r}.")
+    placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
+    if placeholders != len(media):
+        raise DataFormatError(
+            f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(media)} pictures or videos. "
+            f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs."
+        )
+
+
+def _read_lines(path: str) -> Iterator[tuple[str, Sample]]:
+    """Text and content of each line of a JSONL file; empty lines hold nothing."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                text = line.decode("utf-8")
+                sample = json.loads(text)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise DataFormatError(f"{path}: not valid JSON (line {number}: {reason}).") from error
+            if not isinstance(sample, dict):
+                raise DataFormatError(f"{path}, line {number}: each line must be a sample, a JSON object.")
+            yield text, sample
+
+
+class _ListReader:
+    """A JSON list that is read piece by piece: a piece of the text, where in it we are, and the line it begins in."""
+
+    def __init__(self, path: str, file: TextIO):
+        self.path, self.file = path, file
+        self.text, self.position, self.line, self.ended = "", 0, 1, False
+
+    def read_on(self) -> None:
+        """Add a piece; twice as much each time that the present entry does not end."""
+        self.line += self.text.count("\n", 0, self.position)
+        self.text, self.position = self.text[self.position :], 0
+        try:
+            piece = self.file.read(max(CHUNK, len(self.text)))
+        except UnicodeDecodeError as error:
+            raise self.wrong(f"here or below, {error}", len(self.text)) from error
+        self.text, self.ended = self.text + piece, not piece
+
+    def next_character(self) -> str:
+        """The next character that is no space; empty at the end of the file."""
+        while True:
+            self.position = SPACE.match(self.text, self.position).end()  # type: ignore[union-attr]  # it always matches
+            if self.position < len(self.text) or self.ended:
+                return self.text[self.position : self.position + 1]
+            self.read_on()
+
+    def next_object(self) -> tuple[str, Sample]:
+        """Text and content of the object that begins here."""
+        while True:
+            try:
+                sample, end = DECODER.raw_decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                if self.ended:
+                    raise self.wrong(error.msg, error.pos) from error
+                self.read_on()
+            else:
+                text = self.text[self.position : end]
+                self.position = end
+                return text, sample
+
+    def line_of(self, position: int) -> int:
+        return self.line + self.text.count("\n", 0, position)
+
+    def wrong(self, reason: str, position: int) -> DataFormatError:
+        where = f"line {self.line_of(position)}"
+        return DataFormatError(f"{self.path}: not valid JSON ({where}: {reason}). Look there in a JSON checker.")
+
+
+def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
+    """Text and content of each entry of a JSON list."""
+    no_list = "the file must be a list of at least one sample, each a JSON object"
+    with open(path, encoding="utf-8-sig") as file:
+        reader = _ListReader(path, file)
+        if reader.next_character() != "[":
+            raise DataFormatError(f"{path}: {no_list}. If each of its lines is a sample, name it .jsonl.")
+        reader.position += 1
+        ends = reader.next_character() == "]"
+        reader.position += ends
+        while not ends:
+            if reader.next_character() != "{":
+                raise DataFormatError(f"{path}: {no_list}; line {reader.line_of(reader.position)} has none.")
+            yield reader.next_object()
+            mark = reader.next_character()
+            if mark not in {",", "]"}:
+                raise reader.wrong("',' or ']' is expected after a sample", reader.position)
+            reader.position += 1
+            ends = mark == "]"
+        if reader.next_character():
+            raise reader.wrong("there is text after the end of the list", reader.position)
+
+
+def _read_parquet(path: str) -> Iterator[tuple[str, Sample]]:
+    """JSON text and content of each row; an empty field is one that the sample does not have."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1000):
+                for row in batch.to_pylist():
+                    sample = {key: value for key, value in row.items() if value is not None}
+                    yield json.dumps(sample, ensure_ascii=False), sample
+    except pa.ArrowException as error:
+        raise DataFormatError(f"{path}: it can not be read as Parquet ({error}). Write it again.") from error
+    except TypeError as error:  # from json.dumps
+        raise DataFormatError(f"{path}: a column is no text, number or list ({error}). Leave it out.") from error

@@ -1,0 +1,155 @@
+"""The text of samples, and every check of a sample that needs no pixels.                                   Lesson 5
+
+A sample's prompt, tokens, labels and length follow from its text, from how many frames its media give, and with time
+marks from their times. So all samples can be checked before one picture is decoded. This module reads no pixels.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.data.annotations import check_sample
+from fvv_lib.data.table import Annotations, Checked
+from fvv_lib.errors import DataFormatError, VideoDecodeError
+from fvv_lib.labels.exact import preprocess
+from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
+from fvv_lib.prompt.templates import get_template
+from fvv_lib.settings import DataArguments
+from fvv_lib.video.frames import marked_times
+from fvv_lib.video.kinds import is_video
+from fvv_lib.video_config import FrameSpec
+
+# Settings of DataArguments on which neither length nor labels of a sample depend.
+NO_MATTER = {
+    *("data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"),
+    *("decode_timeout", "video_backend", "max_new_tokens", "cache_features"),
+}
+
+Turns = list[dict[str, str]]
+Tokens = dict[str, torch.Tensor]
+
+
+class SampleText:
+    """What the model reads of samples beside their frames: prompts, tokens and labels, within its token budget.
+
+    Args:
+        samples: the annotations; samples that are taken out of them are gone here too.
+        tokenizer, data_args, frame_spec: as of `LazySupervisedDataset`.
+
+    Raises:
+        DataFormatError: an unknown template.
+    """
+
+    def __init__(
+        self,
+        samples: Annotations,
+        tokenizer: PreTrainedTokenizerBase,
+        data_args: DataArguments,
+        frame_spec: FrameSpec,
+    ):
+        get_template(data_args.version)
+        self.samples = samples
+        self.tokenizer = tokenizer
+        self.data_args = data_args
+        self.frame_spec = frame_spec
+
+    def frame_counts(self, index: int) -> list[int]:
+        """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
+        return [self.data_args.num_video_frames if is_video(path) else 1 for path in self.samples.media(index)]
+
+    def turns(self, index: int, videos: Sequence[Any] | None = None) -> Turns:
+        """The conversation with one `<image>` per frame; with time marks where the videos are given, of which only
+        `timestamps` is read."""
+        marks = self.data_args.time_marks
+        times = None if videos is None else marked_times(self.samples.media(index), videos, marks)
+        source = self.samples[index]["conversations"]
+        return preprocess_multimodal([source], self.data_args, self.frame_counts(index), times)[0]
+
+    def tokens(self, index: int, turns: Turns, tokenizer: Any = None) -> Tokens:
+        """`input_ids` and `labels` of a sample, int64 (L,)."""
+        args, has_image = self.data_args, bool(self.samples.media(index))
+        names = [self.samples.name(index)]
+        both = preprocess([turns], tokenizer or self.tokenizer, has_image, args.version, args.mismatch, names)
+        return {key: values[0] for key, values in both.items()}
+
+    def length(self, index: int, tokens: Tokens) -> int:
+        """Positions that a sample takes, frames included.
+
+        Raises:
+            TokenBudgetError: they are more than the model may read.
+        """
+        spec, name = self.frame_spec, self.samples.name(index)
+        return check_token_budget(tokens["input_ids"], spec.tokens_per_frame, spec.max_length, name)
+
+    def check_all(self, stop: bool) -> Checked:
+        """Check every sample, once for as long as nothing changes that the result depends on.
+
+        Args:
+            stop: raise the first error that is met.
+        """
+        settings = {name: value for name, value in asdict(self.data_args).items() if name not in NO_MATTER}
+        files = bytes(_file_state(path) for path in self.samples.all_media())
+        check = partial(self.check, RememberingTokenizer(self.tokenizer))
+        return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files], stop)
+
+    def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
+        """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
+        sample, name = self.samples[index], self.samples.name(index)
+        check_sample(sample, name)
+        for path in self.samples.media(index):
+            if not os.path.exists(path):  # Path.exists raises where pixels stand in place of a name
+                raise VideoDecodeError(f"{name}: {str(path)[:300]}: no such file. Check the path, or set image_folder.")
+        answers = "".join(turn["value"] for turn in sample["conversations"][1::2])
+        if self.data_args.time_marks != "none" and DEFAULT_IMAGE_TOKEN in answers:
+            raise DataFormatError(
+                f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, and its time marks would be learned as its words. Write "
+                f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
+            )
+        tokens = self.tokens(index, self.turns(index), tokenizer)
+        return self.length(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
+
+
+def _file_state(path: Path) -> int:
+    """0: missing, 1: a picture, 2: a video. When it changes, samples must be checked again."""
+    if not os.path.exists(path):
+        return 0
+    return 2 if is_video(path) else 1
+
+
+class RememberingTokenizer:
+    """A tokenizer that looks up the texts it has just seen. All samples begin with the same system prompt and many have
+    the same question, so checking a data set takes a third of the calls.
+
+    The ids it returns are shared: do not change them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, most: int = 10_000):
+        self.tokenizer, self.most = tokenizer, most
+        self.seen: dict[tuple[str, bool], Any] = {}
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+        key = (text, add_special_tokens)
+        if key not in self.seen:
+            if len(self.seen) >= self.most:
+                self.seen.clear()
+            self.seen[key] = self.tokenizer(text, add_special_tokens=add_special_tokens)
+        return self.seen[key]
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self.tokenizer.bos_token_id
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def legacy(self) -> bool:
+        """Of Llama's tokenizers: whether a space is put before a text after `</s>`."""
+        return getattr(self.tokenizer, "legacy", False)

@@ -1,0 +1,226 @@
+"""Lazy dataset and collator.                                                                              Lesson 5
+
+The text is checked for every sample when the dataset is made (`checking`); pixels, and the times of frames, are read
+when a sample is asked for. This module knows nothing about models.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.data.checking import SampleText, Tokens, Turns
+from fvv_lib.data.table import Annotations, Made
+from fvv_lib.errors import FvvError, LabelMismatchError, VideoDecodeError
+from fvv_lib.prompt.placeholders import (
+    IGNORE_INDEX,
+)
+from fvv_lib.settings import DataArguments
+from fvv_lib.video.frames import VideoFrames
+from fvv_lib.video.kinds import is_video
+from fvv_lib.video.pixels import preprocess_frames
+from fvv_lib.video.read import count_frames, read_media
+from fvv_lib.video_config import FrameSpec
+
+
+class Shown(NamedTuple):
+    """A sample as the model reads it: its turns, with one `<image>` for each frame and the time marks; their
+    `input_ids` and `labels`, int64 (L,); and its frames, uint8 (T, 3, S, S)."""
+
+    turns: Turns
+    tokens: Tokens
+    images: torch.Tensor
+
+
+class LazySupervisedDataset(Dataset):
+    """Samples of annotation files, ready for the model.
+
+    An item is a dict:
+        input_ids, labels: int64 (L,), `<image>` as one -200 per frame, ignored labels -100.
+        images: uint8 (T, 3, S, S): the frames of all pictures and videos of the sample in order; T is 0 for text alone.
+
+    Args:
+        tokenizer: that of the model.
+        data_path: annotation files.
+        data_args: which samples, and how their videos become frames and text.
+        frame_spec: what a frame is to the model, see `model.geometry.make_frame_spec`.
+
+    Attributes:
+        lengths: int64 (N,), positions that each sample takes, frames included. Time marks are written with the true
+            times of the frames, which a file tells when it is read: until `check_media` has read a sample, they are not
+            counted.
+        dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
+        bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
+            `bad_samples="skip"`.
+
+    Raises:
+        DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
+        VideoDecodeError: a picture or video that does not exist.
+        TokenBudgetError: a sample that is too long. All three with `bad_samples="raise"`, before any training step; but
+            what is too long by its time marks alone is found when it is read, in `check_media` and in each epoch.
+
+    Differs from the described system: a sample that can not be read is an error; there, any exception returns sample 0
+    in its place without a word. Lesson: 05.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        data_path: Sequence[str],
+        data_args: DataArguments,
+        *,
+        frame_spec: FrameSpec,
+    ):
+        self.tokenizer = tokenizer
+        self.data_args = data_args
+        self.frame_spec = frame_spec
+        self.samples = Annotations(data_path, data_args.image_folder, data_args.cache_dir)
+        self.names = Made(self.samples.name, self.samples)
+        self.text = SampleText(self.samples, tokenizer, data_args, frame_spec)
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
+        self.dropped: list[str] = []
+        self.bad: dict[str, FvvError] = {}
+        self._check_text()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by `VideoTrainer`: random sampling takes other frames in each epoch, the same in every run."""
+        self.epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        shown = self.show(index)
+        return {**shown.tokens, "images": shown.images}
+
+    def show(self, index: int) -> Shown:
+        """Read the pictures and videos of a sample, and write and check its prompt."""
+        videos = [self.read(path, index) for path in self.media(index)]
+        return Shown(*self.prompt(index, videos), self.pixels(videos))
+
+    def prompt(self, index: int, videos: Sequence[Any]) -> tuple[Turns, Tokens]:
+        """Turns and tokens of a sample, see `Shown`, checked; of its pictures and videos only `timestamps` is read."""
+        turns = self.text.turns(index, videos)
+        tokens = self.text.tokens(index, turns)
+        self.text.length(index, tokens)  # raises
+        return turns, tokens
+
+    def measure(self, index: int, videos: Sequence[VideoFrames]) -> int:
+        """Positions that a sample takes with these pictures and videos, frames and time marks included. `random` frames
+        have other times in each epoch: there each mark counts as much as one at the end of the clip, which has the most
+        digits.
+
+        Raises:
+            TokenBudgetError: they are more than the model may read.
+        """
+        if self.data_args.frame_sampling == "random":
+            videos = [replace(video, timestamps=np.full_like(video.timestamps, video.duration)) for video in videos]
+        return self.text.length(index, self.text.tokens(index, self.text.turns(index, videos)))
+
+    def pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
+        """The frames of pictures and videos as the model takes them, uint8 (T, 3, S, S)."""
+        size, background = self.frame_spec.image_size, self.frame_spec.background
+        aspect_ratio = self.data_args.image_aspect_ratio
+        clips = [preprocess_frames(video.frames, size, aspect_ratio, background) for video in videos]
+        return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
+
+    def read(self, path: Path, index: int) -> VideoFrames:
+        """The frames of one picture or video of a sample that training takes in this epoch."""
+        args = self.data_args
+        try:
+            return read_media(
+                path,
+                args.num_video_frames,
+                strategy=args.frame_sampling,
+                seed=(int(self.epoch), index),
+                backend=args.video_backend,
+                num_threads=1,
+                timeout=args.decode_timeout or None,
+            )
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{self.names[index]}: {error}") from error
+
+    def media(self, index: int) -> list[Path]:
+        """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
+        return self.samples.media(index)
+
+    def read_all(self, path: Path, index: int) -> VideoFrames:
+        """`read`, and where training takes other frames in each epoch (`random`) a decode of every frame before it."""
+        if self.data_args.frame_sampling == "random" and is_video(path):
+            count_frames(path, timeout=self.data_args.decode_timeout or None)
+        return self.read(path, index)
+
+    def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Iterator[tuple[int, FvvError | None]]:
+        """Read all that training will read of some samples (default: all), in threads (default: one per core); yields
+        each index and what is wrong with the sample. From then on their `lengths` have the time marks."""
+
+        def check(index: int) -> tuple[int, FvvError | None]:
+            try:
+                self.lengths[index] = self.measure(index, [self.read_all(path, index) for path in self.media(index)])
+            except FvvError as error:
+                return index, error
+            return index, None
+
+        indices = range(len(self)) if some is None else some
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            for start in range(0, len(indices), 1000):  # what `map` is given, it puts in line at once
+                yield from pool.map(check, indices[start : start + 1000])
+
+    def leave_out(self, problems: dict[int, FvvError]) -> None:
+        """Do with samples that can not be used what `bad_samples` says: raise the first error, or take them out."""
+        if problems and self.data_args.bad_samples == "raise":
+            raise problems[min(problems)]
+        self.bad.update({self.names[index]: error for index, error in problems.items()})
+        self._keep(~np.isin(np.arange(len(self)), list(problems)))
+
+    def _check_text(self) -> None:
+        """Check all of each sample but its pixels; leave out what cannot be used, then what teaches nothing."""
+        self.lengths, learned, problems = self.text.check_all(stop=self.data_args.bad_samples == "raise")
+        learned = np.delete(learned, list(problems))
+        self.leave_out(problems)
+        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]  # not counted by strict or tolerant
+        if self.dropped and not learned.any():
+            raise LabelMismatchError(
+                f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
+                "would be learned. Look at it with diagnose_labels; often the template does not suit the tokenizer."
+            )
+        self._keep(learned)
+
+    def _keep(self, chosen: np.ndarray) -> None:
+        self.samples.keep(chosen)
+        self.lengths = self.lengths[chosen]
+
+
+@dataclass
+class DataCollatorForSupervisedDataset:
+    """Make a batch: pad the text to the longest, stack the frames when their shapes agree.
+
+    Returns:
+        input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from
+        the lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
+        tensors (T, 3, S, S) when they differ in T (0 for text alone); or `vision_features` in the same way.
+
+    Lesson: 05.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, instances: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        pad = partial(pad_sequence, batch_first=True)
+        key = "images" if "images" in instances[0] else "vision_features"
+        frames = [instance[key] for instance in instances]
+        return {
+            "input_ids": pad([i["input_ids"] for i in instances], padding_value=self.tokenizer.pad_token_id),
+            "labels": pad([i["labels"] for i in instances], padding_value=IGNORE_INDEX),
+            "attention_mask": pad([torch.ones_like(i["input_ids"]) for i in instances]),
+            key: torch.stack(frames) if len({clip.shape for clip in frames}) == 1 else frames,
+        }

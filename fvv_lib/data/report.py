@@ -1,0 +1,184 @@
+"""Check a data set before it is trained on: every annotation, every picture and video, every token budget.  Lesson 5
+
+The data set is opened and read as training does it, but nothing stops at the first error: each sample gets a report.
+"""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.errors import FvvError
+from fvv_lib.settings import DataArguments
+from fvv_lib.video.kinds import is_video
+
+
+@dataclass(frozen=True)
+class MediaReport:
+    """One picture or video: seconds (0 for a picture), frames, and size in pixels."""
+
+    path: str
+    seconds: float
+    frames: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One sample: its name, its expanded length in tokens, its media, and the error that it would raise (or none).
+    `index` is its place in the dataset; None where the dataset has left it out."""
+
+    name: str
+    tokens: int = 0
+    media: list[MediaReport] = field(default_factory=list)
+    kind: str = ""
+    problem: str = ""
+    index: int | None = None
+
+
+def check_data(
+    dataset: LazySupervisedDataset, workers: int | None = None, quiet: bool = False, media: bool = True
+) -> list[SampleReport]:
+    """Read every sample as training would, in parallel; a report for each, the bad ones first.
+
+    Args:
+        dataset: made with `bad_samples="skip"`, so that it lists bad annotations instead of raising at the first.
+        workers: videos read at a time; default: one per core.
+        quiet: show no progress bar.
+        media: False reads no pictures and videos; then only the text has been checked.
+
+    Lesson: 05.
+    """
+    reports = [SampleReport(name, kind=_kind(error), problem=str(error)) for name, error in dataset.bad.items()]
+    reports += [
+        SampleReport(
+            name, kind="LabelMismatchError", problem=f"{name}: dropped by mismatch={dataset.data_args.mismatch!r}"
+        )
+        for name in dataset.dropped
+    ]
+    if not media:
+        reports += [SampleReport(dataset.names[i], int(dataset.lengths[i]), index=i) for i in range(len(dataset))]
+        return sorted(reports, key=lambda report: not report.problem)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        rest = pool.map(lambda index: _inspect(dataset, index), range(len(dataset)))
+        reports += tqdm(rest, total=len(dataset), desc="checking", disable=quiet or None)
+    return sorted(reports, key=lambda report: not report.problem)
+
+
+def _kind(error: FvvError) -> str:
+    return type(error).__name__
+
+
+def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
+    name, tokens = dataset.names[index], int(dataset.lengths[index])
+    media: list[MediaReport] = []
+    videos = []
+    try:
+        for path in dataset.media(index):
+            videos.append(video := dataset.read_all(path, index))
+            height, width = video.frames.shape[1:3]
+            seconds = round(video.duration, 3) if is_video(path) else 0.0
+            media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
+        tokens = dataset.measure(index, videos)
+    except FvvError as error:
+        return SampleReport(name, tokens, media, _kind(error), str(error), index)
+    return SampleReport(name, tokens, media, index=index)
+
+
+def format_problems(reports: Sequence[SampleReport], limit: int = 20) -> str:
+    """A table: how many of each kind of error, then the first `limit` errors, each with its remedy."""
+    bad = [report for report in reports if report.problem]
+    lines = [f"{len(reports)} samples, {len(bad)} bad"]
+    lines += [f"{count:>7} {kind}" for kind, count in Counter(report.kind for report in bad).most_common()]
+    lines += [f"  {report.problem}" for report in bad[:limit]]
+    if len(bad) > limit:
+        lines.append(f"  and {len(bad) - limit} more; --report FILE lists all")
+    return "\n".join(lines)
+
+
+def write_report(path: Path, reports: Sequence[SampleReport]) -> None:
+    """One record for each sample, as JSON or CSV by the file's extension."""
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["name", "tokens", "media", "seconds", "kind", "problem"])
+            for report in reports:
+                seconds = sum(media.seconds for media in report.media)
+                paths = " ".join(media.path for media in report.media)
+                writer.writerow([report.name, report.tokens, paths, seconds, report.kind, report.problem])
+    else:
+        path.write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
+
+
+def write_histograms(path: Path, reports: Sequence[SampleReport], max_length: int) -> None:
+    """Histograms of durations, picture sizes and token counts, as a figure in the file's format."""
+    from fvv_lib.plotting import plot_data  # a report may draw; matplotlib is loaded only then
+
+    media = [one for report in reports for one in report.media]
+    plot_data(
+        [one.seconds for one in media if one.seconds],
+        [(one.width, one.height) for one in media],
+        [report.tokens for report in reports if report.tokens],
+        max_length,
+    ).savefig(path)
+
+
+def write_clean(path: Path, dataset: LazySupervisedDataset, reports: Sequence[SampleReport]) -> int:
+    """Write the good samples as an annotation file and the names of the others beside it; returns how many are good."""
+    kept = sorted(report.index for report in reports if report.index is not None and not report.problem)
+    path.write_text(json.dumps([dataset.samples[index] for index in kept], indent=1) + "\n")
+    bad = {report.name: report.problem for report in reports if report.problem}
+    _dropped(path).write_text(json.dumps(bad, indent=1) + "\n")
+    return len(kept)
+
+
+def _dropped(path: Path) -> Path:
+    return path.with_suffix(".dropped.json")
+
+
+def check_outputs(data_args: DataArguments, report: Path | None, histograms: Path | None, clean: Path | None) -> None:
+    """Refuse what could not be written in the end, or would be of no use, before hours of reading.
+
+    Raises:
+        FvvError: names the output and the remedy.
+    """
+    taken = {Path(file).resolve() for file in data_args.data_path}
+    for name, path, suffixes in (
+        ("report", report, (".json", ".csv")),
+        ("histograms", histograms, (".png", ".pdf", ".svg")),
+        ("write_clean", clean, (".json",)),
+        ("write_clean", clean and _dropped(clean), (".json",)),
+    ):
+        if path is None:
+            continue
+        if path.suffix not in suffixes:
+            raise FvvError(f"{name}: {path} must end with {' or '.join(suffixes)}.")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise FvvError(f"{name}: the folder of {path} does not exist, or nothing may be written there.")
+        if path.is_dir():
+            raise FvvError(f"{name}: {path} is a folder: give the name of a file.")
+        if path.resolve() in taken:
+            raise FvvError(f"{path} is asked for twice, or is an annotation file that is checked: choose another name.")
+        taken.add(path.resolve())
+    if clean and data_args.image_folder is None:
+        folders = {Path(file).parent.resolve() for file in data_args.data_path}
+        if folders != {clean.parent.resolve()}:
+            raise FvvError(
+                "write_clean: without an image_folder, paths of media start from the folder of the annotation file, "
+                f"and {clean} is not in it: write it there, or give --image_folder, now and in training."
+            )
+
+
+def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
+    """How many samples were used, and which were not and why."""
+    bad = {name: str(error) for name, error in dataset.bad.items()}
+    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad}

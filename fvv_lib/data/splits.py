@@ -1,0 +1,63 @@
+"""Training, validation and test data of a run, which share no clip.                                        Lesson 5"""
+
+from dataclasses import replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.data.dataset import DataCollatorForSupervisedDataset, LazySupervisedDataset
+from fvv_lib.errors import DataFormatError
+from fvv_lib.settings import DataArguments
+from fvv_lib.video_config import FrameSpec
+
+
+def open_splits(
+    tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec
+) -> dict[str, LazySupervisedDataset]:
+    """The data sets of a run by name: `train` and, where they are set, `validation` and `test`.
+
+    Raises:
+        DataFormatError: no `data_path`; a clip of a held-out set is in the training set too.
+
+    Lesson: 05.
+    """
+    if not data_args.data_path:
+        raise DataFormatError("No training data: set data_path to at least one annotation file.")
+    splits = {"train": LazySupervisedDataset(tokenizer, data_args.data_path, data_args, frame_spec=frame_spec)}
+    held_out = {"validation": data_args.validation_data_path, "test": data_args.test_data_path}
+    for name, path in held_out.items():
+        if path is not None:
+            evaluation = data_args.for_evaluation()
+            splits[name] = LazySupervisedDataset(tokenizer, [path], evaluation, frame_spec=frame_spec)
+            check_disjoint(splits["train"], splits[name])
+    return splits
+
+
+def make_supervised_data_module(
+    tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec
+) -> dict[str, Any]:
+    """`train_dataset`, `eval_dataset` (None without `validation_data_path`) and `data_collator`, for the Trainer.
+
+    Args:
+        frame_spec: what a frame is to the model, see `model.geometry.make_frame_spec`.
+
+    Raises: as `open_splits`.
+
+    Lesson: 05.
+    """
+    splits = open_splits(tokenizer, replace(data_args, test_data_path=None), frame_spec=frame_spec)
+    return {
+        "train_dataset": splits["train"],
+        "eval_dataset": splits.get("validation"),
+        "data_collator": DataCollatorForSupervisedDataset(tokenizer),
+    }
+
+
+def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
+    """Raise a DataFormatError when a picture or video of a held-out set is in the training set too."""
+    train_media, others = ({path.resolve() for path in one.samples.all_media()} for one in (train, held_out))
+    if shared := train_media & others:
+        raise DataFormatError(
+            f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
+            f"{min(shared)}. A result on clips that were learned says nothing: take them out of one of the two."
+        )

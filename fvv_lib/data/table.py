@@ -1,0 +1,242 @@
+"""Annotation files as one memory-mapped table.                                                             Lesson 5
+
+The samples of a file may differ in what they hold, so the table has one row for each sample with its JSON text as it
+stands, and two columns more: its id and its media. Arrow's files are mapped into memory, not read: a million samples
+open at once, and all workers share them. This module knows nothing of what a sample means to a model.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fvv_lib import errors
+from fvv_lib.data.annotations import Sample, are_paths, media_of, read_annotations
+from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.provenance import code_digest
+
+T = TypeVar("T")
+
+COLUMNS = datasets.Features(
+    {"sample": datasets.Value("string"), "id": datasets.Value("string"), "media": [datasets.Value("string")]}
+)
+CHECKED = datasets.Features(
+    {
+        "length": datasets.Value("int64"),
+        "learned": datasets.Value("bool"),
+        "kind": datasets.Value("string"),
+        "problem": datasets.Value("string"),
+    }
+)
+SAMPLES_PER_PROCESS = 50_000  # of twice as many and more, several processes check
+
+
+class Checked(NamedTuple):
+    """Of each sample: its expanded length, int64 (N,); whether anything in it is learned, bool (N,). And what is wrong
+    with those that can not be used, by their index; the length of these is 0."""
+
+    lengths: np.ndarray
+    learned: np.ndarray
+    problems: dict[int, FvvError]
+
+
+class Annotations(Sequence[Sample]):
+    """The samples of annotation files, in order; each is read from the memory-mapped table when it is asked for.
+
+    Args:
+        paths: annotation files, see `read_annotations`.
+        image_folder: folder that paths of media start from; default: each annotation file's own.
+        cache_dir: folder of the tables; default: that of `datasets` (HF_DATASETS_CACHE). A table is made when a file
+            with this content is first opened. Nothing is written beside the file.
+
+    Raises:
+        DataFormatError: a file is missing, can not be read, or is no list of samples; names the file and the line.
+
+    Lesson: 05.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], image_folder: str | None = None, cache_dir: str | None = None):
+        self.digests = [file_digest(path) for path in paths]
+        tables = [open_table(path, digest, cache_dir) for path, digest in zip(paths, self.digests, strict=True)]
+        self.paths = list(map(str, paths))
+        self.folders = [Path(image_folder or Path(path).parent) for path in paths]
+        self.table = datasets.concatenate_datasets(tables)
+        self.starts = np.cumsum([0, *map(len, tables)])
+        self.shares_id = np.concatenate([_shared(table.data.column("id")) for table in tables])
+        self.rows = np.arange(len(self.table))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return json.loads(self._cell("sample", index))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_columns"}  # Arrow would copy them
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.ChunkedArray]:
+        return {name: self.table.data.column(name) for name in COLUMNS}
+
+    def _cell(self, column: str, index: int) -> Any:
+        return self._columns[column][int(self.rows[index])].as_py()
+
+    def _file(self, index: int) -> int:
+        return int(np.searchsorted(self.starts, self.rows[index], side="right")) - 1
+
+    def name(self, index: int) -> str:
+        """What a sample is called in errors and records: by its id or, where it has none, by its place in the file,
+        counted from 0; by both where several share one id."""
+        file, row = self._file(index), self.rows[index]
+        place = f" (at {row - self.starts[file]})" if self.shares_id[row] else ""
+        return f"{self.paths[file]}, sample {self._cell('id', index)}{place}"
+
+    def media(self, index: int) -> list[Path]:
+        """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
+        folder = self.folders[self._file(index)]
+        return [folder / path for path in self._cell("media", index)]
+
+    def all_media(self) -> Iterator[Path]:
+        """Every picture and video of all samples; once for each file that names it."""
+        files = np.searchsorted(self.starts, self.rows, side="right") - 1
+        for file, folder in enumerate(self.folders):
+            rows = self.rows[files == file]
+            column = self.table.data.column("media")
+            column = column.take(pa.array(rows)) if len(rows) < len(self.table) else column
+            yield from (folder / path.as_py() for path in pc.unique(pc.list_flatten(column)))
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Leave out the samples that are not `chosen`, bool (N,)."""
+        self.rows = self.rows[chosen]
+
+    def check(self, one: Callable[[int], tuple[int, bool]], depends_on: Any, stop: bool) -> Checked:
+        """Call `one` for each sample, once: what it finds is kept with the table, for as long as neither the annotation
+        files nor `depends_on` change.
+
+        Args:
+            one: returns the length of a sample and whether anything in it is learned, or raises a FvvError.
+            depends_on: everything but the samples that the result depends on.
+            stop: raise the first error that is met.
+        """
+
+        def batch(_: Any, indices: list[int]) -> dict[str, list[Any]]:
+            found: dict[str, list[Any]] = {column: [] for column in CHECKED}
+            for index in indices:
+                row: tuple[int, bool, str | None, str | None]
+                try:
+                    row = (*one(index), None, None)
+                except FvvError as error:
+                    if stop:
+                        raise
+                    row = (0, False, type(error).__name__, str(error))
+                for column, value in zip(found.values(), row, strict=True):
+                    column.append(value)
+            return found
+
+        workers = min(os.cpu_count() or 1, len(self) // SAMPLES_PER_PROCESS)
+        key = datasets.fingerprint.Hasher.hash([self.digests, self.paths, code_digest(), depends_on])
+        with _bars_on_terminals_only():
+            table = self.table.map(
+                batch,
+                with_indices=True,
+                batched=True,
+                remove_columns=self.table.column_names,
+                features=CHECKED,
+                new_fingerprint=key,
+                num_proc=workers if workers > 1 else None,
+                load_from_cache_file=True,
+                desc="checking the text",
+            )
+        lengths, learned, kinds, texts = (table.data.column(column) for column in CHECKED)
+        bad = np.flatnonzero(kinds.is_valid().to_numpy())
+        problems = {int(i): getattr(errors, kinds[int(i)].as_py())(texts[int(i)].as_py()) for i in bad}
+        return Checked(np.array(lengths), np.array(learned, dtype=bool), problems)
+
+
+class Made(Sequence[T]):
+    """A sequence whose entries are made when they are asked for."""
+
+    def __init__(self, make: Callable[[int], T], of: Sequence[Any]):
+        self.make, self.of = make, of
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.make(range(len(self))[index])
+
+
+def file_digest(path: str | Path) -> str:
+    """What the table of an annotation file depends on, as one name: its content, its format, and the code that reads
+    it."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "blake2b")
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such annotation file" if missing else f"it can not be read ({error.strerror})"
+        raise DataFormatError(f"{path}: {reason}.") from error
+    digest.update(f"{Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}".encode())
+    return digest.hexdigest()[:32]
+
+
+def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> datasets.Dataset:
+    """The table of one annotation file, made unless a file with the same digest was opened before; see `Annotations`.
+
+    Its columns: `sample`, JSON text; `id`, the sample's own or its place in the file; `media`, as the sample names
+    them.
+    """
+    with _bars_on_terminals_only():
+        try:
+            return datasets.Dataset.from_generator(
+                _rows,
+                features=COLUMNS,
+                cache_dir=cache_dir,
+                gen_kwargs={"path": str(path)},
+                fingerprint=digest,
+            )
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, FvvError):
+                raise error.__cause__ from None
+            raise
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    for place, (text, sample) in enumerate(read_annotations(path)):
+        named, media = str(sample.get("id", place)), media_of(sample)
+        media = media if are_paths(media) else []  # `check_sample` says what is wrong with it
+        try:
+            "".join([text, named, *media]).encode()
+        except UnicodeEncodeError as error:
+            raise DataFormatError(f"{path}, sample {place}: its text is not valid Unicode ({error}).") from error
+        yield {"sample": text, "id": named, "media": media}
+
+
+def _shared(ids: pa.ChunkedArray) -> np.ndarray:
+    """Which of these ids, (N,), are there more than once: bool (N,)."""
+    counts = pc.value_counts(ids)
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    return pc.is_in(ids, value_set=several).to_numpy()
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """Progress bars of `datasets` where somebody sees them, and in no log or notebook."""
+    hide = not (sys.stderr.isatty() or datasets.are_progress_bars_disabled())
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()

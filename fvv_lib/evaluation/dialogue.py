@@ -1,0 +1,132 @@
+"""Ask a model about videos and pictures, once or in a dialogue.                                           Lesson 7
+
+Frames, prompt and tokens are those of training: the model's `fvv_config.json` says which.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fvv_lib.errors import FvvError, TokenBudgetError
+from fvv_lib.evaluation.generation import generate_answers, prompt_ids
+from fvv_lib.model.geometry import make_frame_spec
+from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
+from fvv_lib.video.frames import VideoFrames, marked_times
+from fvv_lib.video.pixels import preprocess_frames
+from fvv_lib.video.read import read_media
+from fvv_lib.weights.loading import LoadedModel
+
+
+class Chat:
+    """A dialogue with a model about what it is shown; greedy.
+
+    Every question is asked with all turns before it, so that its prompt is the training prompt of the same
+    conversation; each time, every frame is encoded again.
+
+    Args:
+        loaded: what `load_pretrained_model` returns.
+        max_new_tokens: tokens that an answer may have.
+
+    Attributes:
+        turns: the dialogue so far in LLaVA's form, one `<image>` for each frame.
+        images: the frames in it, uint8 (T, 3, S, S).
+
+    Lesson: 07.
+    """
+
+    def __init__(self, loaded: LoadedModel, max_new_tokens: int = 128) -> None:
+        if max_new_tokens < 1:
+            raise FvvError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+        self.loaded, self.max_new_tokens = loaded, max_new_tokens
+        self.config = loaded.model.video_config
+        self.frame_spec = make_frame_spec(loaded, self.config)
+        self.turns: list[dict[str, str]] = []
+        size = self.frame_spec.image_size
+        self.images = torch.empty(0, 3, size, size, dtype=torch.uint8)
+        self._next: list[tuple[Path, VideoFrames]] = []  # shown, not yet asked about
+
+    def show(self, path: str | Path) -> VideoFrames:
+        """Show a picture or video with the next question; returns the frames that the model will see.
+
+        Raises:
+            VideoDecodeError: it can not be read.
+        """
+        video = read_media(path, self.config.num_video_frames, strategy=self.config.inference_sampling)
+        self._next.append((Path(path), video))
+        return video
+
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of the dialogue with this question, up to where its answer begins.
+
+        Raises:
+            DataFormatError: `<image>` are not as many as what was shown since the last question, or no question.
+            TokenBudgetError: prompt and answer are longer than the model may read.
+        """
+        turns = [*self.turns, self._turn(question)]
+        ids = prompt_ids(turns, self.loaded.tokenizer, self.config.version, "dialogue")
+        name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens kept for its answer"
+        room = self.loaded.context_len - self.max_new_tokens
+        try:
+            check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name)
+        except TokenBudgetError as error:
+            remedy = " Or begin a new dialogue." if self.turns else ""
+            raise TokenBudgetError(f"{error}{remedy}") from error
+        return ids
+
+    def ask(self, question: str, write: Callable[[str], Any] | None = None) -> str:
+        """Ask a question and return the answer.
+
+        Args:
+            question: `<image>` is put before it for each picture or video shown since the last question, unless it
+                stands in it already.
+            write: called with each piece of the answer as soon as it is there.
+
+        An empty answer leaves the dialogue as it was, with what was shown still to be asked about: no conversation that
+        a model learns from has one.
+
+        Raises: as `prompt`.
+        """
+        prompt = self.prompt(question)
+        config, spec = self.config, self.frame_spec
+        pixels = [
+            preprocess_frames(video.frames, spec.image_size, config.image_aspect_ratio, spec.background)
+            for _, video in self._next
+        ]
+        images = torch.cat([self.images, *pixels])
+        (answer,) = generate_answers(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            [prompt],
+            [images],
+            self.config.version,
+            self.max_new_tokens,
+            write,
+        )
+        if answer:
+            self.turns += [self._turn(question), {"from": "gpt", "value": answer}]
+            self.images, self._next = images, []
+        return answer
+
+    def _turn(self, question: str) -> dict[str, str]:
+        paths, videos = [path for path, _ in self._next], [video for _, video in self._next]
+        if DEFAULT_IMAGE_TOKEN not in question:
+            question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(videos) + question
+        times = marked_times(paths, videos, self.config.time_marks)
+        turn = {"from": "human", "value": question}
+        return preprocess_multimodal([[turn]], None, [len(video.frames) for video in videos], times)[0][0]
+
+
+def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question: str, max_new_tokens: int = 128) -> str:
+    """Ask one question about a video, a picture, or several, in the way the model was trained: a `Chat` of one turn.
+
+    Args:
+        media: one path, or several, or none (`[]`).
+
+    Raises: as `Chat.show` and `Chat.ask`.
+    """
+    chat = Chat(loaded, max_new_tokens)
+    for path in [media] if isinstance(media, str | Path) else media:
+        chat.show(path)
+    return chat.ask(question)

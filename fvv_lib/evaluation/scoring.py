@@ -1,0 +1,149 @@
+"""Questions of a test set, asked and scored.                                                                Lesson 7
+
+Every question is asked with the true turns before it, and an answer counts when it names the right choice and no other.
+This module knows nothing about training.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.evaluation.generation import generate_answers, prompt_ids
+from fvv_lib.model.video_model import VideoMixin
+from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of a test set, and what the model said to it."""
+
+    sample: str
+    kind: str
+    question: str
+    expected: str
+    generated: str
+    correct: bool
+
+
+def evaluate(
+    model: VideoMixin,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: LazySupervisedDataset,
+    batch_size: int = 32,
+    max_new_tokens: int = 32,
+) -> list[Answer]:
+    """Ask every question of a test set, each with the true turns before it as history.
+
+    A sample may say what its questions are: `kinds`, a name for each question, and `choices`, for each question the
+    texts of which an answer must name the right one. Without choices an answer is right when it is the expected text.
+
+    Raises:
+        DataFormatError: a sample whose `kinds` or `choices` do not match its questions, before anything is asked.
+
+    Lesson: 07.
+    """
+    for index in range(len(dataset)):
+        _check_questions(dataset, index)
+    questions = [
+        (index, number)
+        for index, sample in enumerate(dataset.samples)
+        for number in range(len(sample["conversations"]) // 2)
+    ]
+    version = dataset.data_args.version
+    answers: list[Answer] = []
+    for start in range(0, len(questions), batch_size):
+        batch = questions[start : start + batch_size]
+        shown = {index: dataset.show(index) for index in {index for index, _ in batch}}
+        asked = [shown[index].turns[: 2 * number + 1] for index, number in batch]
+        counts = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
+        generated = generate_answers(
+            model,
+            tokenizer,
+            [prompt_ids(turns, tokenizer, version) for turns in asked],
+            [shown[index].images[:count] for (index, _), count in zip(batch, counts, strict=True)],
+            version,
+            max_new_tokens,
+        )
+        for (index, number), text in zip(batch, generated, strict=True):
+            answers.append(_score(dataset, index, number, shown[index].turns, text))
+    return answers
+
+
+def _score(
+    dataset: LazySupervisedDataset, index: int, number: int, turns: Sequence[dict[str, str]], generated: str
+) -> Answer:
+    sample = dataset.samples[index]
+    kind = sample["kinds"][number] if "kinds" in sample else "all"
+    choices = sample["choices"][number] if "choices" in sample else []
+    question, expected = turns[2 * number]["value"], turns[2 * number + 1]["value"]
+    return Answer(dataset.names[index], kind, question, expected, generated, is_correct(generated, expected, choices))
+
+
+def _check_questions(dataset: LazySupervisedDataset, index: int) -> None:
+    sample, name = dataset.samples[index], dataset.names[index]
+    answers = [turn["value"] for turn in sample["conversations"][1::2]]
+    for key in ("kinds", "choices"):
+        if key in sample and len(sample[key]) != len(answers):
+            raise DataFormatError(f"{name}: {key!r} must have an entry for each of its {len(answers)} questions.")
+    for answer, choices in zip(answers, sample.get("choices", []), strict=False):
+        if choices and len(_named(answer, choices)) != 1:
+            raise DataFormatError(f"{name}: the answer {answer!r} must name exactly one of its choices {choices}.")
+
+
+def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
+    """Whether an answer is right: with choices, it names exactly the one that the expected text names; without, it is
+    the expected text, apart from case, spaces and the full stop."""
+    if choices:
+        return _named(generated, choices) == _named(expected, choices)
+    return _plain(generated) == _plain(expected)
+
+
+def _named(text: str, choices: Sequence[str]) -> set[str]:
+    """The choices that stand in a text as whole words; "top left" is one, not also "left"."""
+    longest_first = sorted(choices, key=len, reverse=True)
+    pattern = rf"\b({'|'.join(map(re.escape, longest_first))})\b"
+    return {hit.lower() for hit in re.findall(pattern, text, re.IGNORECASE)}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".")
+
+
+def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    """For each kind of question: `accuracy`, `correct`, `total`.
+
+    Raises:
+        FvvError: there are no answers.
+    """
+    if not answers:
+        raise FvvError("There are no answers to count.")
+    table: dict[str, dict[str, Any]] = {}
+    for kind in sorted({answer.kind for answer in answers}):
+        right = [answer.correct for answer in answers if answer.kind == kind]
+        table[kind] = {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
+    return table
+
+
+def confidence_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Between which accuracies a model may lie that was right `correct` times of `total`; Wilson's interval, which
+    stays between 0 and 1 and says something even where all answers are right.
+
+    Raises:
+        FvvError: not 0 <= correct <= total with a total of at least 1.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927. Lesson: 07.
+    """
+    if not 0 <= correct <= total or total < 1:
+        raise FvvError(f"{correct} right answers of {total} can not be: count at least one question.")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = correct / total
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,1 @@
+"""Room 6: settings become a run, its checkpoints and its record."""

@@ -1,0 +1,120 @@
+"""The Trainer: a learning rate for each part, batches of like lengths, labelled logits only.               Lesson 6
+
+All else is transformers' Trainer, and `checkpoints` for stopping and going on.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.finetuning.resume import ResumableTrainer
+from fvv_lib.model.parts import part_of
+from fvv_lib.model.video_model import VideoMixin
+from fvv_lib.private_api import length_grouped_sampler
+from fvv_lib.prompt.placeholders import IMAGE_TOKEN_INDEX
+
+
+class Counter:
+    """How much went through a run: samples, frames, and tokens with each frame counted as what the model makes of it.
+
+    Args:
+        tokens_per_frame: of the model.
+    """
+
+    def __init__(self, tokens_per_frame: int):
+        self.tokens_per_frame = tokens_per_frame
+        self.samples = self.frames = self.tokens = 0
+
+    def add(self, batches: Iterable[dict[str, Any]]) -> None:
+        """Count batches of the collator, still on the CPU."""
+        for batch in batches:
+            frames = int((batch["input_ids"] == IMAGE_TOKEN_INDEX).sum())
+            self.samples += len(batch["input_ids"])
+            self.frames += frames
+            self.tokens += int(batch["attention_mask"].sum()) + frames * (self.tokens_per_frame - 1)
+
+    def per_second(self, seconds: float, processes: int) -> dict[str, float]:
+        """Of all processes together, from what one of them counted."""
+        counts = {"samples": self.samples, "frames": self.frames, "tokens": self.tokens}
+        return {f"{name}_per_second": round(processes * count / seconds, 2) for name, count in counts.items()}
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the dataset its epoch, so that `random` takes other frames in each. Accelerate does that too, but not with
+    several processes, nor in the epoch that a run is resumed in."""
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
+
+
+class VideoTrainer(ResumableTrainer):
+    """A Trainer with a learning rate for each part, and evaluation without the logits of the prompt.
+
+    Args:
+        counter: counts what is trained on, if there is one. The others are the Trainer's own.
+    """
+
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(self, *args: Any, counter: Counter | None = None, **kwargs: Any):
+        self.counter = counter
+        super().__init__(*args, **kwargs)
+        self.add_callback(_TellEpoch())
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Groups by part and by weight decay; a part without a rate of its own takes `learning_rate`."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            rates = {"vision_tower": self.args.vision_tower_lr, "projector": self.args.projector_lr}
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[str, bool], dict[str, Any]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    part, decays = part_of(name), name in decayed
+                    rate = rates.get(part)
+                    new = {
+                        "params": [],
+                        "lr": self.args.learning_rate if rate is None else rate,
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                    }
+                    groups.setdefault((part, decays), new)["params"].append(parameter)
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(list(groups.values()), **settings)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: LazySupervisedDataset | None = None) -> Sampler | None:
+        """With `train_sampling_strategy="group_by_length"`, batches of samples whose expanded lengths are alike. The
+        Trainer would read every clip to find them, count one token for each frame, and resume in another order."""
+        dataset = train_dataset or self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or dataset is None:
+            return super()._get_train_sampler(train_dataset)
+        return self._grouped(dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps)
+
+    def _get_eval_sampler(self, eval_dataset: LazySupervisedDataset) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        return self._grouped(eval_dataset, self.args.eval_batch_size)
+
+    def _grouped(self, dataset: LazySupervisedDataset, batch_size: int) -> Sampler:
+        """The order follows from seed and epoch alone. Processes share the batches out among them later."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return length_grouped_sampler(dataset.lengths.tolist(), batch_size, seed)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        if self.counter is not None:
+            self.counter.add(batches)
+        return batches, items
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if not isinstance(self.model, VideoMixin) and self.args.should_save:  # PEFT saves what is its own
+            base = cast(VideoMixin, self.model.base_model.model)
+            base.video_config.save(output_dir or self.args.output_dir)

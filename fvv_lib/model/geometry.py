@@ -1,0 +1,124 @@
+"""What a frame is to a model: pixels, tokens, room for a sample.                                          Lesson 4
+
+All of it follows from the configuration of a model: nothing is encoded, and no weights are needed. `make_frame_spec` is
+the one place where training, checking, asking and the memory prediction learn it.
+"""
+
+import json
+import math
+from functools import lru_cache
+from typing import Any, Protocol
+
+import timm
+import torch
+from transformers import PreTrainedConfig
+
+from fvv_lib.errors import CheckpointError, FvvError, TokenBudgetError
+from fvv_lib.video_config import FrameSpec, VideoConfig
+
+
+class OpenedModel(Protocol):
+    """What the geometry of frames follows from: a checkpoint that is opened, or a model that is loaded."""
+
+    @property
+    def config(self) -> PreTrainedConfig: ...
+
+    @property
+    def image_processor(self) -> Any: ...
+
+    @property
+    def context_len(self) -> int: ...
+
+
+def make_frame_spec(
+    opened: OpenedModel, video_config: VideoConfig, max_length: int | None = None, image_size: int | None = None
+) -> FrameSpec:
+    """What a frame is to this model, with these settings.
+
+    Args:
+        max_length: positions that a sample may take; default: as many as the model reads.
+        image_size: side of a frame in pixels; default: that of the image processor.
+
+    Raises:
+        TokenBudgetError: `max_length` is more than the model reads.
+        CheckpointError, FvvError: see `tokens_per_frame`.
+
+    Lesson: 04.
+    """
+    size = processor_size(opened.image_processor) if image_size is None else image_size
+    limit = opened.context_len if max_length is None else max_length
+    if not 1 <= limit <= opened.context_len:
+        raise TokenBudgetError(
+            f"model_max_length={limit}, but the checkpoint reads 1 to {opened.context_len} positions: change it."
+        )
+    tokens = tokens_per_frame(opened.config, size, video_config.frame_pool)
+    return FrameSpec(size, tokens, limit, video_config.background)
+
+
+def processor_size(image_processor: Any) -> int:
+    """The side in pixels of the square that a Hugging Face image processor makes."""
+    for size in (getattr(image_processor, "crop_size", None), image_processor.size):
+        if size and size.get("height"):
+            return int(size["height"])
+    return int(image_processor.size["shortest_edge"])
+
+
+def tokens_per_frame(config: PreTrainedConfig, image_size: int, frame_pool: int = 1) -> int:
+    """How many tokens the model reads for a square picture: (image_size / stride) squared, 256 at 1024, divided by
+    `frame_pool` squared.
+
+    CLIP's class token is one more where it is not left out (`vision_feature_select_strategy` is `full`).
+
+    Raises:
+        CheckpointError: the size is no multiple of the tower's stride, or CLIP was made for another.
+        FvvError: the tokens cannot be pooled, see `pooled_tokens`.
+    """
+    stride = vision_stride(config)
+    if image_size % stride:
+        raise CheckpointError(f"The picture size {image_size} is no multiple of the vision tower's stride {stride}.")
+    expected = getattr(config.vision_config, "image_size", image_size)
+    if image_size != expected:
+        raise CheckpointError(f"The image processor makes {image_size} pixels, but the vision tower takes {expected}.")
+    tokens = (image_size // stride) ** 2
+    if config.vision_feature_select_strategy == "full":
+        tokens += class_tokens(config)
+    return pooled_tokens(tokens, frame_pool)
+
+
+def pooled_tokens(tokens: int, pool: int) -> int:
+    """Tokens of a frame after pooling: 256 with 2 x 2 are 64.
+
+    Raises:
+        FvvError: the tokens are not a square that can be cut into squares of pool x pool.
+
+    Lesson: 04.
+    """
+    side = math.isqrt(tokens)
+    if pool != 1 and (side * side != tokens or side % pool):
+        raise FvvError(
+            f"frame_pool={pool} cannot average the {tokens} tokens of a frame: they must be a square whose side is a "
+            f"multiple of {pool}. Use another frame_pool, 1 for none."
+        )
+    return tokens // pool**2
+
+
+def vision_stride(config: PreTrainedConfig) -> int:
+    """Pixels per token of the vision tower, in each direction: 64 for FastVLM, 14 for the CLIP of LLaVA-1.5."""
+    tower = config.vision_config
+    if tower.model_type == "clip_vision_model":
+        return int(tower.patch_size)
+    return _timm_stride(tower.architecture, json.dumps(tower.model_args or {}))
+
+
+@lru_cache
+def _timm_stride(architecture: str, model_args: str) -> int:
+    """timm knows the stride of a tower once the tower is built; without weights that takes no memory."""
+    with torch.device("meta"):
+        tower = timm.create_model(architecture, **json.loads(model_args))
+    features: Any = tower.feature_info
+    return int(features[-1]["reduction"])
+
+
+def class_tokens(config: PreTrainedConfig) -> int:
+    """Tokens of the vision tower that stand for no part of the picture: CLIP has one."""
+    return int(config.vision_config.model_type == "clip_vision_model")

@@ -1,0 +1,128 @@
+"""Features spliced into the prompt.                                                                        Lesson 4
+
+`prepare_inputs_labels_for_multimodal` replaces each -200 of a prompt by the K features of one frame, and makes one
+batch of samples of different lengths: padded, or packed in one row. This module knows nothing about files or templates.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from fvv_lib.errors import DataFormatError
+from fvv_lib.model.encoder import FrameEncoder, Images, encode_images, project_features
+from fvv_lib.model.vocabulary import HasVocabulary, Vocabulary
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+Prepared = tuple[None, torch.Tensor | None, torch.Tensor | None, Any, torch.Tensor, torch.Tensor | None]
+
+
+class SplicedModel(FrameEncoder, HasVocabulary, Protocol):
+    """What splicing needs of a model; `VideoMixin` has it."""
+
+    frames_per_chunk: int | None
+
+
+def prepare_inputs_labels_for_multimodal(
+    model: SplicedModel,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Any,
+    labels: torch.Tensor | None,
+    images: Images | None,
+    image_sizes: Any = None,
+    *,
+    vision_features: Sequence[torch.Tensor] | None = None,
+    padding_side: str = "right",
+    packing: bool = False,
+    vocabulary: Vocabulary | None = None,
+) -> Prepared | tuple[torch.Tensor, Any, Any, Any, None, Any]:
+    """Replace each image sentinel by the features of one frame. LLaVA's signature and 6-tuple.
+
+    Args:
+        model: a `VideoMixin` model.
+        input_ids: int64 (B, L) with `IMAGE_TOKEN_INDEX` once per frame, padded anywhere the mask is 0.
+        attention_mask, labels: (B, L) or None.
+        images: see `encoder.flatten_frames`: one entry per sample; with one sample, all pictures are its frames.
+        vision_features: in place of images, what the vision tower made of them, see `encoder.project_features`.
+        image_sizes: accepted because LLaVA's signature has it; frames are square here.
+        padding_side: where the result is padded: `right` to train, `left` to generate.
+        packing: lay the samples in one row instead, without padding: (1, sum of lengths, D). Positions start again at
+            0 with each sample and the mask is None: that is how transformers knows that attention must not cross from
+            one sample to the next. The first label of each sample is -100, for its token follows nothing.
+        vocabulary: what embeds the text, and will make the logits; default: the model's embedding.
+
+    Returns:
+        (None, position_ids, attention_mask, past_key_values, inputs_embeds, labels): embeddings (B, L', D) with
+        L' = the longest of text + frames * K; mask and labels (B, L'), None where None came in; padding is 0 and -100.
+        Without images, the input as it was, with None for the embeddings.
+
+    Raises:
+        DataFormatError: a sample's sentinels are not as many as its frames. (Apple's code raises IndexError when there
+            are too many sentinels; the described system uses the first frame in silence when there are too few.)
+
+    Source: LLaVA, `llava_arch.py`. Lesson: 04.
+    """
+    batch = len(input_ids)
+    if vision_features is not None:
+        features = project_features(model, vision_features)  # B x (T, K, D)
+    elif images is not None:
+        if isinstance(images, torch.Tensor) and batch == 1 and images.ndim == 4:
+            images = images[None]
+        features = encode_images(model, images, model.frames_per_chunk)
+    else:
+        return input_ids, position_ids, attention_mask, past_key_values, None, labels
+    _check_sentinels(input_ids, features)
+
+    keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]  # B x (l,)
+    words = torch.cat(ids)
+    words = words.masked_fill(words == IMAGE_TOKEN_INDEX, 0)  # any word in the place of a frame
+    embed = vocabulary.embed if vocabulary else model.get_input_embeddings()
+    text = embed(words).split([len(row) for row in ids])  # B x (l, D)
+    embeds, new_labels, lengths = [], [], []
+    for i in range(batch):
+        is_frame = ids[i] == IMAGE_TOKEN_INDEX
+        repeats = torch.where(is_frame, features[i].shape[1], 1)  # a frame takes K places
+        row = text[i].repeat_interleave(repeats, dim=0)  # (l', D)
+        is_feature = is_frame.repeat_interleave(repeats)[:, None]
+        embeds.append(row.masked_scatter(is_feature, features[i].to(row.dtype)))
+        lengths.append(len(row))
+        if labels is not None:  # a sentinel's label is -100, and so is each copy of it
+            new_labels.append(labels[i][keep[i]].repeat_interleave(repeats, dim=0))
+
+    if packing:
+        positions = torch.cat([torch.arange(length, device=input_ids.device) for length in lengths])
+        for sample_labels in new_labels:
+            sample_labels[:1] = IGNORE_INDEX
+        labels = torch.cat(new_labels)[None] if labels is not None else None
+        return None, positions[None], None, past_key_values, torch.cat(embeds)[None], labels
+    inputs_embeds = pad_sequence(embeds, batch_first=True, padding_side=padding_side)  # (B, L', D)
+    ones = [torch.ones(length, dtype=torch.long, device=input_ids.device) for length in lengths]
+    mask = pad_sequence(ones, batch_first=True, padding_side=padding_side)
+    if labels is not None:
+        labels = pad_sequence(new_labels, batch_first=True, padding_value=IGNORE_INDEX, padding_side=padding_side)
+    if position_ids is not None:
+        position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    if attention_mask is not None:
+        attention_mask = mask.to(attention_mask.dtype)
+    elif len(set(lengths)) > 1:
+        attention_mask = mask
+    return None, position_ids, attention_mask, past_key_values, inputs_embeds, labels
+
+
+def _check_sentinels(input_ids: torch.Tensor, features: list[torch.Tensor]) -> None:
+    if len(features) != len(input_ids):
+        raise DataFormatError(
+            f"The batch has {len(input_ids)} samples but images for {len(features)}: pass one entry per sample "
+            "(a text-only sample has an entry of 0 frames)."
+        )
+    sentinels = (input_ids == IMAGE_TOKEN_INDEX).sum(dim=1).tolist()
+    for i, (count, feature) in enumerate(zip(sentinels, features, strict=True)):
+        if count != len(feature):
+            raise DataFormatError(
+                f"Sample {i} of the batch has {count} image sentinels but {len(feature)} frames: expand its <image> to "
+                "one per frame (expand_image_tokens)."
+            )

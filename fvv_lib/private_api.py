@@ -1,0 +1,151 @@
+"""Private names of other libraries: the one place through which this package uses them.
+
+A private name may change in any release, without notice. Each is here with the reason why no public name does the
+same. `tests/test_private_api.py` compares them with the installed libraries: a name that is gone or has other
+parameters fails the tests, as does a private name anywhere else in the package. `pyproject.toml` excludes releases
+that were not tested. Undocumented attributes without an underscore count as private. This module knows nothing about
+videos.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory, on any device
+from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation, with its result
+from torch.utils._pytree import tree_leaves  # takes operations' nested results apart
+from torch.utils.data import DataLoader
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
+
+__all__ = [
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "full_shape",
+    "has_forward_hooks",
+    "is_sharded",
+    "length_grouped_sampler",
+    "model_from_config",
+    "tied_weights",
+    "torch_loader",
+    "tree_leaves",
+]
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+# What is imported or called here: where it is, and its parameters.
+CALLED = {
+    "torch._subclasses.fake_tensor": (
+        "FakeTensorMode(*, allow_fallback_kernels, allow_non_fake_inputs, shape_env, static_shapes, export)",
+    ),
+    "torch.utils._python_dispatch.TorchDispatchMode": ("__torch_dispatch__(self, func, types, args, kwargs)",),
+    "torch.utils._pytree": ("tree_leaves(tree, is_leaf)",),
+    "transformers.PreTrainedModel": ("_from_config(config, **kwargs)",),
+    "transformers.trainer_pt_utils": (
+        "DistributedLengthGroupedSampler(batch_size, dataset, num_replicas, rank, seed, drop_last, lengths, "
+        "model_input_name)",
+    ),
+}
+
+# The methods of other libraries that our classes override, documented ones included: a Trainer or a model whose method
+# is renamed would run without ours, and raise nothing. The overrides themselves are in `finetuning` and `model`.
+OVERRIDDEN = {
+    "transformers.Trainer": (
+        "_finalize_training(self, trial, num_train_samples, start_time)",
+        "_get_dataloader(self, dataset, description, batch_size, sampler_fn, is_training, dataloader_key)",
+        "_get_eval_sampler(self, eval_dataset)",
+        "_get_output_dir(self, trial)",
+        "_get_train_sampler(self, train_dataset)",
+        "_issue_warnings_after_load(self, load_result)",
+        "_run_epoch(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
+        "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)",
+        "_save(self, output_dir, state_dict)",
+        "_save_checkpoint(self, model, trial)",
+        "compute_loss(self, model, inputs, return_outputs, num_items_in_batch)",
+        "create_optimizer(self, model)",
+        "get_batch_samples(self, epoch_iterator, num_batches, device)",
+        "train(self, resume_from_checkpoint, trial, ignore_keys_for_eval)",
+    ),
+    "transformers.PreTrainedModel": (
+        "_set_gradient_checkpointing(self, enable, gradient_checkpointing_func, every_n_layers)",
+        "from_pretrained(pretrained_model_name_or_path, *model_args, config, cache_dir, ignore_mismatched_sizes, "
+        "force_download, local_files_only, token, revision, use_safetensors, weights_only, fusion_config, "
+        "disable_mmap, **kwargs)",
+        "is_custom_code()",
+        "save_pretrained(self, save_directory, is_main_process, state_dict, push_to_hub, max_shard_size, variant, "
+        "token, save_peft_format, save_original_format, distributed_checkpoint, **kwargs)",
+        "train(self, mode)",
+    ),
+    "transformers.GenerationMixin": (
+        "generate(self, inputs, generation_config, logits_processor, stopping_criteria, prefix_allowed_tokens_fn, "
+        "synced_gpus, assistant_model, streamer, negative_prompt_ids, negative_prompt_attention_mask, "
+        "custom_generate, **kwargs)",
+    ),
+    "transformers.FastVlmForConditionalGeneration": (
+        "forward(self, input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, "
+        "vision_feature_layer, vision_feature_select_strategy, labels, logits_to_keep, mm_encoder_outputs, **kwargs)",
+    ),
+    "transformers.LlavaForConditionalGeneration": (
+        "forward(self, input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, "
+        "vision_feature_layer, vision_feature_select_strategy, labels, logits_to_keep, image_sizes, "
+        "mm_encoder_outputs, **kwargs)",
+    ),
+}
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """True if anything runs before or after the module's `forward`. PyTorch adds and removes hooks but lists none."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
+
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+
+def tied_weights(model: nn.Module) -> Mapping[str, str]:
+    """Names of the weights that are another weight, each with the name of that one; empty for a plain module.
+
+    The public `tie_weights` ties weights but does not tell which.
+    """
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
+    return tied
+
+
+def model_from_config(model_class: type[Model], config: PreTrainedConfig, dtype: torch.dtype) -> Model:
+    """A model with random weights of this type. The public `from_config` is one of Auto classes, which know no
+    subclass; casting a finished model would need the memory of both, and round the buffers of RoPE."""
+    return model_class._from_config(config, dtype=dtype)
+
+
+def length_grouped_sampler(lengths: list[int], batch_size: int, seed: int) -> DistributedLengthGroupedSampler:
+    """Batches of samples of like lengths, in an order that follows from seed and epoch. The Trainer has no argument
+    for lengths, and takes them from columns of `datasets` alone."""
+    return DistributedLengthGroupedSampler(batch_size, num_replicas=1, rank=0, seed=seed, lengths=lengths)
+
+
+# --- accelerate -------------------------------------------------------------------------------------------------------
+
+
+def torch_loader(loader: Any) -> DataLoader:
+    """The DataLoader within the one that `Accelerator.prepare` returns: it starts the workers, and accelerate has no
+    argument for what they run first."""
+    inner: DataLoader = loader.base_dataloader
+    return inner
+
+
+# --- DeepSpeed --------------------------------------------------------------------------------------------------------
+
+
+def is_sharded(parameter: torch.Tensor) -> bool:
+    """True if ZeRO-3 has left this process a share of the parameter. DeepSpeed's own test reads the same attribute,
+    and is as private."""
+    return hasattr(parameter, "ds_id")
+
+
+def full_shape(parameter: Any) -> torch.Size:
+    """The shape of a parameter, all shares together; under ZeRO-3 `shape` is (0,)."""
+    shape: torch.Size = parameter.ds_shape if is_sharded(parameter) else parameter.shape
+    return shape

@@ -1,0 +1,1 @@
+"""Room 2: a conversation becomes a prompt with one `<image>` for each frame."""

@@ -1,0 +1,178 @@
+"""`<image>` placeholders: expansion, the -200 sentinel, the token budget.                                 Lesson 2
+
+In the text, a picture is the placeholder `<image>`. A video is as many placeholders as frames. Among the token ids each
+placeholder is the sentinel -200, which no tokenizer produces; the model later puts the K features of one frame in its
+place. So the length of what the model reads is known before it runs:
+
+    expanded length = text tokens + frames * tokens per frame
+
+This module knows nothing about pixels, templates or models.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
+
+IMAGE_TOKEN_INDEX = -200  #: stands in `input_ids` where the features of a frame go
+DEFAULT_IMAGE_TOKEN = "<image>"  #: stands in a text where a picture, a video or a frame goes
+IGNORE_INDEX = -100  #: the label of a token that is not learned
+
+Times = Sequence[Sequence[float]]
+
+
+def expand_image_tokens(text: str, num_frames: int | Sequence[int], timestamps: Times | None = None) -> str:
+    """Write each `<image>` of the text once per frame: `"<image>\\nWhat?"`, 3 -> `"<image><image><image>\\nWhat?"`.
+
+    Args:
+        num_frames: the frames of every placeholder, or one count for each placeholder in order (a still picture is 1).
+        timestamps: time marks. For each placeholder the seconds of its frames, or nothing (a still picture). Each time
+            is written before its frame: `"<0.0s><image><1.5s><image><3.0s><image>\\nWhat?"`. That is plain text, which
+            every tokenizer can read; how many tokens it takes differs.
+
+    Raises:
+        DataFormatError: the counts are not as many as the placeholders, or the times not as many as the frames.
+
+    Unlike the described system, which moves one placeholder to the front and drops the others, order and position stay.
+    Lesson: 02.
+    """
+    pieces = text.split(DEFAULT_IMAGE_TOKEN)
+    counts = [num_frames] * (len(pieces) - 1) if isinstance(num_frames, int) else list(num_frames)
+    if len(counts) != len(pieces) - 1:
+        raise DataFormatError(
+            f"The text has {len(pieces) - 1} {DEFAULT_IMAGE_TOKEN} but {len(counts)} pictures or videos were given: "
+            f"write one {DEFAULT_IMAGE_TOKEN} for each. Text: {text[:80]!r}"
+        )
+    if any(count < 1 for count in counts):
+        raise FvvError(f"Each picture or video must have at least one frame, got {counts}.")
+    times = [()] * len(counts) if timestamps is None else list(timestamps)
+    if len(times) != len(counts) or any(len(some) not in (0, count) for some, count in zip(times, counts, strict=True)):
+        raise DataFormatError(f"There are {counts} frames, but times for {[len(of) for of in times]}.")
+    runs = [_run(count, of) for count, of in zip(counts, times, strict=True)]
+    return pieces[0] + "".join(run + piece for run, piece in zip(runs, pieces[1:], strict=True))
+
+
+def _run(count: int, times: Sequence[float]) -> str:
+    marks = [f"<{time:.1f}s>" for time in times] if len(times) else [""] * count
+    return "".join(mark + DEFAULT_IMAGE_TOKEN for mark in marks)
+
+
+def preprocess_multimodal(
+    sources: Sequence[Sequence[dict[str, str]]],
+    data_args: Any = None,
+    num_frames: int | Sequence[int] = 1,
+    timestamps: Times | None = None,
+) -> list[list[dict[str, str]]]:
+    """Expand the placeholders of LLaVA conversations, `num_frames` counted through all turns of a conversation.
+
+    Args:
+        sources: conversations, each a list of `{"from": "human" | "gpt", "value": text}`.
+        data_args: accepted because the described signature has it; nothing is read from it.
+        num_frames, timestamps: as in `expand_image_tokens`.
+
+    Returns:
+        New conversations. Unlike the described system, which edits its input, what you pass in stays as it was.
+
+    Lesson: 02.
+    """
+    expanded = []
+    for source in sources:
+        placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in source)
+        counts = [num_frames] * placeholders if isinstance(num_frames, int) else list(num_frames)
+        if len(counts) != placeholders:
+            raise DataFormatError(
+                f"The conversation has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(counts)} pictures or videos: "
+                f"write one {DEFAULT_IMAGE_TOKEN} for each."
+            )
+        turns, start = [], 0
+        for turn in source:
+            end = start + turn["value"].count(DEFAULT_IMAGE_TOKEN)
+            times = None if timestamps is None else timestamps[start:end]
+            turns.append({**turn, "value": expand_image_tokens(turn["value"], counts[start:end], times)})
+            start = end
+        expanded.append(turns)
+    return expanded
+
+
+def tokenizer_image_token(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, return_tensors: str | None = None
+) -> list[int] | torch.Tensor:
+    """Tokenize a prompt; each `<image>` becomes `IMAGE_TOKEN_INDEX` (-200). LLaVA's function of the same name.
+
+    Returns:
+        A list of ids, or int64 (L,) with `return_tensors="pt"`. A tokenizer that begins with a BOS token does so once.
+
+    Lesson: 02.
+    """
+    if return_tensors not in (None, "pt"):
+        raise FvvError(f"return_tensors must be None or 'pt', got {return_tensors!r}.")
+    ids = bos_ids(tokenizer)
+    for i, chunk in enumerate(prompt.split(DEFAULT_IMAGE_TOKEN)):
+        ids += [IMAGE_TOKEN_INDEX] * (i > 0) + tokenizer(chunk, add_special_tokens=False).input_ids
+    return torch.tensor(ids, dtype=torch.long) if return_tensors == "pt" else ids
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The BOS token if this tokenizer begins a text with it (Llama does, Qwen does not): a list of 0 or 1 ids."""
+    first = tokenizer("a").input_ids[0]
+    return [first] if first == tokenizer.bos_token_id else []
+
+
+def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int) -> int:
+    """Positions that the model will read once each sentinel has become `tokens_per_frame` features."""
+    return len(input_ids) + _count_frames(input_ids) * (tokens_per_frame - 1)
+
+
+def sequence_runs(
+    input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, labels: Sequence[int] | torch.Tensor | None = None
+) -> list[tuple[str, int]]:
+    """The expanded sequence as runs of one kind, (kind, positions): `text`, `answer` where there is a label, and
+    `frame`, a run for each. `plotting.plot_sequence` draws them. Lesson: 02."""
+    runs: list[tuple[str, int]] = []
+    learned = [False] * len(input_ids) if labels is None else [int(label) != IGNORE_INDEX for label in labels]
+    for token, is_learned in zip(input_ids, learned, strict=True):
+        if int(token) == IMAGE_TOKEN_INDEX:
+            runs.append(("frame", tokens_per_frame))
+            continue
+        kind = "answer" if is_learned else "text"
+        if runs and runs[-1][0] == kind:
+            runs[-1] = (kind, runs[-1][1] + 1)
+        else:
+            runs.append((kind, 1))
+    return runs
+
+
+def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
+    ids = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else list(input_ids)
+    return ids.count(IMAGE_TOKEN_INDEX)
+
+
+def check_token_budget(
+    input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, max_length: int, sample: str
+) -> int:
+    """Return the expanded length of a sample, or refuse the sample when the model may not read so many positions.
+
+    The described system cuts off what is too long. With 8 frames of 256 tokens and `model_max_length=2048` that is the
+    whole answer: no labels remain and the loss is 0 or NaN.
+
+    Raises:
+        TokenBudgetError: names the sample, the counts, and the ways out.
+
+    Lesson: 02.
+    """
+    length = expanded_length(input_ids, tokens_per_frame)
+    if length > max_length:
+        frames = _count_frames(input_ids)
+        text = length - frames * tokens_per_frame
+        fit = (max_length - text) // tokens_per_frame
+        fewer = f"at most {fit} frames in all (num_video_frames), " if frames and fit > 0 else ""
+        smaller = "smaller pictures (fewer tokens per frame), " if frames else ""
+        raise TokenBudgetError(
+            f"{sample}: {length} tokens = {text} of text + {frames} frames x {tokens_per_frame}, but model_max_length "
+            f"is {max_length}. Use {fewer}{smaller}shorter text, or a model_max_length of {length} if the model "
+            "allows it."
+        )
+    return length

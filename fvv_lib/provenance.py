@@ -1,0 +1,86 @@
+"""Where a result comes from: versions, commit, hardware, and a digest of this package's code.
+
+A record keeps these beside a result, so that the result can be explained and made again; caches use the digest, so that
+they hold nothing that other code wrote. This module knows nothing about training.
+"""
+
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fvv_lib.errors import FvvError
+
+PACKAGE = Path(__file__).parent
+PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "deepspeed", "av", "numpy")
+
+
+def code_digest(modules: str = "**/*") -> str:
+    """A digest of the source of this package, by default of all its rooms: a cache that other code wrote is not read.
+
+    Args:
+        modules: a glob pattern without `.py`, like `data/annotations`.
+
+    Raises:
+        FvvError: no module has such a name; a digest of nothing would never change.
+    """
+    digest = hashlib.blake2b()
+    files = sorted(PACKAGE.glob(f"{modules}.py"))
+    if not files:
+        raise FvvError(f"{modules!r}: no module of {PACKAGE.name} has this name.")
+    for file in files:
+        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that bear on a result, where they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the repository that a folder is in, with "+" where files differ from it; None outside of one."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+" if changed else commit
+
+
+def hardware() -> dict[str, Any]:
+    """Cores and memory of this machine, and its GPUs by name."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "memory_gib": round(gib, 1), "gpus": gpus}
+
+
+def peak_memory_gib() -> float:
+    """The most that this process has held so far: on its GPU, or where it has none, resident in memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says may be the peak of the parent
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,0 +1,216 @@
+"""How many tokens and GiB a run will take, before it runs.                                                Lesson 9
+
+What a step holds for a moment is counted by `dryrun`. What outlives a step is arithmetic, and stands here: weights,
+gradients, optimizer, and how ZeRO shares them.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fvv_lib.errors import FvvError
+from fvv_lib.scaling.dryrun import dry_run
+from fvv_lib.scaling.released import LANGUAGE_MODELS
+from fvv_lib.settings import MemorySettings
+
+GIB = 2**30
+# The rest of a device is for CUDA itself, for what kernels need inside, and for gaps between tensors.
+USABLE = 0.9
+ADAMW_BYTES = 8  # for each trained parameter: two averages in float32
+MASTER_BYTES = 4  # what DeepSpeed adds to them: the weight itself in float32
+GATHERED = 1_000_000_000  # parameters that ZeRO-3 holds whole at a time (DeepSpeed's stage3_max_live_parameters)
+
+DEVICES_GIB = (8, 16, 24, 40, 80, 141)
+_CHECKPOINTED = {"gradient_checkpointing": True, "frames_per_chunk": 2}  # ZeRO-3 takes no fewer
+_FROZEN = {**_CHECKPOINTED, "tunable_parts": ("projector", "language_model")}
+PRESETS: dict[str, dict[str, Any]] = {  # from what keeps most to what takes least
+    "full": {},
+    "full, checkpointed": {"gradient_checkpointing": True},
+    "full, 2 frames at a time": _CHECKPOINTED,
+    "frozen tower": _FROZEN,
+    "LoRA": {**_FROZEN, "lora_rank": 16},
+    **{f"{n} GPUs": {**_CHECKPOINTED, "zero_stage": 3, "num_devices": n} for n in (2, 4, 8)},
+}
+
+
+@dataclass(frozen=True)
+class MemoryPrediction:
+    """What one device holds, in GiB, at its fullest moment of a training step; `str()` is a table.
+
+    Attributes:
+        tokens_per_frame, tokens_per_sample: positions of the language model.
+        parameters, trained: how many there are, over all devices.
+        weights, gradients, optimizer: what outlives a step; a float32 copy of the weights is the optimizer's.
+        activations: the most that forward and backward hold beside those.
+        peak: less than the sum, because gradients come while activations go.
+
+    Lesson: 09.
+    """
+
+    settings: MemorySettings
+    tokens_per_frame: int
+    tokens_per_sample: int
+    parameters: int
+    trained: int
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    peak: float
+
+    def fits(self, device_gib: float) -> bool:
+        """Whether the peak leaves a tenth of the device to CUDA, to what kernels need inside, and to gaps."""
+        return self.peak <= USABLE * device_gib
+
+    def __str__(self) -> str:
+        settings = self.settings
+        text, frames = settings.text_tokens, settings.num_video_frames
+        rows = {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "peak")}
+        return "\n".join(
+            [
+                f"{self.tokens_per_sample} tokens per sample = {text} of text + {frames} frames x "
+                f"{self.tokens_per_frame}",
+                f"{self.trained:,} of {self.parameters:,} parameters are trained",
+                *(f"{name:<12}{gib:>8.2f} GiB" for name, gib in rows.items()),
+            ]
+        )
+
+
+def predict_memory(settings: MemorySettings) -> MemoryPrediction:
+    """What one device holds at its fullest moment of a training step.
+
+    Raises:
+        FvvError: a setting is wrong, or the model can not read so many tokens.
+
+    Source for the states: Rajbhandari et al., ZeRO, 2020; DeepSpeed's and the Trainer's defaults. Lesson: 09.
+    """
+    zero, devices = settings.zero_stage, settings.num_devices
+    accumulated = min(settings.gradient_accumulation_steps, 2)  # that there are earlier batches, not how many
+    alone = replace(settings, zero_stage=zero if zero == 3 else min(zero, 1), num_devices=1, offload=False)
+    step = dry_run(replace(alone, gradient_accumulation_steps=accumulated))
+    width = 2 if settings.bf16 and zero else 4
+    weights: float = width * step.parameters + step.buffer_bytes
+    optimizer: float = ADAMW_BYTES * step.trained
+    kept = 1 / devices if zero >= 2 else 1.0  # what part of each gradient stays here
+    gradients = kept * width * step.trained
+    update: float = gradients  # what is there beside weights and optimizer while the weights are updated
+    if zero:
+        optimizer = (optimizer + MASTER_BYTES * step.trained) / devices
+        update += MASTER_BYTES * step.trained / devices  # gradients of this device's part in float32
+    if zero == 3:
+        gathered = width * min(step.parameters, GATHERED)
+        weights = gathered + (0 if settings.offload else weights / devices)
+    if settings.offload:
+        optimizer, update = 0.0, gradients
+    activations, complete = step.moments.T
+    peak = weights + optimizer + max((activations + kept * complete).max(), update)
+    if devices > 1 and not zero:  # DistributedDataParallel keeps them in buckets too, from the first step on
+        peak, gradients = peak + gradients, 2 * gradients
+    return MemoryPrediction(
+        settings,
+        step.tokens_per_frame,
+        step.tokens_per_sample,
+        step.parameters,
+        step.trained,
+        *(float(value / GIB) for value in (weights, gradients, optimizer, activations.max(), peak)),
+    )
+
+
+def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[str, Any]]:
+    """Changes that save memory, in the order in which they are tried: what changes the result least comes first."""
+    parts, batch = settings.tunable_parts, settings.per_device_train_batch_size
+    if not settings.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}
+    if batch > 1:
+        steps = batch * settings.gradient_accumulation_steps
+        yield {"per_device_train_batch_size": 1, "gradient_accumulation_steps": steps}
+    if settings.frames_per_chunk is None or settings.frames_per_chunk > 2:
+        yield {"gradient_checkpointing": True, "frames_per_chunk": 2}
+    if math.isqrt(tokens_per_frame) % 2 == 0:
+        yield {"frame_pool": 2 * settings.frame_pool}
+    if "vision_tower" in parts and len(parts) > 1:
+        yield {"tunable_parts": tuple(part for part in parts if part != "vision_tower")}
+    if "language_model" in parts and not settings.lora_rank:
+        yield {"lora_rank": 16}
+    for stage in range(settings.zero_stage + 1, 4):
+        yield {"zero_stage": stage, "num_devices": max(settings.num_devices, 8)}
+    if not settings.offload:
+        yield {"zero_stage": 3, "offload": True}
+
+
+def suggest(settings: MemorySettings, device_gib: float) -> Iterator[tuple[str, MemoryPrediction]]:
+    """What to change when a run does not fit: flags, and what they make of it. The last one fits, if any does.
+
+    First each change alone, until one fits. When none does, one after the other on top of those before it.
+
+    Lesson: 09.
+    """
+    changes = list(_changes(settings, predict_memory(settings).tokens_per_frame))
+    together = settings
+    for change in changes:
+        prediction = predict_memory(replace(settings, **change))
+        yield _flags(change), prediction
+        if prediction.fits(device_gib):
+            return
+    for number, change in enumerate(changes, 1):
+        together = replace(together, **change)
+        if number > 1:
+            prediction = predict_memory(together)
+            yield f"and {_flags(change)}", prediction
+            if prediction.fits(device_gib):
+                return
+
+
+def plan_run(settings: MemorySettings, device_gib: float, batch_size: int = 16) -> MemorySettings:
+    """How to train with `batch_size` samples in each step on the devices that are there: the first way that fits.
+
+    Gradient checkpointing, which costs time, only where nothing fits without it; of ZeRO as little as will do; then as
+    many samples at a time as there is room for. The rest of the batch is accumulated.
+
+    Args:
+        settings: the model, its data, and `num_devices` of `device_gib` each; what is planned here is replaced.
+
+    Raises:
+        FvvError: the batch can not be shared out evenly among the devices, or nothing fits.
+
+    Lesson: 06.
+    """
+    share, rest = divmod(batch_size, settings.num_devices)
+    if rest or not share:
+        raise FvvError(f"{settings.num_devices} devices can not share {batch_size} samples out: take a multiple.")
+    plain = replace(settings, gradient_checkpointing=False, frames_per_chunk=None, offload=False)
+    alone = replace(plain, per_device_train_batch_size=1, gradient_accumulation_steps=share)
+    for way in ({}, {"gradient_checkpointing": True}, _CHECKPOINTED):
+        for stage in (0, 2, 3) if settings.num_devices > 1 else (0,):
+            plan = replace(alone, zero_stage=stage, **way)
+            one = predict_memory(plan)
+            if one.fits(device_gib):
+                room = USABLE * device_gib - one.peak  # each further sample adds its activations at most
+                sizes = [size for size in range(1, share + 1) if share % size == 0]
+                most = max(size for size in sizes if (size - 1) * one.activations <= room)
+                return replace(plan, per_device_train_batch_size=most, gradient_accumulation_steps=share // most)
+    raise FvvError(
+        f"{settings.model} does not fit {settings.num_devices} x {device_gib:g} GiB: fvv memory says what to change."
+    )
+
+
+def _flags(change: dict[str, Any]) -> str:
+    return " ".join(f"--{k} {' '.join(v) if isinstance(v, tuple) else v}" for k, v in change.items())
+
+
+def find_preset(settings: MemorySettings, device_gib: float) -> str:
+    """The first of `PRESETS` that fits a device, and its peak in GiB; `-` if none does. Lesson: 09."""
+    for name, change in PRESETS.items():
+        prediction = predict_memory(replace(settings, **change))
+        if prediction.fits(device_gib):
+            return f"{name} ({prediction.peak:.1f})"
+    return "-"
+
+
+def preset_table(settings: MemorySettings, sizes: Iterable[str] = LANGUAGE_MODELS) -> str:
+    """Markdown: for each size of device, which preset fits which model. Lesson: 09."""
+    columns = [replace(settings, model=size) for size in sizes]
+    rows = [["GiB", *sizes], ["---"] * (1 + len(columns))]
+    rows += [[str(gib), *(find_preset(column, gib) for column in columns)] for gib in DEVICES_GIB]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,189 @@
+"""A training step on tensors without content, to see how many bytes are alive at each moment.             Lesson 9
+
+The model is built without weights and run on PyTorch's fake tensors, which have a shape and a type and no memory. So
+whatever it does (autocast, gradient checkpointing, LoRA, frozen parts) is counted as it is done, with no formula for
+any layer. This module knows nothing about what outlives a step: see `budget`.
+"""
+
+import weakref
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedConfig
+
+from fvv_lib.errors import TokenBudgetError
+from fvv_lib.model.encoder import encode_images
+from fvv_lib.model.geometry import make_frame_spec, processor_size
+from fvv_lib.model.parts import set_trainable
+from fvv_lib.model.video_model import FastVlmForVideo, VideoMixin
+from fvv_lib.model.vocabulary import Vocabulary
+from fvv_lib.private_api import FakeTensorMode, TorchDispatchMode, tree_leaves
+from fvv_lib.scaling.released import LANGUAGE_MODELS, full_size_config
+from fvv_lib.settings import MemorySettings, ModelArguments
+from fvv_lib.video_config import VideoConfig
+from fvv_lib.weights.loading import open_checkpoint
+from fvv_lib.weights.lora import add_lora
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive while it is active.
+
+    Attributes:
+        moments: after each operation, the bytes of activations and temporaries, and those of complete gradients. The
+            model's own parameters and buffers are in neither.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.live = self.gradients = 0
+        self.moments: list[tuple[int, int]] = []
+        self.sizes: dict[int, int] = {}  # of each storage that is alive
+        for tensor in (*model.parameters(), *model.buffers()):
+            self._hold(tensor, 0)
+        for parameter in model.parameters():
+            if parameter.grad is not None:  # of earlier batches that are accumulated
+                self._hold(parameter.grad, 0)
+                self.gradients += parameter.grad.nbytes
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._separate)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:  # a sparse one holds two of these
+                self._hold(tensor)
+        self.moments.append((self.live, self.gradients))
+        return result
+
+    def _hold(self, tensor: torch.Tensor, size: int | None = None) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)  # PyTorch keeps this object for as long as the memory
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes() if size is None else size
+            self.live += self.sizes[key]
+            weakref.finalize(storage, self._release, key).atexit = False
+
+    def _release(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
+
+    def _separate(self, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        key = id(parameter.grad.untyped_storage())
+        self.live -= self.sizes[key]
+        self.gradients += self.sizes[key]
+        self.sizes[key] = 0
+
+
+class Step(NamedTuple):
+    """One training step of one device that shares nothing: `moments` is int64 (operations, 2), see `_LiveBytes`."""
+
+    tokens_per_frame: int
+    tokens_per_sample: int
+    parameters: int
+    trained: int
+    buffer_bytes: int
+    moments: np.ndarray
+
+
+class _Opened(NamedTuple):
+    """A checkpoint, or a released size, without weights; see `model.geometry.OpenedModel`."""
+
+    model: VideoMixin
+    image_size: int
+    context_len: int
+    image_processor: Any = None
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.model.config
+
+
+def _open(settings: MemorySettings) -> _Opened:
+    """The model without weights, for frames of the size that is asked for."""
+    with torch.device("meta"):
+        if settings.model in LANGUAGE_MODELS:
+            config = full_size_config(settings.model)
+            opened = _Opened(FastVlmForVideo(config), 1024, config.text_config.max_position_embeddings)
+        else:
+            checkpoint = open_checkpoint(settings.model)
+            size = processor_size(checkpoint.image_processor)
+            opened = _Opened(checkpoint.model_class(checkpoint.config), size, checkpoint.context_len)
+    opened.model.video_config = VideoConfig(frame_pool=settings.frame_pool)
+    opened.model.pixels_at_once = None  # as on a GPU; a CPU may hold less
+    return opened if settings.image_size is None else opened._replace(image_size=settings.image_size)
+
+
+def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, length: int) -> None:
+    """One forward and one backward pass as the Trainer and `VideoMixin.forward` do them, on tensors without content."""
+    batch, frames = settings.per_device_train_batch_size, settings.num_video_frames
+    images = torch.empty(batch, frames, 3, image_size, image_size, dtype=torch.uint8)
+    ids = torch.zeros(settings.text_tokens + frames, dtype=torch.long)
+    repeated = torch.zeros(length, dtype=torch.long)  # the position in `ids` of each of L embeddings
+    is_feature = torch.zeros(length, 1, dtype=torch.bool)
+    labelled = torch.zeros(batch * settings.labelled_tokens, dtype=torch.long)
+    mask = torch.ones(batch, length, dtype=torch.long) if batch > 1 else None  # alone there is no padding
+    autocast = settings.bf16 and not settings.zero_stage
+    with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+        vocabulary = Vocabulary(model)
+        vocabulary.late &= settings.zero_stage < 3  # there the modules are called
+        vocabulary.embedding.padding_idx = None  # the size of a sparse gradient would depend on the ids
+        features = encode_images(model, images, settings.frames_per_chunk)  # B x (T, K, D)
+        words = vocabulary.embed(ids)
+        rows = [words[repeated].masked_scatter(is_feature, clip.to(words.dtype)) for clip in features]
+        hidden = model.model(inputs_embeds=torch.stack(rows), attention_mask=mask, use_cache=False).last_hidden_state
+        logits = vocabulary.logits(hidden[:, :-1].flatten(0, 1)[labelled])  # (S, V)
+        loss = F.cross_entropy(logits.float(), labelled, reduction="sum")
+        del features, words, rows, hidden, vocabulary
+    logits = logits.float()  # what accelerate does with the outputs of autocast
+    del logits
+    loss.backward()
+
+
+@lru_cache(maxsize=64)
+def dry_run(settings: MemorySettings) -> Step:
+    """Run a training step without content. ZeRO and offload count only as the type of the weights that they bring.
+
+    Raises:
+        TokenBudgetError: a sample has more tokens than the model may read.
+
+    Lesson: 09.
+    """
+    opened = _open(settings)
+    model, per_frame = (
+        opened.model,
+        make_frame_spec(opened, opened.model.video_config, None, opened.image_size).tokens_per_frame,
+    )
+    length = settings.text_tokens + settings.num_video_frames * per_frame
+    limit = opened.context_len
+    if length > limit:
+        raise TokenBudgetError(
+            f"{length} tokens = {settings.text_tokens} of text + {settings.num_video_frames} frames x {per_frame}, but "
+            f"{settings.model} reads {limit} at most: take fewer frames, smaller pictures, or frame_pool."
+        )
+    module: torch.nn.Module = model
+    if settings.lora_rank:
+        module = add_lora(model, ModelArguments(settings.model, list(settings.tunable_parts), settings.lora_rank))
+    else:
+        set_trainable(model, settings.tunable_parts)
+    if settings.bf16 and settings.zero_stage:
+        module.to(torch.bfloat16)
+    if settings.gradient_checkpointing:
+        newer = hasattr(model, "activation_checkpointing_enable")  # where it is there, the older name only warns
+        model.activation_checkpointing_enable() if newer else model.gradient_checkpointing_enable()
+    module.train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        module.to_empty(device="cpu")
+        model.tie_weights()  # each module has got a parameter of its own
+        if settings.gradient_accumulation_steps > 1:
+            for parameter in module.parameters():
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        with _LiveBytes(module) as alive:
+            _run_step(model, settings, opened.image_size, length)
+    total = sum(parameter.numel() for parameter in module.parameters())
+    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
+    return Step(per_frame, length, total, trained, buffers, np.array(alive.moments))

@@ -1,0 +1,98 @@
+"""A folder of stored features, each under a name that is a digest of all that it depends on.               Lesson 9
+
+A file is whole or not there, and what has changed is not found. This module knows nothing about models or training.
+"""
+
+import hashlib
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from fvv_lib.errors import FvvError
+from fvv_lib.video.kinds import is_video
+from fvv_lib.video.read import readable
+from fvv_lib.video.stills import numbered_pictures
+
+UNFINISHED = "unfinished"  # folder of what is being written
+KILLED_AFTER = 3600  # seconds without a byte more: who was writing this was killed
+
+
+class Clip(NamedTuple):
+    """Of a picture or video: features (T, K, D) of the vision tower; seconds of its T frames, float64 (T,)."""
+
+    features: torch.Tensor
+    timestamps: torch.Tensor
+
+
+class FeatureStore:
+    """A folder of clips, each a safetensors file under a name that tells all that its features depend on.
+
+    A file is written aside and then renamed: a process that is killed, or two that write the same clip, leave no half.
+
+    Args:
+        folder: made where it is missing.
+        depends_on: what the features depend on beside the content of the clip, for videos and for pictures.
+
+    Lesson: 09.
+    """
+
+    def __init__(self, folder: Path, depends_on: dict[str, str]):
+        self.folder, self.depends_on = folder, depends_on
+        (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        for file in (folder / UNFINISHED).iterdir():
+            with suppress(FileNotFoundError):  # it has just been renamed
+                if time.time() - file.stat().st_mtime > KILLED_AFTER:
+                    file.unlink()
+
+    def name(self, path: Path) -> str:
+        """The name of a clip: 32 digits of what is in its file, or in all files of a folder, and of `depends_on`."""
+        digest = hashlib.blake2b(self.depends_on["video" if is_video(path) else "picture"].encode(), digest_size=16)
+        with readable(path):
+            for file in numbered_pictures(path) if path.is_dir() else [path]:
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "blake2b").digest())
+        return digest.hexdigest()
+
+    def file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def holds(self, name: str) -> bool:
+        """Whether a clip is stored whole; of a damaged file it says so."""
+        try:
+            with safe_open(self.file(name), "pt") as stored:
+                return set(stored.keys()) == set(Clip._fields)
+        except FileNotFoundError:
+            return False
+        except SafetensorError as error:
+            print(f"{self.file(name)}: it is damaged ({error}), its features are computed again", flush=True)
+            return False
+
+    def read(self, name: str) -> Clip:
+        """Read a stored clip.
+
+        Raises:
+            FvvError: its file is missing or damaged.
+        """
+        try:
+            return Clip(**load_file(self.file(name)))
+        except (OSError, SafetensorError) as error:
+            raise FvvError(
+                f"{self.file(name)}: these features can not be read ({error}). They were there before the first step. "
+                "Delete the file if it is there, and start again; processes on several machines must see one cache_dir."
+            ) from error
+
+    def write(self, name: str, clip: Clip) -> None:
+        aside = self.folder / UNFINISHED / uuid.uuid4().hex
+        try:
+            aside.write_bytes(save(clip._asdict()))
+            aside.replace(self.file(name))
+        except OSError as error:
+            raise FvvError(f"{self.folder}: can not be written ({error}). Free room, or set cache_dir.") from error
+        finally:
+            aside.unlink(missing_ok=True)

@@ -1,0 +1,173 @@
+"""A frozen vision tower sees each clip once: its features are stored, and read in every epoch.             Lesson 9
+
+While the tower is frozen, its features of a clip stay what they are, and computing them is most of a training step. So
+they are computed before the first step; what is trained runs as before. The name of a stored file is a digest of all
+that its features depend on: what has changed is not found, and computed. This module knows nothing about projector or
+language model.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets as hf_datasets
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from fvv_lib.arguments import TrainingArguments
+from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.errors import VideoDecodeError
+from fvv_lib.model.encoder import tower_features
+from fvv_lib.model.sharding import whole_parameters
+from fvv_lib.model.video_model import VideoMixin
+from fvv_lib.provenance import code_digest
+from fvv_lib.scaling.feature_store import Clip, FeatureStore
+from fvv_lib.settings import DataArguments
+from fvv_lib.video_config import FrameSpec
+
+PACKAGES = ("av", "pillow", "torch", "torchvision", "timm", "transformers")  # that bear on features
+
+Clips = dict[Path, tuple[LazySupervisedDataset, int]]  # pictures and videos, each with a sample that shows it
+
+
+class FeatureDataset(Dataset):
+    """The samples of a dataset with `vision_features` (T, K, D of the vision tower) in place of `images`.
+
+    Args:
+        names: of each picture and video, its name in the store.
+
+    Attributes:
+        lengths: as those of the dataset.
+
+    Lesson: 09.
+    """
+
+    def __init__(self, dataset: LazySupervisedDataset, store: FeatureStore, names: dict[Path, str]):
+        media = [dataset.media(index) for index in range(len(dataset))]
+        self.dataset, self.store, self.lengths = dataset, store, dataset.lengths
+        # An array: of the dictionary each worker would soon have a copy, see benchmarks/big_index.py.
+        self.names = np.array([names[path] for paths in media for path in paths], dtype="S32")
+        self.starts = np.cumsum([0, *map(len, media)])
+        some = store.read(next(iter(names.values()))).features
+        self.none = some.new_empty(0, *some.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        names = self.names[self.starts[index] : self.starts[index + 1]]
+        clips = [self.store.read(name.decode()) for name in names]
+        _, tokens = self.dataset.prompt(index, clips)
+        return {**tokens, "vision_features": torch.cat([self.none, *(clip.features for clip in clips)])}
+
+
+def use_features(
+    model: VideoMixin, datasets: dict[str, LazySupervisedDataset], training_args: TrainingArguments
+) -> tuple[dict[str, Any], dict[str, int] | None]:
+    """Let training and validation data have features in place of frames, and compute those that are not stored yet.
+
+    Args:
+        model: its vision tower is frozen; weights as at the start, not under DeepSpeed or DDP yet.
+
+    Returns:
+        The datasets, changed or not; and how many clips were computed, and how many found. None with `random` sampling,
+        which takes other frames in each epoch, and where there are no clips: then nothing is stored.
+
+    Raises:
+        FvvError: a clip can not be read, or changed while it was read.
+
+    Lesson: 09.
+    """
+    args, frame_spec = datasets["train"].data_args, datasets["train"].frame_spec
+    first = training_args.process_index == 0
+    used = {name: dataset for name, dataset in datasets.items() if name != "test"}  # which is asked, with frames
+    clips: Clips = {path: (data, i) for data in used.values() for i in range(len(data)) for path in data.media(i)}
+    if args.frame_sampling == "random" or not clips:
+        why = "random sampling takes other frames in each epoch" if clips else "the data have no pictures or videos"
+        if first:
+            print(f"cache_features is off: {why}", flush=True)
+        return datasets, None
+    folder = Path(args.cache_dir or hf_datasets.config.HF_DATASETS_CACHE) / "features"
+    # ZeRO-3 puts parameters together only while it trains.
+    with whole_parameters(model.model.vision_tower), whole_parameters(model.model.multi_modal_projector):
+        store = FeatureStore(folder, depends_on(model, args, frame_spec, autocast_dtype(training_args)))
+        names, counts = _fill(store, model, clips, training_args)
+    if first:
+        print(f"features in {folder}: {counts['computed']} clips computed, {counts['found']} found", flush=True)
+    return {**datasets, **{name: FeatureDataset(data, store, names) for name, data in used.items()}}, counts
+
+
+def _fill(
+    store: FeatureStore, model: VideoMixin, clips: Clips, training_args: TrainingArguments
+) -> tuple[dict[Path, str], dict[str, int]]:
+    """Name all clips, and compute what the store does not hold; each process does a part. Returns names and counts."""
+    mine = list(clips)[training_args.process_index :: training_args.world_size]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        names = dict(zip(mine, pool.map(store.name, mine), strict=True))
+    missing = {names[path]: path for path in mine if not store.holds(names[path])}
+    _compute(model, _Frames(store, [(name, path, *clips[path]) for name, path in missing.items()]), training_args)
+    counts = {"computed": len(missing), "found": len(set(names.values())) - len(missing)}
+    everywhere = gather_object([counts])  # waits for all processes
+    counts = {key: sum(part[key] for part in everywhere) for key in counts}
+    return dict(gather_object(list(names.items()))), counts
+
+
+class _Frames(Dataset):
+    """Clips of a store that are to be computed: name, frames uint8 (T, 3, S, S), times (T,)."""
+
+    def __init__(self, store: FeatureStore, clips: list[tuple[str, Path, LazySupervisedDataset, int]]):
+        self.store, self.clips = store, clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, i: int) -> tuple[str, torch.Tensor, np.ndarray]:
+        name, path, dataset, index = self.clips[i]
+        video = dataset.read(path, index)
+        if self.store.name(path) != name:
+            raise VideoDecodeError(f"{dataset.names[index]}: {path}: it changed while it was read. Start again.")
+        return name, dataset.pixels([video]), video.timestamps
+
+
+@torch.no_grad()
+def _compute(model: VideoMixin, clips: _Frames, training_args: TrainingArguments) -> None:
+    """Encode clips as training would, and store them. Workers read them meanwhile."""
+    hidden = training_args.process_index > 0 or training_args.disable_tqdm or None
+    loader = DataLoader(clips, batch_size=None, num_workers=training_args.dataloader_num_workers)
+    dtype = autocast_dtype(training_args)
+    for name, frames, times in tqdm(loader, desc="computing features", disable=hidden):
+        with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+            features = tower_features(model, frames, model.frames_per_chunk)
+        clips.store.write(name, Clip(features.contiguous().cpu(), times))
+
+
+def autocast_dtype(training_args: TrainingArguments) -> torch.dtype | None:
+    """What the tower computes in beside float32."""
+    return torch.bfloat16 if training_args.bf16 else torch.float16 if training_args.fp16 else None
+
+
+def depends_on(
+    model: VideoMixin, args: DataArguments, frame_spec: FrameSpec, dtype: torch.dtype | None
+) -> dict[str, str]:
+    """All that features depend on beside the content of a clip: for videos, and for pictures, which are not sampled."""
+    config, tower = model.config, hashlib.blake2b()
+    for weight in model.model.vision_tower.state_dict().values():
+        tower.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())
+    picture = [
+        *(frame_spec.image_size, args.image_aspect_ratio, frame_spec.background),
+        *(model.video_config.image_mean, model.video_config.image_std),
+        *(tower.hexdigest(), config.vision_config.to_dict(), dtype),
+        *(config.vision_feature_layer, config.vision_feature_select_strategy),
+        *(code_digest(), [version(package) for package in PACKAGES]),
+    ]
+    video = [*picture, args.num_video_frames, args.frame_sampling, args.video_backend]
+    return {"picture": repr(picture), "video": repr(video)}

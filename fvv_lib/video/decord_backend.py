@@ -1,0 +1,34 @@
+"""decord: the reader of the described system, kept to be compared.                                         Lesson 1"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.video.frames import Chooser, Frames
+
+
+def read_decord(path: Path, choose: Chooser, num_threads: int) -> Frames:
+    """Times of all frames, indices of the chosen ones, and these frames, as decord gives them.
+
+    They are wrong, without an error, for most H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`.
+
+    Raises:
+        FvvError: decord is not installed.
+        VideoDecodeError: decord cannot decode the file.
+    """
+    try:
+        import decord
+    except ImportError as error:
+        raise FvvError(
+            "decord is not installed (it has no wheels for this machine): use backend='pyav', which is exact."
+        ) from error
+    try:
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=num_threads)
+        times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
+        indices = choose(times - times[0])
+        return times - times[0], indices, reader.get_batch(indices).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise VideoDecodeError(
+            f"{path}: decord can not decode it ({str(error).splitlines()[0]}). Try backend='pyav'."
+        ) from error

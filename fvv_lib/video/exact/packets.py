@@ -1,0 +1,168 @@
+"""The packets of a file: how many frames, when each is shown, and where decoding may start.                Lesson 1
+
+A container lists its packets, and reading that list is cheap. Nearly always a packet is a frame. This module tells when
+that can be relied on, and which packets a frame needs. It decodes nothing.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fvv_lib.errors import VideoDecodeError
+from fvv_lib.video.exact.bitstream import has_b_slice
+
+if TYPE_CHECKING:
+    import av
+
+
+# One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
+# to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
+SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+IN_ORDER = ("vp9", "av1", "mjpeg")  # frames are shown in the order of the packets
+# These containers tell when a frame is shown; AVI and ASF only when it is decoded.
+TIMED = ("mov", "matroska", "flv")
+MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
+KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
+PACKET_BYTES = 512  # that a kept packet takes beside its content
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What a container says about the packets of its video, in the order of decoding.
+
+    Attributes:
+        pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds. Matroska has no dts
+            and seeks by pts: there they are the same.
+        key: bool (P,), whether decoding can start there.
+        shown: bool (P,), False for packets that an edit list cuts away.
+        timed: False where it is not known which frame a pts belongs to (AVI and ASF with B-frames): then they are the
+            times of decoding, right for the clip as a whole.
+        kept: the packets, so that a short clip is read once; none where they have more than `KEPT_BYTES`.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    key: np.ndarray
+    shown: np.ndarray
+    time_base: Fraction
+    timed: bool
+    kept: list["av.Packet"]
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Seconds from the first shown frame, of each shown frame in order of presentation: float64 (F,)."""
+        shown = self.shown_pts
+        return (shown - shown[0]) * float(self.time_base)
+
+    @cached_property
+    def shown_pts(self) -> np.ndarray:
+        """The pts of the shown frames, in order: int64 (F,)."""
+        return np.sort(self.pts[self.shown])
+
+    @cached_property
+    def position(self) -> dict[int, int]:
+        """Which packet has a pts."""
+        return {pts: i for i, pts in enumerate(self.pts.tolist())}
+
+    def nearest_key_frames(self, indices: np.ndarray) -> np.ndarray:
+        """The key frame that is shown nearest to each of these frames: indices (N,) -> indices (N,)."""
+        keys = np.sort(self.pts[self.key & self.shown])
+        nearest = np.abs(self.shown_pts[indices][:, None] - keys).argmin(axis=1)  # (N,)
+        return np.searchsorted(self.shown_pts, keys[nearest])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Targets that share a key frame: decode packets `first` to `last`, keep the frames shown at `pts`."""
+
+    first: int
+    last: int
+    pts: frozenset[int]
+
+
+def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
+    """Read the packets without decoding them; None where the container does not say when each is shown, or shows none.
+
+    Raises:
+        VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
+    """
+    rows, kept, size = [], [], 0
+    codec, extradata = stream.codec.name, stream.codec_context.extradata or b""
+    pts_given = has_pts(container, codec)
+    certain = container.format.name.split(",")[0] in TIMED
+    b_slices = False
+    for packet in container.demux(stream):
+        if packet.size:
+            if not pts_given:
+                packet.pts = packet.dts
+            if codec == "h264" and not certain:
+                b_slices = b_slices or has_b_slice(memoryview(packet), extradata)
+            dts = packet.pts if packet.dts is None else packet.dts
+            rows.append((packet.pts, dts, packet.is_keyframe, not packet.is_discard))
+            size += packet.size + PACKET_BYTES
+            if size <= KEPT_BYTES:
+                kept.append(packet)
+            else:
+                kept.clear()
+            if len(rows) > MAX_FRAMES:
+                raise VideoDecodeError(f"{path}: it has more than {MAX_FRAMES} frames. Cut it into shorter files.")
+    listed = sum(entry.size > 0 for entry in stream.index_entries)
+    if len(rows) < listed:
+        raise VideoDecodeError(
+            f"{path}: the file lists {listed} frames, but {len(rows)} are there: it is cut short or damaged. "
+            "Download or copy it again."
+        )
+    if any(pts is None for pts, *_ in rows) or not any(shown for *_, shown in rows):
+        return None
+    pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
+    timed = certain or codec == "mjpeg" or (codec == "h264" and not b_slices)
+    return Packets(pts, dts, key, shown, stream.time_base, timed, kept)
+
+
+def has_pts(container: "av.container.InputContainer", codec: str) -> bool:
+    """Packets in AVI, and of H.264 in ASF, come with a pts too, but FFmpeg made it up from the dts."""
+    return container.format.name != "avi" and (container.format.name, codec) != ("asf", "h264")
+
+
+def starts_at_key_frames(packets: Packets, codec: str) -> bool:
+    """Whether decoding may start at each key frame and gives what decoding from the beginning gives."""
+    keys = np.flatnonzero(packets.key)
+    if (
+        not packets.timed
+        or codec not in SEEKABLE
+        or len(np.unique(packets.pts)) < len(packets.pts)
+        or len(keys) == 0
+        or keys[0] > 0
+    ):
+        return False
+    if packets.shown[packets.pts < packets.pts[0]].any():
+        return False  # frames shown before the first key frame lack what they refer to
+    if codec in IN_ORDER and (np.diff(packets.pts) < 0).any():
+        return False
+    latest = np.maximum.accumulate(packets.pts)
+    if (latest[keys[1:] - 1] > packets.pts[keys[1:]]).any():
+        return False  # a frame decoded before a key frame is shown after it
+    # An open GOP: frames that follow a key frame but are shown before it. HEVC's decoder knows them and drops them when
+    # decoding starts there. H.264's does not, and its list of references would not be that of a whole decode.
+    key_of = keys[np.searchsorted(keys, np.arange(len(packets.pts)), side="right") - 1]
+    return codec == "hevc" or not (packets.pts < packets.pts[key_of]).any()
+
+
+def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
+    """The runs of packets to decode, so that each key frame is sought once.
+
+    A target belongs to the last key frame that is *shown* not later than it: the leading frames of an open GOP follow a
+    key frame in the file and need the one before.
+    """
+    keys = np.flatnonzero(packets.key)
+    members: dict[int, list[int]] = {}
+    for pts in sorted(set(targets.tolist())):
+        first = int(keys[np.searchsorted(packets.pts[keys], pts, side="right") - 1])
+        members.setdefault(first, []).append(pts)
+    return [
+        Group(first, max(packets.position[pts] for pts in some), frozenset(some)) for first, some in members.items()
+    ]

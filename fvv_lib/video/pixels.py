@@ -1,0 +1,51 @@
+"""Frames to pixel tensors: pad, crop or resize all frames of a clip in one batch.                         Lesson 1
+
+Pixels stay uint8 until they reach the model's device: a quarter of the bytes through the data loader and over PCIe.
+Scaling to [0, 1] and normalising is the encoder's first step. This module knows nothing about models or tokens.
+"""
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from fvv_lib.errors import FvvError
+
+ASPECT_RATIOS = ("pad", "crop", "resize")
+
+
+def preprocess_frames(
+    frames: np.ndarray, size: int, aspect_ratio: str = "pad", background: tuple[int, int, int] = (0, 0, 0)
+) -> torch.Tensor:
+    """Fit frames into a square: uint8 (N, H, W, 3) -> uint8 (N, 3, size, size), contiguous.
+
+    Args:
+        size: the side of the square in pixels.
+        aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop`
+            keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
+        background: RGB, 0 to 255.
+
+    Resizing is bicubic with antialiasing, to whole pixels. Differs from the described system, which pads each picture
+    at full size and resizes it frame by frame: there the background bleeds into the picture's border. Lesson: 01.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise FvvError(f"Frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}.")
+    if aspect_ratio not in ASPECT_RATIOS:
+        raise FvvError(f"Unknown image_aspect_ratio {aspect_ratio!r}: choose one of {', '.join(ASPECT_RATIOS)}.")
+    frames = np.require(frames, requirements=["C", "W"])  # copies only what torch would warn of
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W), still channels-last: resized twice as fast
+    height, width = pixels.shape[-2:]
+    if aspect_ratio == "resize":
+        return _resize(pixels, size, size).contiguous()
+    scale = size / (max(height, width) if aspect_ratio == "pad" else min(height, width))
+    pixels = _resize(pixels, max(round(height * scale), 1), max(round(width * scale), 1))
+    if aspect_ratio == "crop":
+        return transforms.center_crop(pixels, [size, size]).contiguous()
+    top, left = (size - pixels.shape[-2]) // 2, (size - pixels.shape[-1]) // 2
+    square = torch.tensor(background, dtype=torch.uint8).reshape(1, 3, 1, 1).repeat(len(pixels), 1, size, size)
+    square[:, :, top : top + pixels.shape[-2], left : left + pixels.shape[-1]] = pixels
+    return square
+
+
+def _resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return transforms.resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)

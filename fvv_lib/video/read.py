@@ -1,0 +1,184 @@
+"""Frames of a file: PyAV (exact, default) and decord (the described backend) behind one door.              Lesson 1
+
+A video is a file, an animated GIF, a folder of numbered pictures or a list of pictures; a picture is a video of one
+frame. How frames are found exactly is `reader`'s part. This module knows nothing about tensors or models.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.video import isolation
+from fvv_lib.video.decord_backend import read_decord
+from fvv_lib.video.exact.reader import frame_times, read_exact
+from fvv_lib.video.exact.truncation import check_size
+from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
+from fvv_lib.video.kinds import is_video
+from fvv_lib.video.sampling import sample_frame_indices
+from fvv_lib.video.stills import load_image, numbered_pictures, read_pictures
+
+BACKENDS = ("auto", "pyav", "decord")
+ACCURACIES = ("exact", "keyframe")
+
+
+def load_video_frames(video_path: Source, num_frames: int = 8, **options: Any) -> list[Image.Image]:
+    """Sample exactly `num_frames` frames of a video as RGB pictures. See `read_video` for the options and errors.
+
+    Differs from the described system: a clip shorter than `num_frames` repeats frames instead of returning fewer, and
+    the frames are the true ones in every container. Lesson: 01.
+    """
+    return [Image.fromarray(frame) for frame in read_video(video_path, num_frames, **options).frames]
+
+
+def read_video(
+    video_path: Source,
+    num_frames: int = 8,
+    *,
+    strategy: str = "uniform",
+    seed: int | Sequence[int] | None = None,
+    sample_fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+    backend: str = "auto",
+    accuracy: str = "exact",
+    picture_rate: float = 1.0,
+    num_threads: int = 0,
+    timeout: float | None = None,
+) -> VideoFrames:
+    """Sample frames of a video, with their numbers and times.
+
+    Args:
+        video_path: a video file, an animated GIF, a folder of numbered pictures, or a list of picture files.
+        num_frames: how many; always exactly as many come.
+        strategy, seed, sample_fps: see `sampling.sample_frame_indices`.
+        start, end: seconds; only frames with start <= time < end are sampled.
+        backend: `pyav` is exact. `decord` is the described system's; it returns wrong frames without a word for most
+            H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and can not open AV1. `auto` is `pyav`.
+        accuracy: `keyframe` gives the key frame nearest to each frame asked for, which needs no other frame decoded;
+            `errors` says how far off each is, also outside of start and end. Where a file does not tell its key frames
+            the frames are exact.
+        picture_rate: frames per second of a folder or list of pictures, which do not tell.
+        num_threads: that decode; 0 is one per core, where that is worth it. Where workers read in parallel, 1 is best.
+        timeout: seconds. With it the file is read in a process of its own (`isolation`), so that a hang or a crash of
+            the decoder is an error about this file and nothing else.
+
+    Raises:
+        VideoDecodeError: the file is missing, empty, no video, damaged, too large, took longer than `timeout`, crashed
+            the decoder, or has no frame between start and end.
+        FvvError: an unknown backend, accuracy or strategy.
+
+    Lesson: 01.
+    """
+    arguments = locals()
+    if backend not in BACKENDS:
+        raise FvvError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
+    if accuracy not in ACCURACIES:
+        raise FvvError(f"Unknown accuracy {accuracy!r}: choose one of {', '.join(ACCURACIES)}.")
+    if backend == "decord" and accuracy == "keyframe":
+        raise FvvError("accuracy='keyframe' needs backend='pyav'.")
+    if not isinstance(num_threads, int) or num_threads < 0:
+        raise FvvError(f"num_threads must be 0 (one per core) or more, got {num_threads!r}.")
+    if timeout is not None:
+        return _in_child("read_video", {**arguments, "timeout": None}, timeout)
+
+    name = str(video_path) if isinstance(video_path, str | Path) else f"{len(video_path)} pictures"
+    asked = np.empty(0, dtype=np.int64)
+
+    def choose(times: np.ndarray) -> np.ndarray:
+        """Frame times in seconds, float64 (total_frames,), to the indices of the frames to read."""
+        nonlocal asked
+        first = 0 if start is None else int(np.searchsorted(times, start, side="left"))
+        last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
+        window = np.arange(first, last)
+        if len(window) == 0:
+            raise VideoDecodeError(
+                f"{name}: no frame between start={start} and end={end} seconds; the last frame is at {times[-1]:.2f} s."
+            )
+        chosen = sample_frame_indices(
+            len(window), num_frames, strategy, seed=seed, video_fps=_average_fps(times), sample_fps=sample_fps
+        )
+        asked = window[chosen]
+        return asked
+
+    with readable(name):
+        times, indices, frames = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
+    fps = _average_fps(times)
+    errors = times[indices] - times[asked]
+    return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors)
+
+
+def read_media(path: str | Path, num_frames: int, **options: Any) -> VideoFrames:
+    """`read_video`, or a still picture as a video of one frame."""
+    if is_video(path):
+        return read_video(path, num_frames, **options)
+    nothing = np.zeros(1)
+    return VideoFrames(load_image(path), nothing.astype(np.int64), nothing, 1.0, 1, 1.0, nothing)
+
+
+def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float | None = None) -> int:
+    """Decode all of a video, keep nothing, and count its frames (the pictures of a folder are counted, not read).
+
+    Raises:
+        VideoDecodeError: as `read_video`, wherever in the file it is damaged.
+    """
+    if timeout is not None:
+        return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
+    path = Path(video_path)
+    with readable(path):
+        return len(numbered_pictures(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
+
+
+@contextmanager
+def readable(source: Any) -> Iterator[None]:
+    """Within it, what the system refuses (permissions, a broken disk, too long a name) is a VideoDecodeError."""
+    try:
+        yield
+    except OSError as error:
+        raise VideoDecodeError(f"{source}: it can not be read ({error.strerror or error}).") from error
+
+
+def _read(
+    source: Source, choose: Chooser, backend: str, accuracy: str, picture_rate: float, num_threads: int
+) -> Frames:
+    if not isinstance(source, str | Path):
+        return read_pictures([Path(path) for path in source], choose, picture_rate)
+    path = Path(source)
+    if path.is_dir():
+        return read_pictures(numbered_pictures(path), choose, picture_rate)
+    _existing(path)
+    if backend == "decord":
+        return read_decord(path, choose, num_threads)
+    return read_exact(path, choose, num_threads, nearest_key=accuracy == "keyframe")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.")
+    if path.stat().st_size == 0:
+        raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
+    check_size(path)
+    return path
+
+
+def _average_fps(times: np.ndarray) -> float:
+    """Frames per second, from the first frame's time to the last one's; 1 where there is a single frame."""
+    return float((len(times) - 1) / (times[-1] - times[0])) if len(times) > 1 and times[-1] > times[0] else 1.0
+
+
+def _in_child(function: str, arguments: dict[str, Any], timeout: float) -> Any:
+    name = arguments["video_path"]
+    try:
+        return isolation.call(f"{__name__}.{function}", arguments, timeout)
+    except isolation.ChildTimeoutError as error:
+        raise VideoDecodeError(
+            f"{name}: it was not decoded within {timeout:g} seconds. Cut or encode it again, or allow more time."
+        ) from error
+    except isolation.ChildCrashError as error:
+        raise VideoDecodeError(
+            f"{name}: the decoder crashed on it ({error}). Encode it again, or leave it out."
+        ) from error

@@ -1,0 +1,132 @@
+"""What turns a video into frames, pixels and tokens, and what that makes of one frame.
+
+`VideoConfig` holds the settings that travel with a model, so that evaluation and chat do what training did. `FrameSpec`
+holds what follows from them for one model; `model.geometry` computes it. Neither changes once it is made. This module
+loads neither torch nor transformers.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fvv_lib.errors import CheckpointError, FvvError
+
+VIDEO_CONFIG_NAME = "fvv_config.json"
+
+
+def is_hub_name(path: str | Path) -> bool:
+    """Whether a path is no folder here and has the form of a hub name, owner/name."""
+    return not Path(path).exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/"))
+
+
+CHOICES = {
+    "frame_sampling": ("uniform", "segment", "random"),
+    "time_marks": ("none", "seconds"),
+    "video_backend": ("auto", "pyav", "decord"),
+    "image_aspect_ratio": ("pad", "crop", "resize"),
+    "mismatch": ("exact", "tolerant", "strict"),
+    "bad_samples": ("raise", "skip"),
+}
+
+
+def check_choices(settings: Any) -> None:
+    """Raise a FvvError where a field of these settings has none of its `CHOICES`."""
+    for name, allowed in CHOICES.items():
+        value = getattr(settings, name, allowed[0])
+        if value not in allowed:
+            raise FvvError(f"Unknown {name} {value!r}: choose one of {', '.join(allowed)}.")
+
+
+def without_chance(strategy: str) -> str:
+    """`random` frames are for training: outside of it the middle of each part stands for them (TSN)."""
+    return "segment" if strategy == "random" else strategy
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How videos were sampled, prepared and prompted: what evaluation and chat must do as training did.
+
+    Saved as `fvv_config.json` beside `config.json`; a file from before a setting existed has its default. The defaults
+    are FastVLM's.
+    """
+
+    num_video_frames: int = 8
+    frame_sampling: str = "uniform"
+    image_aspect_ratio: str = "pad"
+    version: str = "qwen_2"
+    image_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    time_marks: str = "none"
+    frame_pool: int = 1
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("num_video_frames", "frame_pool"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise FvvError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise FvvError(f"{name} must be three numbers, got {getattr(self, name)}.")
+
+    @property
+    def inference_sampling(self) -> str:
+        """How frames are sampled outside of training, see `without_chance`."""
+        return without_chance(self.frame_sampling)
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """The colour that pictures are padded with, RGB, 0 to 255: the mean, so that it is near 0 once normalised."""
+        red, green, blue = (int(255 * mean) for mean in self.image_mean)
+        return red, green, blue
+
+    def save(self, folder: str | Path) -> None:
+        text = json.dumps(asdict(self), indent=2)
+        (Path(folder) / VIDEO_CONFIG_NAME).write_text(text + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "VideoConfig | None":
+        """The configuration of a folder or hub name, None where it has none.
+
+        Raises:
+            CheckpointError: the file is not what `save` writes.
+        """
+        file: Path | str = Path(folder) / VIDEO_CONFIG_NAME
+        if is_hub_name(folder):
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import EntryNotFoundError
+
+            try:
+                file = hf_hub_download(str(folder), VIDEO_CONFIG_NAME)
+            except EntryNotFoundError:  # also without a network, where the cache does not have it
+                return None
+        if not Path(file).is_file():
+            return None
+        try:
+            stored = json.loads(Path(file).read_text())
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError, FvvError) as error:
+            raise CheckpointError(f"{file}: not a video configuration ({error}). Restore or delete it.") from error
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """What one frame is to one model. `model.geometry.make_frame_spec` computes it.
+
+    Attributes:
+        image_size: side of a frame in pixels; frames are square.
+        tokens_per_frame: positions that a frame takes in the language model, pooling included.
+        max_length: positions that a sample may take, frames included.
+        background: colour that pictures are padded with, RGB, 0 to 255.
+    """
+
+    image_size: int
+    tokens_per_frame: int
+    max_length: int
+    background: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "tokens_per_frame", "max_length"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise FvvError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")

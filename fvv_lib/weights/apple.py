@@ -1,0 +1,296 @@
+"""Apple's own layout of FastVLM (`llava_qwen2`) in the terms of Hugging Face's (`fast_vlm`).                 Lesson 8
+
+The weights are the same, under other names. The sizes of the vision tower stand in no `config.json` of Apple's: they
+are constants of Apple's code, so they are read off the weights. Nothing of the folder is executed, and nothing is
+unpickled. This module knows nothing about models that run.
+
+Source: the code of apple/ml-fastvlm for the layout, timm's `fastvit_mci3` for the names on the other side.
+"""
+
+import json
+import pickle
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    FastVlmConfig,
+    LlavaImageProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+)
+
+from fvv_lib.errors import CheckpointError
+from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
+from fvv_lib.prompt.templates import QWEN_2_JINJA
+
+Weights = dict[str, torch.Tensor]
+
+MODEL_TYPE = "llava_qwen2"
+RELEASED_TOWER = {"layers": [2, 12, 24, 4, 2], "embed_dims": [96, 192, 384, 768, 1536], "mlp_ratios": [4] * 5}
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+ASPECT_RATIOS = {"pad": "pad", "square": "crop", None: "crop"}
+# What a folder may set to what; anything else needs code that FastVLM as released does not run.
+SUPPORTED = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_patch_merge_type": ("flat", None),
+    "mm_use_im_start_end": (False, None),
+    "image_aspect_ratio": tuple(ASPECT_RATIOS),
+}
+
+APPLE_TOWER, TIMM_TOWER = "model.vision_tower.vision_tower.model.", "model.vision_tower.timm_model."
+CLIP_HEAD = f"{APPLE_TOWER}head.proj"  # projects to CLIP's space, behind the features that FastVLM reads
+EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+RENAMES = (
+    (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
+    (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
+    (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
+)
+# Apple's tower is one list of stages and of what stands between them; timm's stages own their downsampling.
+NETWORK = ("stages.0.blocks", "stages.1.downsample", "stages.1.blocks", "stages.2.downsample", "stages.2.blocks",
+           "stages.3.downsample", "stages.3.pos_emb", "stages.3.blocks", "stages.4.downsample", "stages.4.pos_emb",
+           "stages.4.blocks")  # fmt: skip
+TOWER_RENAMES = (
+    (r"^patch_embed\.", "stem."),
+    (r"^conv_exp\.", "final_conv."),
+    *((rf"^network\.{i}\.", f"{place}.") for i, place in enumerate(NETWORK)),
+    (r"\.convffn\.", ".mlp."),
+    (r"\.lkb_reparam\.", ".reparam_conv."),
+    (r"\.se\.reduce\.", ".se.fc1."),
+    (r"\.se\.expand\.", ".se.fc2."),
+    (r"\.(layer_scale(_[12])?)$", r".\1.gamma"),
+)
+WAY_BACK = (
+    ("model.language_model.", "model."),
+    ("multi_modal_projector.linear_1.", "mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "mm_projector.2."),
+    (f"{TIMM_TOWER}stem.", f"{TIMM_TOWER}patch_embed."),
+    (f"{TIMM_TOWER}final_conv.", f"{TIMM_TOWER}conv_exp."),
+    *((f"{TIMM_TOWER}{place}.", f"{TIMM_TOWER}network.{i}.") for i, place in enumerate(NETWORK)),
+    (".mlp.fc", ".convffn.fc"),
+    (".mlp.conv.", ".convffn.conv."),
+    (".proj.0.reparam_conv.", ".proj.0.lkb_reparam."),
+    (".se.fc1.", ".se.reduce."),
+    (".se.fc2.", ".se.expand."),
+    (TIMM_TOWER, APPLE_TOWER),
+)
+
+
+def rename(name: str) -> str | None:
+    """The transformers name of one of Apple's weights; None for the CLIP head, which FastVLM does not use.
+
+    A name that is not Apple's stays as it is, and is an unexpected weight when the model is loaded. Lesson: 08.
+    """
+    if name == CLIP_HEAD:
+        return None
+    in_tower = name.startswith(APPLE_TOWER)
+    name = name.removeprefix(APPLE_TOWER)
+    for pattern, replacement in TOWER_RENAMES if in_tower else RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return TIMM_TOWER + name if in_tower else name
+
+
+def apple_name(name: str) -> str:
+    """Apple's name of one of transformers' weights: `rename` the other way round. Lesson: 08."""
+    for ours, theirs in WAY_BACK:
+        name = name.replace(ours, theirs)
+    return name.removesuffix(".gamma")
+
+
+def read_weights(folder: Path) -> Weights:
+    """All weights of a folder, sharded or not, under transformers' names: safetensors, or an old `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: no weights, a shard that is missing or damaged, or a file that holds more than tensors.
+    """
+    for name in WEIGHT_FILES:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            except (json.JSONDecodeError, KeyError, AttributeError) as error:
+                raise CheckpointError(f"{index}: not an index of weights ({error!r}). Copy it again.") from error
+        elif (folder / name).is_file():
+            shards = [name]
+        else:
+            continue
+        stored = {key: tensor for shard in shards for key, tensor in _read_file(folder / shard).items()}
+        renamed = {rename(key): tensor for key, tensor in stored.items()}
+        return {key: tensor for key, tensor in renamed.items() if key is not None}
+    raise CheckpointError(f"{folder}: it has no weights ({' or '.join(WEIGHT_FILES)}, or shards with an index).")
+
+
+def _read_file(file: Path) -> Weights:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{file}: its weights can not be read ({type(error).__name__}). Copy the file again; a .bin that holds "
+            "more than tensors is not unpickled."
+        ) from error
+
+
+def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
+    """timm's `layers`, `embed_dims` and `mlp_ratios` of the vision tower, read off its weights.
+
+    Raises:
+        CheckpointError: the weights that tell them are missing, or whole blocks of a tower of the released width.
+    """
+    blocks = [re.match(rf"{re.escape(TIMM_TOWER)}stages\.(\d+)\.blocks\.(\d+)\.", name) for name in weights]
+    numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
+    layers = [max(block for i, block in numbers if i == stage) + 1 for stage in sorted({i for i, _ in numbers})]
+    try:
+        embed_dims = [len(weights[f"{TIMM_TOWER}stem.0.reparam_conv.weight"])]
+        for stage in range(1, len(layers)):
+            embed_dims.append(len(weights[f"{TIMM_TOWER}stages.{stage}.downsample.proj.0.reparam_conv.weight"]))
+        inner = [len(weights[f"{TIMM_TOWER}stages.{stage}.blocks.0.mlp.fc1.weight"]) for stage in range(len(layers))]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source}: weights of the vision tower are missing, among them {error.args[0]}. What was saved without "
+            "its tower can not be used: save it again with unfreeze_mm_vision_tower."
+        ) from error
+    ratios = [width // dim for width, dim in zip(inner, embed_dims, strict=True)]
+    sizes = {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": ratios}
+    if embed_dims == RELEASED_TOWER["embed_dims"] and sizes != RELEASED_TOWER:
+        raise CheckpointError(
+            f"{source}: the vision tower is as wide as the released one, but blocks of it are missing (in each stage "
+            f"{layers}, released: {RELEASED_TOWER['layers']}). Copy the weights again."
+        )
+    return sizes
+
+
+def image_size(settings: dict[str, Any], source: Path | str) -> int:
+    """The side in pixels of the pictures that a checkpoint was trained on: the number that ends `mm_vision_tower`.
+
+    Raises:
+        CheckpointError: it names another vision tower.
+    """
+    tower = str(settings.get("mm_vision_tower"))
+    size = re.search(r"mobileclip_l_(\d+)$", tower)
+    if size is None:
+        raise CheckpointError(
+            f"{source}: mm_vision_tower is {tower!r}, expected FastVLM's, like mobileclip_l_1024 (for 1024 pixels)."
+        )
+    return int(size[1])
+
+
+def load_tokenizer(folder: Path, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, with `<image>` appended, Apple's limit, and a chat template for stock processors."""
+    # Given a configuration, it does not look at config.json, which may ask for code of the folder.
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config(), trust_remote_code=False)
+    tokenizer.add_tokens(AddedToken(DEFAULT_IMAGE_TOKEN, special=True, normalized=False), special_tokens=True)
+    limit = settings.get("tokenizer_model_max_length") or tokenizer.model_max_length
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    tokenizer.chat_template = QWEN_2_JINJA
+    return tokenizer
+
+
+def build_image_processor(size: int, aspect_ratio: str) -> LlavaImageProcessor:
+    """What Apple's code does with a picture: a square of `size` pixels, scaled to [0, 1] and no more."""
+    return LlavaImageProcessor(
+        do_pad=aspect_ratio == "pad",
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=[0.0] * 3,
+        image_std=[1.0] * 3,
+    )
+
+
+def fit_vocabulary(weights: Weights, image_token: int, vocab_size: int, source: Path | str) -> int:
+    """Give `<image>` a row of the embedding; returns the size of the vocabulary.
+
+    Released vocabularies are padded far beyond the tokenizer, so the row is one that no text uses. Without padding one
+    row is added: the mean of the others, so that the head never prefers it to all of them.
+
+    Raises:
+        CheckpointError: the tokenizer has more entries than the embedding has rows.
+    """
+    if image_token > vocab_size:
+        raise CheckpointError(
+            f"{source}: the tokenizer has {image_token} entries but the model's vocabulary is {vocab_size}. Copy the "
+            "tokenizer of this checkpoint again."
+        )
+    if image_token == vocab_size:
+        for name in {EMBEDDING, HEAD} & weights.keys():
+            mean = weights[name].float().mean(dim=0, keepdim=True).to(weights[name].dtype)
+            weights[name] = torch.cat([weights[name], mean])
+    return max(vocab_size, image_token + 1)
+
+
+def is_tied(weights: Weights, flag: bool) -> bool:
+    """Whether the head is the embedding; takes a head out of `weights` that only repeats it.
+
+    The weights tell, because published copies of one model differ in the flag `tie_word_embeddings`: without a head in
+    the weights the head is the embedding, and a head that differs from the embedding is a head of its own. Only where
+    the two are equal does the flag say whether they are to stay so.
+    """
+    if HEAD not in weights or EMBEDDING not in weights:
+        return HEAD not in weights
+    if not (flag and torch.equal(weights[HEAD], weights[EMBEDDING])):
+        return False
+    del weights[HEAD]
+    return True
+
+
+def translate_config(settings: dict[str, Any], weights: Weights, image_token: int, source: Path | str) -> FastVlmConfig:
+    """Apple's `config.json` as transformers' configuration, sizes of the vision tower read off the weights.
+
+    Args:
+        settings: the content of Apple's `config.json`.
+        weights: under transformers' names. A repeated head is taken out, a row for `<image>` is added where there is
+            none.
+        image_token: the id of `<image>`.
+        source: for messages.
+
+    Raises:
+        CheckpointError: a setting that FastVLM as released does not have, or weights that contradict it.
+
+    Lesson: 08.
+    """
+    for name, allowed in SUPPORTED.items():
+        if settings.get(name) not in allowed:
+            listed = ", ".join(map(repr, allowed))
+            raise CheckpointError(f"{source}: {name} is {settings.get(name)!r}, supported is {listed}.")
+    tower = tower_sizes(weights, source)
+    own = {field.name for field in fields(Qwen2Config)} - {field.name for field in fields(PreTrainedConfig)}
+    text = {name: value for name, value in settings.items() if name in own | {"rope_theta"}}
+    if settings.get("rope_scaling"):
+        text["rope_scaling"] = settings["rope_scaling"]
+    tied = is_tied(weights, bool(settings.get("tie_word_embeddings")))
+    text["tie_word_embeddings"] = tied
+    text["vocab_size"] = fit_vocabulary(weights, image_token, settings["vocab_size"], source)
+    return fastvlm_config(text, tower, image_token, image_size(settings, source))
+
+
+def fastvlm_config(text: dict[str, Any], tower: dict[str, list[int]], image_token: int, size: int) -> FastVlmConfig:
+    """transformers' configuration of a FastVLM.
+
+    Args:
+        text: settings of the language model, a Qwen2.
+        tower: `layers`, `embed_dims` and `mlp_ratios` of the vision tower, as released without branches to merge.
+        image_token: the id of `<image>`.
+        size: side of a picture in pixels.
+    """
+    stride = 4 * 2 ** (len(tower["layers"]) - 1)  # the stem takes 4 x 4 pixels, each stage after the first 2 x 2
+    return FastVlmConfig(
+        vision_config={
+            "model_type": "timm_wrapper",
+            "architecture": "fastvit_mci3",
+            "hidden_size": 2 * tower["embed_dims"][-1],
+            "do_pooling": False,
+            "model_args": {"inference_mode": True, **tower},
+        },
+        text_config={"model_type": "qwen2", **text},
+        image_token_index=image_token,
+        image_seq_length=(size // stride) ** 2,
+        tie_word_embeddings=text["tie_word_embeddings"],
+    )

@@ -1,0 +1,95 @@
+"""Apple's layout, or a LoRA and its base, as one folder that stock transformers loads.                     Lesson 8
+
+From Apple's layout no number changes on the way: the weights get other names, and the settings that Apple's code keeps
+in constants or in names are written out. A LoRA is merged. `fvv_config.json` comes along, so our own evaluation goes on
+as before. `layout="apple"` goes the other way, to what programs that were written for Apple's layout read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import save_torch_state_dict
+from timm.utils import reparameterize_model
+
+from fvv_lib.errors import CheckpointError
+from fvv_lib.model.geometry import processor_size
+from fvv_lib.weights import apple
+from fvv_lib.weights.loading import LoadedModel, build_processor, load_pretrained_model
+
+Layout = Literal["huggingface", "apple"]
+NOT_APPLES = ("layer_types", "dtype", "transformers_version")  # what newer versions of transformers write
+
+
+def convert_checkpoint(source: str | Path, folder: str | Path, layout: Layout = "huggingface") -> None:
+    """Write the checkpoint of a folder into another, in Hugging Face's layout or in Apple's.
+
+    Args:
+        source: anything that `load_pretrained_model` takes; the weights keep their type, merged ones are float32.
+        folder: where it is written; must not exist, or be empty.
+        layout: `apple` is for a FastVLM. Branches of its vision tower are merged, so what it computes changes in the
+            last digits; the CLIP head, which FastVLM does not use, is not there. Apple's own code has the sizes of the
+            tower as constants and takes no other.
+
+    Raises:
+        CheckpointError: `folder` is not empty, the model has no such layout, or see `load_pretrained_model`.
+
+    Lesson: 08.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: it is not empty. Give a new folder; nothing is overwritten.")
+    loaded = load_pretrained_model(source, device="cpu")
+    if layout == "apple":
+        _save_as_apple(loaded, folder, source)
+        return
+    loaded.model.save_pretrained(folder)
+    build_processor(loaded.tokenizer, loaded.image_processor, loaded.model).save_pretrained(folder)
+
+
+def _save_as_apple(loaded: LoadedModel, folder: Path, source: str | Path) -> None:
+    settings = _apple_settings(loaded, source)
+    state = loaded.model.state_dict()
+    if not loaded.model.config.vision_config.model_args.get("inference_mode"):  # released towers are merged already
+        merged = reparameterize_model(loaded.model.model.vision_tower.timm_model).state_dict()
+        state = {name: tensor for name, tensor in state.items() if apple.TIMM_TOWER not in name}
+        state |= {apple.TIMM_TOWER + name: tensor for name, tensor in merged.items()}
+    if settings["tie_word_embeddings"]:
+        del state[apple.HEAD]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict({apple.apple_name(name): tensor for name, tensor in state.items()}, folder)
+    loaded.tokenizer.save_pretrained(folder)
+    loaded.model.generation_config.save_pretrained(folder)
+    loaded.model.video_config.save(folder)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _apple_settings(loaded: LoadedModel, source: str | Path) -> dict[str, Any]:
+    """`config.json` as Apple's training writes it."""
+    config, ratio = loaded.model.config, loaded.model.video_config.image_aspect_ratio
+    aspect_ratios = {ours: theirs for theirs, ours in apple.ASPECT_RATIOS.items() if theirs}
+    if config.model_type != "fast_vlm" or ratio not in aspect_ratios:
+        raise CheckpointError(
+            f"{source}: Apple's layout is for a FastVLM (fast_vlm) whose pictures are padded or cropped, this is "
+            f"{config.model_type} with image_aspect_ratio {ratio!r}. Leave it in Hugging Face's layout."
+        )
+    text = config.text_config.to_dict()
+    rope = text.pop("rope_parameters")
+    return {key: value for key, value in text.items() if key not in NOT_APPLES} | {
+        "model_type": apple.MODEL_TYPE,
+        "architectures": ["LlavaQwen2ForCausalLM"],
+        "torch_dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "tokenizer_model_max_length": loaded.context_len,
+        "image_aspect_ratio": aspect_ratios[ratio],
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_patch_merge_type": "flat",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": f"mobileclip_l_{processor_size(loaded.image_processor)}",
+        "unfreeze_mm_vision_tower": True,
+    }

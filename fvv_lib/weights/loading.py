@@ -1,0 +1,266 @@
+"""Checkpoints: from a folder to tokenizer, model and image processor.                                     Lesson 8
+
+What a folder holds is told from its `config.json` and its weights, never from its name: the original loader looks for
+"llava" in the folder's name and, where it is missing, loads the model without its vision tower. Here every weight must
+come from the checkpoint. This module knows nothing about data.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from fvv_lib.errors import CheckpointError
+from fvv_lib.model.geometry import class_tokens, vision_stride
+from fvv_lib.model.video_model import FastVlmForVideo, LlavaForVideo, VideoMixin
+from fvv_lib.video_config import VideoConfig, is_hub_name
+from fvv_lib.weights import apple
+from fvv_lib.weights.lora import base_of, is_adapter, merge_lora
+
+MODELS: dict[str, type[VideoMixin]] = {"fast_vlm": FastVlmForVideo, "llava": LlavaForVideo}
+VISION_TOWERS = ("timm_wrapper", "clip_vision_model")
+TEMPLATES = {"qwen2": "qwen_2", "llama": "v1"}  # language model -> the chat template that it was taught with
+BROKEN: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, RuntimeError, ValueError, KeyError),
+    *(StrictDataclassError, SafetensorError, pickle.UnpicklingError),
+)
+HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+
+
+class LoadedModel(NamedTuple):
+    """What `load_pretrained_model` returns, in LLaVA's order."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: VideoMixin
+    image_processor: BaseImageProcessor
+    context_len: int
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's."""
+        return self.model.config
+
+
+class Checkpoint(NamedTuple):
+    """All of a checkpoint but the model: enough to know what it would make of data.
+
+    Attributes:
+        folder: on this disk, also for a hub name.
+        weights: under transformers' names, where they are not so in the folder; None where transformers reads them.
+        adapters: folders of LoRA to merge into the weights, in this order.
+    """
+
+    folder: Path
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+    video_config: VideoConfig
+    weights: apple.Weights | None = None
+    adapters: tuple[Path, ...] = ()
+
+    @property
+    def model_class(self) -> type[VideoMixin]:
+        return MODELS[self.config.model_type]
+
+    @property
+    def context_len(self) -> int:
+        """Positions that the model may read: the lesser of what the tokenizer and the language model say."""
+        return int(min(self.tokenizer.model_max_length, self.config.text_config.max_position_embeddings))
+
+
+def load_pretrained_model(
+    path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | str = "auto"
+) -> LoadedModel:
+    """Load a checkpoint of FastVLM, in Hugging Face's layout or in Apple's own, of LLaVA-1.5, or a LoRA of one.
+
+    Args:
+        path: a folder, or a hub name where there is a network. An adapter is merged into its base, which its
+            configuration names.
+        device: default: the first GPU if there is one, else the CPU.
+        dtype: of the weights; `auto` is as they are stored, and float32 after a merge: rounded to the base's bfloat16,
+            the small differences that an adapter has learned would be gone.
+
+    Returns:
+        tokenizer, model (in eval mode), image processor, and the number of positions that the model may read.
+
+    Raises:
+        CheckpointError: no such folder, another kind of model, or weights that are missing, left over, or of another
+            shape; lists them.
+
+    Lesson: 08.
+    """
+    checkpoint = open_checkpoint(path)
+    with _refusing(path):
+        model = load_model(checkpoint, path, dtype)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedModel(
+        checkpoint.tokenizer, model.to(device).eval(), checkpoint.image_processor, checkpoint.context_len
+    )
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read all of a checkpoint but the model, see `load_pretrained_model`. Lesson: 08."""
+    folder = _folder_of(path)
+    if is_adapter(folder):
+        base = open_checkpoint(base_of(folder))  # itself an adapter, perhaps
+        video_config = VideoConfig.load(folder) or base.video_config
+        return base._replace(adapters=(*base.adapters, folder), video_config=video_config)
+    settings = _read_settings(folder)
+    with _refusing(path):
+        if settings.get("model_type") == apple.MODEL_TYPE:
+            return _open_apple(folder, settings)
+        tokenizer, image_processor, config = (
+            auto.from_pretrained(folder, trust_remote_code=False)
+            for auto in (AutoTokenizer, AutoImageProcessor, AutoConfig)
+        )
+        _check_parts(config, folder / "config.json")
+        default = VideoConfig(
+            version=TEMPLATES[config.text_config.model_type],
+            image_mean=tuple(image_processor.image_mean),
+            image_std=tuple(image_processor.image_std),
+        )
+        return Checkpoint(folder, config, tokenizer, image_processor, VideoConfig.load(folder) or default)
+
+
+def _open_apple(folder: Path, settings: dict[str, Any]) -> Checkpoint:
+    tokenizer = apple.load_tokenizer(folder, settings)
+    weights = apple.read_weights(folder)
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    config = apple.translate_config(settings, weights, image_token, folder / "config.json")
+    default = VideoConfig(image_aspect_ratio=apple.ASPECT_RATIOS[settings.get("image_aspect_ratio")])
+    video_config = VideoConfig.load(folder) or default
+    size = apple.image_size(settings, folder)
+    image_processor = apple.build_image_processor(size, video_config.image_aspect_ratio)
+    return Checkpoint(folder, config, tokenizer, image_processor, video_config, weights)
+
+
+def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | str = "auto") -> VideoMixin:
+    """The model of a checkpoint, on the CPU; `path` is its name in messages."""
+    translated = checkpoint.weights is not None
+    model, info = checkpoint.model_class.from_pretrained(
+        None if translated else checkpoint.folder,
+        config=checkpoint.config,
+        state_dict=checkpoint.weights,
+        dtype=torch.float32 if checkpoint.adapters else dtype,
+        video_config=checkpoint.video_config,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    problems = {kind: sorted(info[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
+    problems["mismatched"] = [
+        f"{key} is {tuple(stored)} and should be {tuple(expected)}"
+        for key, stored, expected in sorted(info["mismatched_keys"])
+    ]
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+        raise CheckpointError(
+            f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would run with "
+            "random weights, or without some of its own. Copy the folder again, or restore the config.json that was "
+            "saved with it."
+        )
+    if translated and (checkpoint.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+        model.generation_config.pad_token_id = checkpoint.tokenizer.pad_token_id
+    for adapter in checkpoint.adapters:
+        model = merge_lora(model, adapter)
+    if checkpoint.adapters and dtype != "auto":
+        for parameter in model.parameters():  # not the buffers: the angles of RoPE need their float32
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@contextmanager
+def _refusing(path: str | Path) -> Iterator[None]:
+    """What the libraries raise for a broken checkpoint, as one error."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except BROKEN as error:
+        raise CheckpointError(
+            f"{path}: it can not be loaded ({_first_line(error)}). Give a folder that has config.json, "
+            "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text tells how to run it nevertheless
+        return "a .bin that holds more than tensors is not unpickled"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _folder_of(path: str | Path) -> Path:
+    """The folder of a checkpoint; that of a hub name is downloaded into the cache of huggingface_hub."""
+    folder = Path(path)
+    if folder.exists():
+        return folder
+    if not is_hub_name(path):
+        raise CheckpointError(f"{path}: no such folder. Give the folder of a checkpoint, or a hub name (owner/name).")
+    try:
+        folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.safetensors"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.bin"]))
+        return folder
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise CheckpointError(
+            f"{path}: no such folder, and as a hub name it can not be fetched ({_first_line(error)}). Check the "
+            f"name; without a network, fetch it elsewhere (hf download {path} --local-dir FOLDER) and give that folder."
+        ) from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder, if it is of a kind that can be loaded."""
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_text())
+        model_type = settings.get("model_type")
+    except (OSError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: config.json is missing or broken ({error}). Is this a checkpoint?") from error
+    if model_type not in (*MODELS, apple.MODEL_TYPE):
+        known = ", ".join((*MODELS, apple.MODEL_TYPE))
+        raise CheckpointError(f"{file}: model_type is {model_type!r}, supported is {known}.")
+    if model_type == "llava" and "mm_vision_tower" in settings:
+        raise CheckpointError(
+            f"{file}: this is LLaVA's original layout. Take the same model in Hugging Face's, like "
+            "llava-hf/llava-1.5-7b-hf."
+        )
+    return settings
+
+
+def _check_parts(config: PreTrainedConfig, file: Path) -> None:
+    """Other vision towers and language models go by the name of `llava` too."""
+    parts = {"vision tower": (config.vision_config, VISION_TOWERS), "language model": (config.text_config, TEMPLATES)}
+    for name, (part, known) in parts.items():
+        if part.model_type not in known:
+            raise CheckpointError(f"{file}: its {name} is {part.model_type!r}, supported is {', '.join(known)}.")
+
+
+def build_processor(
+    tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor, model: VideoMixin
+) -> LlavaProcessor:
+    """What stock transformers needs beside the weights: tokenizer, image processor, and how they go together."""
+    return LlavaProcessor(
+        image_processor,
+        tokenizer,
+        patch_size=vision_stride(model.config),
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=class_tokens(model.config),
+        chat_template=tokenizer.chat_template,
+    )

@@ -1,0 +1,106 @@
+"""`fvv finetune` in processes of its own that start at once.
+
+A start is five seconds of imports, and some tests need dozens of starts. So each is forked from one process that has
+imported everything (multiprocessing's forkserver). What runs is the command, with the environment that torchrun sets.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from torch.distributed.elastic.utils.distributed import get_free_port
+
+SECONDS = 300
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["fvv_lib.finetuning.recipe", "fvv_lib.scaling.features", "deepspeed", "peft"])
+
+
+def _finetune(flags, environment, log):
+    os.setsid()  # a signal to the group reaches the workers that read frames, and not the tests
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    from fvv_lib.__main__ import main
+
+    sys.exit(main(["finetune", *flags]))
+
+
+class Run:
+    """Ranks of one training run, started. Used as a context, none of them outlives it.
+
+    Attributes:
+        text: what all of them have printed so far.
+        codes: their exit codes; None where one still runs.
+    """
+
+    def __init__(self, flags, ranks=1):
+        self.folder = tempfile.TemporaryDirectory(prefix="fvv-run-")
+        self.logs = [Path(self.folder.name) / f"rank{rank}.log" for rank in range(ranks)]
+        port = get_free_port()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DeepSpeed looks for ninja
+        self.processes = []
+        for rank, log in enumerate(self.logs):
+            environment = {**os.environ, **ENVIRONMENT, "PATH": path}
+            if ranks > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
+                environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            process = FORKSERVER.Process(target=_finetune, args=([str(flag) for flag in flags], environment, log))
+            process.start()
+            self.processes.append(process)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.send(signal.SIGKILL)
+        for process in self.processes:
+            process.join()
+        self.folder.cleanup()
+
+    @property
+    def text(self):
+        return "\n".join(log.read_text(errors="replace") for log in self.logs if log.exists())
+
+    @property
+    def codes(self):
+        return [process.exitcode for process in self.processes]
+
+    def send(self, number):
+        """Send a signal to every process of the run, the data loaders' workers too."""
+        for process in self.processes:
+            if process.exitcode is None:
+                os.killpg(process.pid, number)
+
+    def wait(self):
+        """Wait for the end of all ranks, but for none when one has failed: it may be what the others wait for."""
+        end = time.monotonic() + SECONDS
+        while None in self.codes and not any(self.codes) and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def join(self):
+        """Wait for the end of all ranks, whatever their exit codes are."""
+        for process in self.processes:
+            process.join(SECONDS)
+
+    def wait_for(self, words):
+        """Wait until these words have been printed."""
+        end = time.monotonic() + SECONDS
+        while words not in self.text:
+            assert None in self.codes, self.text[-3000:]
+            assert time.monotonic() < end, self.text[-3000:]
+            time.sleep(0.02)
+
+
+def finetune(flags, ranks=1):
+    """Run the command to its good end."""
+    with Run(flags, ranks) as run:
+        run.wait()
+        assert run.codes == [0] * ranks, run.text[-6000:]

@@ -1,0 +1,319 @@
+"""Settings from flags, from YAML, and through the script; and what the command says when they are wrong."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import transformers
+from conftest import ROOT
+
+from fvv_lib import DataArguments, FvvError, ModelArguments, TrainingArguments
+from fvv_lib.cli import VERBS
+from fvv_lib.cli.check import CheckOptions
+from fvv_lib.cli.finetune import TABLE, parse_settings, transformers_flags
+from fvv_lib.cli.flags import FlagError, flags_of, parse
+from fvv_lib.settings import MemorySettings, TrainingSettings
+
+NEEDED = ["--model_name_or_path", "base", "--output_dir", "output", "--use_cpu", "True", "--report_to", "none"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One field of each kind."""
+
+    paths: list[Path] = field(default_factory=list, metadata={"positional": True, "help": "Files."})
+    count: int = field(default=8, metadata={"help": "How many, 100 %."})
+    rate: float | None = field(default=None, metadata={"help": "How fast."})
+    packing: bool = field(default=False, metadata={"help": "A switch."})
+    kind: Literal["yes", "no"] = field(default="yes", metadata={"help": "A choice."})
+    words: list[str] = field(default_factory=list, metadata={"help": "Several."})
+    shown: list[str] = field(default_factory=list, metadata={"appended": True, "help": "Again and again."})
+
+
+def read(*arguments):
+    return parse(flags_of(Settings), arguments, "verb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        ([], {}),
+        (["--count", "3"], {"count": 3}),
+        (["--count=3"], {"count": 3}),
+        (["--count", "-3"], {"count": -3}),
+        (["--rate", "1e-5"], {"rate": 1e-5}),
+        (["--rate", "none"], {"rate": None}),
+        (["--packing"], {"packing": True}),
+        (["--no-packing"], {"packing": False}),
+        (["--no_packing"], {"packing": False}),
+        (["--packing", "True"], {"packing": True}),
+        (["--packing", "false"], {"packing": False}),
+        (["--packing=False"], {"packing": False}),
+        (["--packing", "--count", "3"], {"packing": True, "count": 3}),
+        (["--kind", "no"], {"kind": "no"}),
+        (["--words", "a", "b"], {"words": ["a", "b"]}),
+        (["--words", "a", "--words", "b"], {"words": ["b"]}),  # the last one wins
+        (["--shown", "a", "--shown", "b", "c"], {"shown": ["a", "b", "c"]}),
+        (["x", "y", "--count", "3"], {"paths": [Path("x"), Path("y")], "count": 3}),
+    ],
+)
+def test_a_flag_is_read_as_its_type(arguments, values):
+    assert read(*arguments) == values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count", "8.5"], "--count: '8.5' is not a whole number"),
+        (["--count", "none"], "--count: 'none' is not a whole number"),
+        (["--rate", "fast"], "--rate: 'fast' is not a number"),
+        (["--packing", "--count", "x"], "--count: 'x' is not a whole number"),
+        (["--packing=maybe"], "--packing: 'maybe' is neither True nor False"),
+        (["--kind", "perhaps"], "--kind: 'perhaps' is none of yes, no"),
+        (["--coun", "3"], "There is no flag --coun; did you mean --count?"),  # not guessed
+        (["--no-count"], "There is no flag --no_count; did you mean --count?"),
+        (["--anything"], "There is no flag --anything. See"),
+        (["--count"], "--count: expected one argument"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(arguments, message):
+    with pytest.raises(FlagError) as error:
+        read(*arguments)
+    assert message in str(error.value)
+    assert str(error.value).endswith("See fvv verb --help.")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("count: 3\nrate: 1e-5\npacking: true\n", ["--count", "3", "--rate", "1e-5", "--packing"]),
+        ('packing: "False"\n', ["--packing", "False"]),
+        ("packing: no\nkind: no\n", ["--no-packing", "--kind", "no"]),
+        ("rate: null\nwords: a\n", ["--rate", "none", "--words", "a"]),
+        ("words: [a, b]\npaths: [x, y]\n", ["x", "y", "--words", "a", "b"]),
+        ("shown: [a, b]\ncount: -3\n", ["--shown", "a", "b", "--count", "-3"]),
+        ('words: ["--a"]\n', ["--words=--a"]),
+    ],
+)
+def test_a_yaml_file_says_what_flags_say(tmp_path, text, arguments):
+    (tmp_path / "run.yaml").write_text(text)
+    assert read(str(tmp_path / "run.yaml")) == read(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "it cannot be read"),
+        ("", "it must have lines like"),
+        ("- a\n- b\n", "it must have lines like"),
+        ("a: [1\nb: 2\n", "it cannot be read"),
+        ("counts: 4\n", "There is no flag --counts"),
+        ("count: 8.5\n", "'8.5' is not a whole number"),
+        ("count: many\n", "'many' is not a whole number"),
+        ("packing: maybe\n", "'maybe' is neither True nor False"),
+        ("kind: perhaps\n", "'perhaps' is none of yes, no"),
+    ],
+)
+def test_a_wrong_yaml_file_is_one_line_that_names_it(tmp_path, text, message):
+    file = tmp_path / "run.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(FlagError) as error:
+        read(str(file))
+    assert str(file) in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# --- the settings of a run --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [ModelArguments, DataArguments, TrainingSettings, MemorySettings, CheckOptions])
+def test_every_setting_has_help(settings):
+    assert all(flag.help for flag in flags_of(settings))
+
+
+def test_a_run_is_read_from_yaml(tmp_path):
+    """YAML takes `1e-5` for text, and a single path is no list."""
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"model_name_or_path: base\noutput_dir: {tmp_path}\ndata_path: train.json\nuse_cpu: true\nreport_to: [none]\n"
+        "learning_rate: 1e-5\nvision_tower_lr: 2e-6\ntunable_parts: [projector, language_model]\nlora_alpha: null\n"
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-7}\nnum_video_frames: 4\n"
+        'packing: "False"\ngradient_checkpointing: "True"\nsave_strategy: no\n'
+    )
+    model_args, data_args, training_args = parse_settings([str(file)])
+    assert model_args.tunable_parts == ["projector", "language_model"]
+    assert model_args.lora_alpha is None
+    assert (data_args.data_path, data_args.num_video_frames) == (["train.json"], 4)
+    assert (training_args.learning_rate, training_args.vision_tower_lr, training_args.use_cpu) == (1e-5, 2e-6, True)
+    assert training_args.lr_scheduler_kwargs == {"min_lr": 1e-7}
+    assert (training_args.packing, training_args.gradient_checkpointing) == (False, True)
+    assert training_args.save_strategy == "no"
+
+
+def test_settings_do_not_change():
+    for settings, name in ((ModelArguments("x"), "lora_rank"), (DataArguments(), "num_video_frames")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(settings, name, 3)
+
+
+def test_what_transformers_itself_refuses_is_one_line(fvv):
+    result = fvv("finetune", *NEEDED, "--load_best_model_at_end", "--save_strategy", "steps")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_table_of_flags_is_that_of_the_installed_transformers():
+    """With another version: `make flags`."""
+    spec = importlib.util.spec_from_file_location("build_flags", ROOT / "scripts" / "build_flags.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert TABLE.read_text() == script.write(script.make_table())
+    names = {flag.name for flag in transformers_flags()}
+    assert names == {one.name for one in fields(transformers.TrainingArguments) if one.init} - script.NO_FLAG
+    assert {one.name for one in fields(TrainingArguments) if one.init} - script.NO_FLAG == names | {
+        one.name for one in fields(TrainingSettings)
+    }
+
+
+def test_the_help_of_transformers_is_shown_without_loading_it():
+    shown = {flag.name: flag.help for flag in transformers_flags(with_help=True)}
+    for one in fields(transformers.TrainingArguments):
+        if one.name in shown and isinstance(one.metadata.get("help"), str):
+            assert shown[one.name] in (one.metadata["help"].replace("%%", "%"), "See transformers.TrainingArguments.")
+    assert sum(text != "See transformers.TrainingArguments." for text in shown.values()) > 90
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_its_verbs_and_each_has_help(fvv):
+    overview = fvv("--help")
+    assert overview.returncode == 0
+    assert all(verb in overview.stdout for verb in VERBS)
+    assert {path.stem for path in (ROOT / "fvv_lib" / "cli").glob("*.py")} == {*VERBS, "__init__", "flags"}
+    for verb in VERBS:
+        result = fvv(verb, "--help")
+        assert result.returncode == 0
+        assert result.stdout.startswith(f"usage: fvv {verb} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train"], 2, "unknown verb 'train': choose one of doctor, check, memory, finetune, chat, convert."),
+        (["finetune", "--output_dir", "x"], 2, "the following arguments are required: --model_name_or_path"),
+        (["finetune", *NEEDED, "--num_videoframes", "4"], 2, "There is no flag --num_videoframes; did you mean"),
+        (["finetune", *NEEDED, "--num_video_frames", "many"], 2, "--num_video_frames: 'many' is not a whole number"),
+        (["finetune", *NEEDED, "--frame_sampling", "best"], 1, "Unknown frame_sampling 'best'"),
+        (["finetune", *NEEDED, "--lora_rank", "-1"], 1, "lora_rank must not be negative"),
+        (["finetune", *NEEDED, "--optim", "best"], 2, "--optim: 'best' is none of"),
+        (["finetune", "gone.yaml"], 2, "gone.yaml: it cannot be read"),
+        (["check", "--model_name_or_path", "x"], 1, "give at least one annotation file"),
+        (["check", "x.json"], 2, "required: --model_name_or_path"),
+        (["check", "x.json", "--model_name_or_path", "x", "--image_aspect_ratio", "square"], 1, "Unknown image_aspect"),
+        (["chat", "--model", "x", "--max_new_tokens", "few"], 2, "--max_new_tokens: 'few' is not a whole number"),
+        (["chat", "--model", "no/such/model"], 1, "no/such/model: no such folder"),
+        (["convert", "x"], 2, "the following arguments are required: folder"),
+        (["convert", "x", "y", "--layout", "onnx"], 2, "--layout: 'onnx' is none of huggingface, apple"),
+        (["convert", "x", "y"], 1, "x: no such folder"),
+        (["memory"], 1, "memory needs --model"),
+        (["memory", "--model", "0.5b", "--device_gib", "-1"], 1, "device_gib must be above 0"),
+        (["memory", "--model", "0.5b", "--zero_stage", "5"], 1, "zero_stage must be 0, 1, 2 or 3"),
+        (["doctor", "--fast"], 2, "There is no flag --fast"),
+    ],
+)
+def test_every_wrong_value_is_one_line_and_a_failure(fvv, tmp_path, arguments, code, message):
+    result = fvv(*arguments, cwd=tmp_path)
+    assert result.returncode == code
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+LIGHT = """
+import sys
+from fvv_lib.__main__ import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as exit_:
+    code = exit_.code
+heavy = {"torch", "transformers", "numpy", "datasets", "av", "accelerate"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), *(([verb, "--help"], 0) for verb in VERBS), (["finetune", *NEEDED, "--num_videoframes", "4"], 2)],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_help_and_a_refused_flag_load_nothing_heavy(arguments, code):
+    done = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+
+
+NEEDLESS = """
+import sys
+from fvv_lib.__main__ import main
+needless = sys.argv[1].split(",")
+assert main(sys.argv[2:]) == 0
+found = [name for name in needless if name in sys.modules]
+assert not found, found
+"""
+
+
+@pytest.mark.parametrize("verb", ["chat", "memory", "convert"])
+def test_a_verb_loads_only_what_it_needs(verb, base, data_samples, tmp_path):
+    clip = data_samples / "videos" / "test" / "motion-0001.mp4"
+    arguments = {
+        "chat": ["--model", base, "--video", clip, "--question", "What?", "--max_new_tokens", "1"],
+        "memory": ["--model", base],
+        "convert": [base, tmp_path / "out"],
+    }[verb]
+    needless = "datasets,transformers.trainer,matplotlib,peft,tensorboard"
+    done = subprocess.run(
+        [sys.executable, "-c", NEEDLESS, needless, verb, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_is_installed_and_is_the_module():
+    command = Path(sys.executable).with_name("fvv")
+    one, other = (
+        subprocess.run([*start, "memory", "--help"], capture_output=True, text=True, check=True).stdout
+        for start in ([str(command)], [sys.executable, "-m", "fvv_lib"])
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize("spelling", [["--data_path", "x"], ["--data-path", "x"], ["--data_path=x"], ["--data-path=x"]])
+def test_with_data_of_your_own_nothing_of_the_course_is_used(spelling):
+    """`echo` in Python's place shows the command that the script would run."""
+    script, environment = ["bash", str(ROOT / "scripts" / "finetune_video.sh")], {**os.environ, "PYTHON": "echo"}
+    course, mine = (
+        subprocess.run([*script, *flags], env=environment, capture_output=True, text=True, check=True).stdout
+        for flags in (["--seed", "1"], spelling)
+    )
+    assert "-m fvv_lib finetune" in course
+    assert "data_samples" in course
+    assert "--max_steps 600" in course
+    assert "data_samples" not in mine
+    assert "--max_steps" not in mine
+
+
+def test_what_is_checked_is_what_is_trained():
+    """`fvv check` has every setting of the data that `fvv finetune` has."""
+    assert {flag.name for flag in flags_of(DataArguments)} & {flag.name for flag in flags_of(CheckOptions)} == set()
+    with pytest.raises(FvvError, match="Unknown mismatch"):
+        DataArguments(mismatch="most")

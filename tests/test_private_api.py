@@ -1,0 +1,279 @@
+"""Private names of other libraries: each exists as expected, is used in one place, and untested releases are out."""
+
+import ast
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pydoc import locate
+
+import pytest
+from accelerate import Accelerator
+from conftest import ROOT
+from packaging.requirements import Requirement
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer
+
+import fvv_lib
+from fvv_lib import private_api
+from fvv_lib.private_api import CALLED, OVERRIDDEN
+
+PACKAGE = ROOT / "fvv_lib"
+SOURCES = {path: path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+LIBRARIES = {"torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "deepspeed", "peft"}
+# Underscored, and documented: namedtuples have no room for other names, and `os._exit` is for children.
+DOCUMENTED = {"_asdict", "_fields", "_replace", "_exit"}
+DYNAMIC = {"getattr", "hasattr", "setattr", "delattr"}
+
+
+# --- the names that are listed ----------------------------------------------------------------------------------------
+
+
+def written(owner, name):
+    """A function of a module or class as the tables have it: its name and its parameters, without types or values."""
+    assert name in vars(owner), f"{owner.__name__} has no {name} of its own"
+    signature = inspect.signature(getattr(owner, name))
+    bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
+    return name + str(signature.replace(parameters=bare, return_annotation=signature.empty))
+
+
+ROWS = [(owner, row) for table in (CALLED, OVERRIDDEN) for owner, rows in table.items() for row in rows]
+
+
+@pytest.mark.parametrize(("owner", "row"), ROWS, ids=[f"{owner}.{row.partition('(')[0]}" for owner, row in ROWS])
+def test_a_listed_name_exists_with_its_parameters(owner, row):
+    assert written(locate(owner), row.partition("(")[0]) == row
+
+
+class Example:
+    def asked(self, model, *rest: int, trial: str = "x", **others) -> None: ...
+
+    @classmethod
+    def loaded(cls, path, /): ...
+
+
+def test_a_renamed_name_or_parameter_is_seen():
+    assert written(Example, "asked") == "asked(self, model, *rest, trial, **others)"
+    assert written(Example, "loaded") == "loaded(path, /)"
+    with pytest.raises(AssertionError, match="no renamed of its own"):
+        written(Example, "renamed")
+
+
+# --- attributes, which have no signature ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_forward_hooks_are_seen(register):
+    layer = nn.Linear(1, 1)
+    assert not private_api.has_forward_hooks(layer)
+    handle = getattr(layer, register)(lambda *_: None)
+    assert private_api.has_forward_hooks(layer)
+    handle.remove()
+    assert not private_api.has_forward_hooks(layer)
+
+
+def test_tied_weights_are_known(model):
+    assert private_api.tied_weights(model) == {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    assert private_api.tied_weights(nn.Linear(1, 1)) == {}
+
+
+def test_the_loader_within_accelerates_is_the_one_that_starts_workers():
+    prepared = Accelerator(cpu=True).prepare(DataLoader([1, 2]))
+    inner = private_api.torch_loader(prepared)
+    assert type(inner) is DataLoader is not type(prepared)
+    with pytest.raises(AttributeError):
+        private_api.torch_loader(DataLoader([1, 2]))
+
+
+SHARDED = """
+import deepspeed, torch
+from fvv_lib.private_api import full_shape, is_sharded
+deepspeed.comm.init_distributed("gloo")
+with deepspeed.zero.Init(config_dict_or_path={"train_batch_size": 1, "zero_optimization": {"stage": 3}}):
+    weight = torch.nn.Linear(3, 4).weight
+assert weight.shape == (0,) and is_sharded(weight) and full_shape(weight) == (4, 3)
+"""
+
+
+def test_a_parameter_of_zero3_has_the_attributes_that_are_read():
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("DeepSpeed compiles its communication between CPUs")
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    environment = {**os.environ, **alone, "DS_ACCELERATOR": "cpu"}
+    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True, capture_output=True)
+    plain = nn.Linear(3, 4).weight
+    assert not private_api.is_sharded(plain)
+    assert private_api.full_shape(plain) == (4, 3)
+
+
+# --- nothing private outside of private_api ---------------------------------------------------------------------------
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__") and name.strip("_") != "" and name not in DOCUMENTED
+
+
+def own_names(tree):
+    """The names that a source defines: functions, classes, variables, and attributes that it sets on `self`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found | set_on_self(tree)
+
+
+def set_on_self(tree):
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_name(node.value, "self")]
+    return {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+
+
+def is_name(node, name):
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def is_super(node):
+    return isinstance(node, ast.Call) and is_name(node.func, "super")
+
+
+def private_uses(source, overridden=()):
+    """The private names that a source uses and does not define: attributes, imports, keywords, and names in text that
+    `getattr` and its like are given. `super()` may lead to what is `overridden`."""
+    tree = ast.parse(source)
+    own, found = own_names(tree), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            known = overridden if is_super(node.value) else own
+            found |= {node.attr} - set(known)
+        elif isinstance(node, ast.Import):
+            found |= {part for alias in node.names for part in alias.name.split(".")}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and not f"{node.module}.".startswith("fvv_lib."):
+            found |= {part for alias in node.names for part in (*node.module.split("."), alias.name)}
+        elif isinstance(node, ast.keyword):
+            found |= {node.arg or ""} - own
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in DYNAMIC:
+            found |= {arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
+    return {name for name in found if is_private(name)}
+
+
+@pytest.mark.parametrize(
+    ("source", "uses"),
+    [
+        ("table._fingerprint", {"_fingerprint"}),
+        ("model._weights = []", {"_weights"}),
+        ("import torch._dynamo.config as c", {"_dynamo"}),
+        ("from torch.utils._pytree import tree_map", {"_pytree"}),
+        ("from timm.layers import _helpers", {"_helpers"}),
+        ("f(name, _raise=False)", {"_raise"}),
+        ("hasattr(x, '_hooks') or getattr(x, 'hooks')", {"_hooks"}),
+        ("class A(B):\n def f(self): return super()._save() + super()._load()", {"_load"}),
+        ("class A(B):\n def f(self): return self._mine + self._theirs\n def _mine(self): pass", {"_theirs"}),
+        ("class A:\n def __init__(self): self._x = 1\n def f(self): return self._x", set()),
+        ("def _f(): pass\nfrom fvv_lib.video.read import _g\nm._f", set()),
+        ("from __future__ import annotations\nfor _ in x.__dict__: clip._replace(y=_)", set()),
+    ],
+)
+def test_a_private_use_is_seen_however_it_is_written(source, uses):
+    assert private_uses(source, {"_save"}) == uses
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(SOURCES) - {PACKAGE / "private_api.py"}), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_only_private_api_uses_private_names(path):
+    overridden = {row.partition("(")[0] for rows in OVERRIDDEN.values() for row in rows}
+    assert private_uses(SOURCES[path], overridden) == set()
+
+
+def test_every_name_of_private_api_is_used():
+    nodes = [node for source in SOURCES.values() for node in ast.walk(ast.parse(source))]
+    imports = [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "fvv_lib.private_api"]
+    assert {alias.name for node in imports for alias in node.names} == set(private_api.__all__)
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def our_classes():
+    names = [module.name for module in pkgutil.walk_packages(fvv_lib.__path__, "fvv_lib.")]
+    modules = [importlib.import_module(name) for name in names if not name.endswith("__main__")]
+    return {value for module in modules for value in vars(module).values() if inspect.isclass(value) and is_ours(value)}
+
+
+def is_ours(cls):
+    return cls.__module__.split(".")[0] == "fvv_lib"
+
+
+def overrides(cls, is_ours=is_ours):
+    """Methods of the libraries that a class, or one of ours that it is made of, overrides: each with the class whose
+    method it is. Of a Trainer or a model all, of other classes the private ones."""
+    found, bases = set(), cls.__mro__
+    everything = issubclass(cls, Trainer | PreTrainedModel)
+    for place, base in enumerate(bases):
+        for name, value in vars(base).items() if is_ours(base) else ():
+            is_method = callable(value) or isinstance(value, classmethod | staticmethod | property)
+            if not is_method or inspect.isclass(value) or not (is_private(name) or everything) or name[:2] == "__":
+                continue
+            theirs = [other for other in bases[place:] if not is_ours(other) and name in vars(other)]
+            found |= {(other, name) for other in theirs[:1]}
+    return found
+
+
+def test_overrides_are_those_that_are_listed():
+    listed = {(locate(owner), row.partition("(")[0]) for owner, rows in OVERRIDDEN.items() for row in rows}
+    assert set().union(*map(overrides, our_classes())) == listed
+
+
+def test_an_override_is_seen_wherever_it_stands():
+    class Mixin:
+        def log(self): ...
+        def _save(self): ...
+        def _mine(self): ...
+
+    class Plain(nn.Linear):
+        def forward(self, x): ...
+        def _apply(self, fn): ...
+
+    class Mine(Mixin, Trainer):
+        def _run_epoch(self): ...
+
+    ours = {Mixin, Plain, Mine}.__contains__
+    assert overrides(Mine, ours) == {(Trainer, "log"), (Trainer, "_save"), (Trainer, "_run_epoch")}
+    assert overrides(Plain, ours) == {(nn.Module, "_apply")}
+
+
+def test_no_attribute_of_our_trainers_is_one_of_transformers():
+    """They would write over each other's."""
+    theirs = set(re.findall(r"self\.(\w+)", inspect.getsource(Trainer)))
+    for name in ("resume.py", "trainer.py"):
+        tree = ast.parse(SOURCES[PACKAGE / "finetuning" / name])
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Trainer")]
+        assert classes
+        for node in classes:
+            assert not (set_on_self(node) - {"optimizer"}) & theirs
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+PUBLIC_API_ONLY = {"timm", "datasets", "av"}
+
+
+def test_releases_that_were_not_tested_are_excluded():
+    """The next minor release may rename what is private, the next major release what is public."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    bounds = {}
+    for requirement in (Requirement(text) for group in groups for text in group):
+        bounds[requirement.name] = [part.version for part in requirement.specifier if part.operator == "<"]
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    for name in LIBRARIES | PUBLIC_API_ONLY:
+        major, minor = map(int, pins[name].split(".")[:2])
+        after = f"{major + 1}" if name in PUBLIC_API_ONLY else f"{major}.{minor + 1}"
+        assert bounds[name] == [after], name

@@ -1,0 +1,238 @@
+"""The Trainer's own: groups of the optimizer, batches of like lengths, counting, labelled logits. Whole runs are in
+`test_training`."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from fvv_lib.arguments import TrainingArguments
+from fvv_lib.finetuning.trainer import Counter, VideoTrainer
+from fvv_lib.model.parts import part_of, set_trainable
+from fvv_lib.settings import PARTS
+
+MANY = 1000  # more than the 50 batches that transformers sorts at a time
+
+
+class Measured(Dataset):
+    """Samples of known lengths. Reading one gives its number, and is an error where `readable` is False."""
+
+    def __init__(self, lengths, readable=True):
+        self.lengths, self.readable, self.epochs = np.array(lengths), readable, []
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, number):
+        assert self.readable, "a sample was read to find its length"
+        return {"number": number}
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+@pytest.fixture(scope="module")
+def lengths():
+    """Of a thousand samples, no two alike."""
+    return np.random.default_rng(0).permutation(MANY) + 1
+
+
+@pytest.fixture
+def trainer_of(tmp_path):
+    """A trainer of a model; by default of a linear layer, where only the data matter."""
+
+    def make(model=None, dataset=None, **settings):
+        defaults = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+        arguments = TrainingArguments(**defaults, dataloader_num_workers=0, **settings)
+        return VideoTrainer(model=model or nn.Linear(1, 1), args=arguments, train_dataset=dataset)
+
+    return make
+
+
+def numbers(loader, epoch=0):
+    """The samples of each batch."""
+    loader.set_epoch(epoch)
+    return [batch["number"].tolist() for batch in loader]
+
+
+# --- optimizer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups(model, trainer_of):
+    """The optimizer's groups, each with the names of its parameters."""
+
+    def make(parts, **settings):
+        set_trainable(model, parts)
+        settings = {"learning_rate": 1e-4, "weight_decay": 0.1, **settings}
+        optimizer = trainer_of(model, **settings).create_optimizer()
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return [{**group, "params": [names[id(p)] for p in group["params"]]} for group in optimizer.param_groups]
+
+    return make
+
+
+def test_what_is_trained_is_in_one_group_and_what_is_frozen_in_none(model, groups):
+    found = groups(["projector", "language_model"])
+    names = [name for group in found for name in group["params"]]
+    assert len(names) == len(set(names))
+    assert set(names) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(group["params"] for group in found)
+
+
+def test_a_group_is_of_one_part_at_its_rate(groups):
+    found = groups(PARTS, vision_tower_lr=2e-6, projector_lr=1e-3)
+    rates = {}
+    for group in found:
+        (part,) = {part_of(name) for name in group["params"]}
+        rates.setdefault(part, set()).add(group["lr"])
+    assert rates == {"vision_tower": {2e-6}, "projector": {1e-3}, "language_model": {1e-4}}
+
+
+@pytest.mark.parametrize("rate", [0.0, None, 3e-5])
+def test_a_part_without_a_rate_of_its_own_takes_the_common_one(groups, rate):
+    """A rate of 0 is one: that part stands still."""
+    (rate_found,) = {group["lr"] for group in groups(["projector"], projector_lr=rate)}
+    assert rate_found == (1e-4 if rate is None else rate)
+
+
+def test_matrices_decay_in_every_part_and_biases_and_norms_do_not(model, groups):
+    found = groups(PARTS, vision_tower_lr=1e-5)
+    decay = {name: group["weight_decay"] for group in found for name in group["params"]}
+    assert set(decay.values()) == {0.0, 0.1}
+    modules = dict(model.named_modules())
+    for name in decay:
+        module = modules[name.rpartition(".")[0]]
+        if name.endswith("bias") or type(module).__name__ == "Qwen2RMSNorm":
+            assert decay[name] == 0.0, name
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
+            assert decay[name] == 0.1, name
+    for value in (0.0, 0.1):
+        assert {part_of(name) for name in decay if decay[name] == value} == set(PARTS)
+
+
+def test_there_is_one_optimizer_however_often_it_is_asked_for(model, trainer_of):
+    trainer = trainer_of(model)
+    assert trainer.create_optimizer() is trainer.create_optimizer() is trainer.optimizer
+
+
+# --- batches of like lengths --------------------------------------------------------------------------------------
+
+
+def descends(values):
+    return bool((np.diff(values) <= 0).all())
+
+
+def test_a_group_is_what_a_step_takes_with_all_that_it_accumulates(trainer_of, lengths):
+    """transformers sorts the samples of 50 groups at a time: here 50 x 2 x 2."""
+    settings = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2}
+    dataset = Measured(lengths)
+    order = numbers(trainer_of(dataset=dataset, gradient_accumulation_steps=2, **settings).get_train_dataloader())
+    assert {len(batch) for batch in order} == {2}
+    row = lengths[np.concatenate(order)]
+    assert sorted(row) == sorted(lengths)  # each sample once
+    assert row[0] == lengths.max()  # what needs most memory comes first
+    assert descends(row[:200])
+    assert not descends(row[:201])
+
+
+def test_groups_of_evaluation_are_its_own_batches(trainer_of, lengths):
+    settings = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 4}
+    trainer = trainer_of(gradient_accumulation_steps=2, **settings)
+    order = numbers(trainer.get_eval_dataloader(Measured(lengths)))
+    row = lengths[np.concatenate(order)]
+    assert {len(batch) for batch in order} == {4}
+    assert sorted(row) == sorted(lengths)
+    assert descends(row[:200])
+    assert not descends(row[:201])
+
+
+def test_no_sample_is_read_to_find_its_length(trainer_of, lengths):
+    dataset = Measured(lengths, readable=False)
+    trainer = trainer_of(dataset=dataset, train_sampling_strategy="group_by_length")
+    for loader in (trainer.get_train_dataloader(), trainer.get_eval_dataloader(dataset)):
+        assert len(loader) == MANY / 8
+
+
+def test_the_order_follows_seed_and_epoch(trainer_of, lengths):
+    def order(epoch=0, **settings):
+        trainer = trainer_of(dataset=Measured(lengths), train_sampling_strategy="group_by_length", **settings)
+        torch.rand(3)  # what else draws random numbers does not matter
+        return numbers(trainer.get_train_dataloader(), epoch)
+
+    first = order(seed=1)
+    assert order(seed=1) == first
+    assert order(seed=2) != first
+    assert order(seed=2, data_seed=1) == first
+    assert order(seed=1, data_seed=0) == order(seed=0) != first
+    assert order(epoch=1, seed=1) != first
+    assert order(epoch=1, seed=1) == order(epoch=1, seed=1)
+
+
+def test_without_grouping_the_order_is_that_of_transformers(trainer_of, lengths):
+    dataset = Measured(lengths)
+    for strategy in ("random", "sequential"):
+        trainer = trainer_of(dataset=dataset, train_sampling_strategy=strategy)
+        order = np.concatenate(numbers(trainer.get_train_dataloader()))
+        assert sorted(order) == list(range(MANY))
+        assert not descends(lengths[order][:16])
+        assert (order.tolist() == list(range(MANY))) == (strategy == "sequential")
+        assert np.concatenate(numbers(trainer.get_eval_dataloader(dataset))).tolist() == list(range(MANY))
+
+
+# --- what is told and counted -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("progress", "epoch"), [(None, 0), (0.0, 0), (1.0, 1), (2.5, 2)])
+def test_the_dataset_is_told_the_epoch_that_begins_or_goes_on(trainer_of, progress, epoch):
+    """A run that is resumed within an epoch goes on with the frames of that epoch."""
+    dataset = Measured([1, 2, 3])
+    trainer = trainer_of(dataset=dataset)
+    trainer.state.epoch, trainer.callback_handler.train_dataloader = progress, trainer.get_train_dataloader()
+    trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
+    assert dataset.epochs == [epoch]
+
+
+def batches():
+    ids = torch.tensor([[5, -200, -200, 6], [7, 8, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": torch.tensor([[-100] * 3 + [6]] * 2)}
+    return iter([batch] * 5)
+
+
+def test_what_a_step_takes_is_counted_and_no_batch_after_it(trainer_of):
+    trainer = trainer_of()
+    trainer.counter = counter = Counter(tokens_per_frame=4)
+    rest = batches()
+    taken, learned = trainer.get_batch_samples(rest, 2, torch.device("cpu"))
+    assert (len(taken), len(list(rest))) == (2, 3)
+    assert learned is None or int(learned) == 4
+    assert (counter.samples, counter.frames, counter.tokens) == (4, 4, 2 * (2 + 2 * 4 + 2))
+
+
+def test_a_trainer_without_a_counter_counts_nothing(trainer_of):
+    trainer = trainer_of()
+    assert trainer.counter is None
+    assert len(trainer.get_batch_samples(batches(), 2, torch.device("cpu"))[0]) == 2
+
+
+# --- loss ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [False, True])
+def test_the_loss_needs_the_logits_of_labelled_tokens_alone(loaded, trainer_of, training):
+    """In evaluation too, where the model itself would make all of them."""
+    model = loaded.model.train(training)
+    try:
+        ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+        labels = torch.tensor([[-100, -100, 7, 8], [-100, -100, -100, 12]])
+        inputs = {"input_ids": ids, "labels": labels, "images": torch.zeros(2, 0, 3, 64, 64, dtype=torch.uint8)}
+        given = dict(inputs)
+        loss, outputs = trainer_of(model).compute_loss(model, inputs, return_outputs=True)
+        full = model(**given, full_logits=True)
+    finally:
+        model.eval()
+    assert outputs.logits.shape == (3, full.logits.shape[-1])
+    torch.testing.assert_close(loss, full.loss)
+    assert inputs.keys() == given.keys()

@@ -1,0 +1,147 @@
+"""Files that say how long they are: whole ones pass, and every cut one is found without decoding a frame."""
+
+import os
+from contextlib import suppress
+
+import av
+import pytest
+
+from fvv_lib.course.numbered import write_numbered
+from fvv_lib.errors import VideoDecodeError
+from fvv_lib.video.exact.truncation import EBML, SEGMENT, check_size, promised_size
+
+TELL = (("mpeg4", "avi"), ("libx264", "avi"), ("libx264", "mkv"), ("libvpx-vp9", "webm"), ("wmv2", "wmv"))
+NOT_KNOWN = pytest.mark.xfail(reason="FFFFFFFF stands for an unknown size, and is taken for one", strict=True)
+
+
+class Pipe:
+    """A file that can only be written on, as a live recording is: no header is corrected at its end."""
+
+    def __init__(self):
+        self.content = bytearray()
+
+    def write(self, part):
+        self.content += bytes(part)
+        return len(part)
+
+
+def record_live(codec, container):
+    pipe = Pipe()
+    with av.open(pipe, "w", format=container) as writing:
+        stream = writing.add_stream(codec, rate=25, width=64, height=48)
+        stream.pix_fmt = "yuv420p"
+        for number in range(3):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts = number
+            writing.mux(stream.encode(frame))
+        writing.mux(stream.encode())
+    return bytes(pipe.content)
+
+
+@pytest.fixture(params=TELL, ids="-".join)
+def clip(request, tmp_path):
+    """A whole clip in each container that writes its size."""
+    codec, container = request.param
+    path = tmp_path / f"clip.{container}"
+    write_numbered(path, codec, count=12)
+    return path
+
+
+def test_a_whole_file_has_the_size_that_its_header_tells(clip):
+    assert promised_size(clip) == clip.stat().st_size
+    check_size(clip)
+
+
+@pytest.mark.parametrize("missing", [1, 100, 0.5])
+def test_a_file_that_lacks_its_end_is_an_error_that_names_it_and_both_sizes(clip, missing):
+    content = clip.read_bytes()
+    left = len(content) - (missing if isinstance(missing, int) else int(missing * len(content)))
+    clip.write_bytes(content[:left])
+    message = rf"{clip.name}: it has {left:,} of the {len(content):,} bytes .*cut short. Download or copy it again"
+    with pytest.raises(VideoDecodeError, match=message):
+        check_size(clip)
+
+
+def test_bytes_after_the_end_are_no_error(clip):
+    """Other programs append what they like: tags, an index, zeros."""
+    with clip.open("ab") as file:
+        file.write(bytes(1000))
+    check_size(clip)
+
+
+def test_a_file_cut_within_its_header_is_refused_or_left_to_the_decoder(clip):
+    for length in reversed(range(300)):
+        os.truncate(clip, length)
+        with suppress(VideoDecodeError):
+            check_size(clip)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"), [("libx264", "mp4"), ("libx264", "mov"), ("libx264", "m4v"), ("flv", "flv")]
+)
+def test_other_containers_do_not_tell(tmp_path, codec, container):
+    path = tmp_path / f"clip.{container}"
+    write_numbered(path, codec, count=12)
+    assert promised_size(path) is None
+    path.write_bytes(path.read_bytes()[:500])
+    check_size(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"R", EBML, bytes(9000), b"<html>not found</html>" * 500])
+def test_what_is_no_video_does_not_tell(tmp_path, content):
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(content)
+    assert promised_size(path) is None
+    check_size(path)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"),
+    [
+        ("libx264", "matroska"),
+        ("libvpx-vp9", "webm"),
+        ("wmv2", "asf"),
+        pytest.param("mpeg4", "avi", marks=NOT_KNOWN),
+    ],
+)
+def test_a_live_recording_does_not_tell(tmp_path, codec, container):
+    path = tmp_path / "live"
+    path.write_bytes(record_live(codec, container))
+    with av.open(str(path)) as recorded:
+        assert sum(1 for _ in recorded.decode(video=0)) == 3
+    assert promised_size(path) is None
+    check_size(path)
+
+
+def ebml(length, size):
+    """A Matroska file of `size` bytes in its segment, whose size is written in `length` bytes; None: unknown."""
+    value = (1 << 7 * length) - 1 if size is None else size
+    field = (value | 1 << 7 * length).to_bytes(length, "big")
+    head = bytes.fromhex("42868101")  # EBMLVersion 1
+    return EBML + bytes([0x80 | len(head)]) + head + SEGMENT + field
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_a_size_of_matroska_may_take_one_byte_to_eight(tmp_path, length):
+    """RFC 8794: leading zeros tell how many, all ones stand for an unknown size."""
+    path = tmp_path / "clip.mkv"
+    known = ebml(length, 100)
+    path.write_bytes(known + bytes(99))
+    assert promised_size(path) == len(known) + 100
+    with pytest.raises(VideoDecodeError, match=rf"clip\.mkv: it has {len(known) + 99} of the {len(known) + 100} bytes"):
+        check_size(path)
+    path.write_bytes(known + bytes(100))
+    check_size(path)
+    path.write_bytes(ebml(length, None))
+    assert promised_size(path) is None
+
+
+@pytest.mark.parametrize(
+    "after_header",
+    [bytes.fromhex("1F43B675") + b"\xe4", SEGMENT, SEGMENT + b"\0\xc0" + bytes(7)],
+    ids=["another element", "no size", "no valid size"],
+)
+def test_an_ebml_file_without_the_size_of_a_segment_does_not_tell(tmp_path, after_header):
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(ebml(1, 100).partition(SEGMENT)[0] + after_header)
+    assert promised_size(path) is None
