@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory, on any device
-from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation, with its result
-from torch.utils._pytree import tree_leaves  # takes operations' nested results apart
+
+# PyTorch has no public name for these three. Its own guides import the second from here.
+from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory that behave as those of a CPU
+from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation and its result
+from torch.utils._pytree import tree_leaves  # the tensors in an operation's nested result
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler

@@ -1,8 +1,8 @@
 """`scripts/build_notebooks.py` runs the sources and writes the notebooks."""
 
+import build_notebooks
 import pytest
 from notebook_rules import code_cells, its_metadata_is_the_same_everywhere, read, texts
-from notebook_scripts import build_notebooks
 
 EXERCISE = """# %%
 def double(x):

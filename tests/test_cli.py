@@ -1,6 +1,5 @@
 """Settings from flags, from YAML, and through the script; and what the command says when they are wrong."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+import build_flags
 import pytest
 import transformers
 from conftest import ROOT
@@ -173,13 +173,10 @@ def test_what_transformers_itself_refuses_is_one_line(fvv):
 
 def test_the_table_of_flags_is_that_of_the_installed_transformers():
     """With another version: `make flags`."""
-    spec = importlib.util.spec_from_file_location("build_flags", ROOT / "scripts" / "build_flags.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert TABLE.read_text() == script.write(script.make_table())
+    assert TABLE.read_text() == build_flags.write(build_flags.make_table())
     names = {flag.name for flag in transformers_flags()}
-    assert names == {one.name for one in fields(transformers.TrainingArguments) if one.init} - script.NO_FLAG
-    assert {one.name for one in fields(TrainingArguments) if one.init} - script.NO_FLAG == names | {
+    assert names == {one.name for one in fields(transformers.TrainingArguments) if one.init} - build_flags.NO_FLAG
+    assert {one.name for one in fields(TrainingArguments) if one.init} - build_flags.NO_FLAG == names | {
         one.name for one in fields(TrainingSettings)
     }
 
@@ -199,7 +196,7 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
     overview = fvv("--help")
     assert overview.returncode == 0
     assert all(verb in overview.stdout for verb in VERBS)
-    assert {path.stem for path in (ROOT / "fvv_lib" / "cli").glob("*.py")} == {*VERBS, "__init__", "flags"}
+    assert {path.stem for path in (ROOT / "fvv_lib" / "cli").glob("*.py")} == {*VERBS, "__init__", "flags", "starting"}
     for verb in VERBS:
         result = fvv(verb, "--help")
         assert result.returncode == 0
@@ -261,6 +258,22 @@ sys.exit(code)
 def test_help_and_a_refused_flag_load_nothing_heavy(arguments, code):
     done = subprocess.run([sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
+
+
+QUICK = """
+import gc
+from fvv_lib.cli.starting import quick_imports
+with quick_imports():
+    assert not gc.isenabled()
+    import torch
+assert gc.isenabled() and gc.get_freeze_count() > 10_000
+with quick_imports():  # there may be garbage now
+    assert gc.isenabled()
+"""
+
+
+def test_imports_are_not_searched_for_garbage_and_what_comes_later_is():
+    subprocess.run([sys.executable, "-c", QUICK], check=True)
 
 
 NEEDLESS = """

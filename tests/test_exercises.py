@@ -6,11 +6,11 @@ import io
 import re
 from pathlib import Path
 
+import exercises
 import matplotlib.pyplot as plt
 import pytest
 from nbformat import NotebookNode
 from notebook_rules import EXERCISES, ROOT, SOLUTIONS, code_cells, markdown, read
-from notebook_scripts import exercises
 
 SOURCE = """# %% [markdown]
 ### BEGIN SOLUTION

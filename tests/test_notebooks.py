@@ -3,11 +3,11 @@
 import ast
 import re
 
+import build_notebooks
 import jupytext
 import pytest
 from nbformat import NotebookNode
 from notebook_rules import ALL, EXERCISES, LESSONS, ROOT, RULES, SOLUTIONS, code_cells, markdown, nodes, read
-from notebook_scripts import build_notebooks
 
 from fvv_lib import DataArguments
 

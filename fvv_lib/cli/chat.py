@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fvv_lib.cli.flags import flags_of, parse
+from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import FvvError
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ class ChatSettings:
 
 def main(arguments: list[str]) -> None:
     settings = ChatSettings(**parse(flags_of(ChatSettings), arguments, "chat", ChatSettings.__doc__ or ""))
-    from fvv_lib.evaluation.dialogue import Chat
-    from fvv_lib.weights.loading import load_pretrained_model
+    with quick_imports():
+        from fvv_lib.evaluation.dialogue import Chat
+        from fvv_lib.weights.loading import load_pretrained_model
 
     chat = Chat(load_pretrained_model(settings.model), settings.max_new_tokens)
     for path in settings.image:

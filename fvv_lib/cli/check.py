@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fvv_lib.cli.flags import flags_of, parse, take
+from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import DataFormatError
 from fvv_lib.settings import DataArguments
 
@@ -46,17 +47,18 @@ class CheckOptions:
 def main(arguments: list[str]) -> bool:
     """True, which is exit code 1, when anything is wrong."""
     options, settings = _parse(arguments)
-    from fvv_lib.data.report import (
-        check_data,
-        check_outputs,
-        format_problems,
-        write_clean,
-        write_histograms,
-        write_report,
-    )
-    from fvv_lib.data.splits import open_splits
-    from fvv_lib.model.geometry import make_frame_spec
-    from fvv_lib.weights.loading import open_checkpoint
+    with quick_imports():
+        from fvv_lib.data.report import (
+            check_data,
+            check_outputs,
+            format_problems,
+            write_clean,
+            write_histograms,
+            write_report,
+        )
+        from fvv_lib.data.splits import open_splits
+        from fvv_lib.model.geometry import make_frame_spec
+        from fvv_lib.weights.loading import open_checkpoint
 
     check_media = settings.pop("check_media", True)
     data_args = DataArguments(**{**settings, "bad_samples": "skip"})  # every bad sample is listed

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fvv_lib.cli.flags import flags_of, parse
+from fvv_lib.cli.starting import quick_imports
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class ConvertSettings:
 
 def main(arguments: list[str]) -> None:
     settings = ConvertSettings(**parse(flags_of(ConvertSettings), arguments, "convert", ConvertSettings.__doc__ or ""))
-    from fvv_lib.weights.converting import convert_checkpoint
+    with quick_imports():
+        from fvv_lib.weights.converting import convert_checkpoint
 
     convert_checkpoint(settings.source, settings.folder, settings.layout)
     if settings.layout == "apple":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fvv_lib.cli.flags import Flag, flags_of, parse, take
+from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import FvvError
 from fvv_lib.settings import DataArguments, ModelArguments, TrainingSettings
 
@@ -25,7 +26,8 @@ OURS = (ModelArguments, DataArguments, TrainingSettings)
 
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse_settings(arguments)
-    from fvv_lib.finetuning.recipe import train
+    with quick_imports():
+        from fvv_lib.finetuning.recipe import train
 
     train(model_args, data_args, training_args)
 
@@ -47,7 +49,8 @@ def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments
     for row in _table():
         if row.get("or_text") and len(values.get(row["name"], ())) == 1:
             values[row["name"]] = values[row["name"]][0]
-    from fvv_lib.arguments import TrainingArguments  # only now: it loads transformers
+    with quick_imports():
+        from fvv_lib.arguments import TrainingArguments
 
     try:
         return model_args, data_args, TrainingArguments(**values)

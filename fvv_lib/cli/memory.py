@@ -6,6 +6,7 @@ fvv memory --model 0.5b --num_video_frames 8 --device_gib 24
 from dataclasses import dataclass, field, replace
 
 from fvv_lib.cli.flags import flags_of, parse, take
+from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import FvvError
 from fvv_lib.settings import MemorySettings
 
@@ -33,7 +34,8 @@ class MemoryOptions:
 def main(arguments: list[str]) -> bool:
     """True, which is exit code 1, when the run does not fit."""
     wanted, options = _parse(arguments)
-    from fvv_lib.scaling.budget import predict_memory, preset_table, suggest
+    with quick_imports():
+        from fvv_lib.scaling.budget import predict_memory, preset_table, suggest
 
     if options.presets:
         print(preset_table(wanted))

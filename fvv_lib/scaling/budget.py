@@ -7,10 +7,10 @@ gradients, optimizer, and how ZeRO shares them.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from fvv_lib.errors import FvvError
-from fvv_lib.scaling.dryrun import dry_run
+from fvv_lib.scaling.dryrun import Size, dry_run, model_size
 from fvv_lib.scaling.released import LANGUAGE_MODELS
 from fvv_lib.settings import MemorySettings
 
@@ -85,36 +85,64 @@ def predict_memory(settings: MemorySettings) -> MemoryPrediction:
 
     Source for the states: Rajbhandari et al., ZeRO, 2020; DeepSpeed's and the Trainer's defaults. Lesson: 09.
     """
-    zero, devices = settings.zero_stage, settings.num_devices
+    zero = settings.zero_stage
     accumulated = min(settings.gradient_accumulation_steps, 2)  # that there are earlier batches, not how many
     alone = replace(settings, zero_stage=zero if zero == 3 else min(zero, 1), num_devices=1, offload=False)
     step = dry_run(replace(alone, gradient_accumulation_steps=accumulated))
-    width = 2 if settings.bf16 and zero else 4
-    weights: float = width * step.parameters + step.buffer_bytes
-    optimizer: float = ADAMW_BYTES * step.trained
-    kept = 1 / devices if zero >= 2 else 1.0  # what part of each gradient stays here
-    gradients = kept * width * step.trained
-    update: float = gradients  # what is there beside weights and optimizer while the weights are updated
-    if zero:
-        optimizer = (optimizer + MASTER_BYTES * step.trained) / devices
-        update += MASTER_BYTES * step.trained / devices  # gradients of this device's part in float32
-    if zero == 3:
-        gathered = width * min(step.parameters, GATHERED)
-        weights = gathered + (0 if settings.offload else weights / devices)
-    if settings.offload:
-        optimizer, update = 0.0, gradients
+    states = _states(settings, step.size)
     activations, complete = step.moments.T
-    peak = weights + optimizer + max((activations + kept * complete).max(), update)
-    if devices > 1 and not zero:  # DistributedDataParallel keeps them in buckets too, from the first step on
-        peak, gradients = peak + gradients, 2 * gradients
+    moments = activations + states.kept * complete
+    peak = states.weights + states.optimizer + states.buckets + max(moments.max(), states.update)
+    held = (states.weights, states.gradients + states.buckets, states.optimizer, activations.max(), peak)
     return MemoryPrediction(
         settings,
         step.tokens_per_frame,
         step.tokens_per_sample,
-        step.parameters,
-        step.trained,
-        *(float(value / GIB) for value in (weights, gradients, optimizer, activations.max(), peak)),
+        step.size.parameters,
+        step.size.trained,
+        *(float(value / GIB) for value in held),
     )
+
+
+class _States(NamedTuple):
+    """Bytes on one device that do not depend on the batch; `kept` is the part of each gradient that stays there."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    update: float  # beside weights and optimizer, while the weights are updated
+    buckets: float
+    kept: float
+
+
+def _states(settings: MemorySettings, size: Size) -> _States:
+    zero, devices = settings.zero_stage, settings.num_devices
+    width = 2 if settings.bf16 and zero else 4
+    weights: float = width * size.parameters + size.buffer_bytes
+    optimizer: float = ADAMW_BYTES * size.trained
+    kept = 1 / devices if zero >= 2 else 1.0
+    gradients = kept * width * size.trained
+    update: float = gradients
+    if zero:
+        optimizer = (optimizer + MASTER_BYTES * size.trained) / devices
+        update += MASTER_BYTES * size.trained / devices  # gradients of this device's part in float32
+    if zero == 3:
+        gathered = width * min(size.parameters, GATHERED)
+        weights = gathered + (0 if settings.offload else weights / devices)
+    if settings.offload:
+        optimizer, update = 0.0, gradients
+    # DistributedDataParallel keeps gradients in buckets too, from the first step on.
+    buckets = gradients if devices > 1 and not zero else 0.0
+    return _States(weights, gradients, optimizer, update, buckets, kept)
+
+
+def least_memory(settings: MemorySettings) -> float:
+    """GiB that a device holds at least, however small a sample is: weights, gradients and optimizer. Of an adapter,
+    which only a step tells, 0. It takes no dry run."""
+    if settings.lora_rank:
+        return 0.0
+    states = _states(settings, model_size(settings.model, settings.tunable_parts))
+    return (states.weights + states.optimizer + states.buckets + states.update) / GIB
 
 
 def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[str, Any]]:
@@ -202,7 +230,10 @@ def _flags(change: dict[str, Any]) -> str:
 def find_preset(settings: MemorySettings, device_gib: float) -> str:
     """The first of `PRESETS` that fits a device, and its peak in GiB; `-` if none does. Lesson: 09."""
     for name, change in PRESETS.items():
-        prediction = predict_memory(replace(settings, **change))
+        wanted = replace(settings, **change)
+        if least_memory(wanted) > USABLE * device_gib:
+            continue
+        prediction = predict_memory(wanted)
         if prediction.fits(device_gib):
             return f"{name} ({prediction.peak:.1f})"
     return "-"

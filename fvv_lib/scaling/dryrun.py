@@ -5,8 +5,10 @@ whatever it does (autocast, gradient checkpointing, LoRA, frozen parts) is count
 any layer. This module knows nothing about what outlives a step: see `budget`.
 """
 
+import gc
 import weakref
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -42,6 +44,7 @@ class _LiveBytes(TorchDispatchMode):
         self.live = self.gradients = 0
         self.moments: list[tuple[int, int]] = []
         self.sizes: dict[int, int] = {}  # of each storage that is alive
+        self.watched: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # calls `_release` when it is gone
         for tensor in (*model.parameters(), *model.buffers()):
             self._hold(tensor, 0)
         for parameter in model.parameters():
@@ -53,9 +56,10 @@ class _LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:  # a sparse one holds two of these
-                self._hold(tensor)
+        if isinstance(result, torch.Tensor | tuple | list):  # two thirds of all operations only ask for a device
+            for tensor in [result] if isinstance(result, torch.Tensor) else tree_leaves(result):
+                if isinstance(tensor, torch.Tensor) and not tensor.is_sparse:  # a sparse one holds two that are not
+                    self._hold(tensor)
         self.moments.append((self.live, self.gradients))
         return result
 
@@ -65,10 +69,11 @@ class _LiveBytes(TorchDispatchMode):
         if key not in self.sizes:
             self.sizes[key] = storage.nbytes() if size is None else size
             self.live += self.sizes[key]
-            weakref.finalize(storage, self._release, key).atexit = False
+            self.watched[key] = weakref.ref(storage, lambda _: self._release(key))
 
     def _release(self, key: int) -> None:
         self.live -= self.sizes.pop(key)
+        del self.watched[key]
 
     def _separate(self, parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
@@ -78,14 +83,32 @@ class _LiveBytes(TorchDispatchMode):
         self.sizes[key] = 0
 
 
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Within it Python does not look for garbage, which takes a fifth of a dry run, and would free at any moment."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+class Size(NamedTuple):
+    """Of a model: its parameters, those that are trained, and the bytes of its buffers."""
+
+    parameters: int
+    trained: int
+    buffer_bytes: int
+
+
 class Step(NamedTuple):
     """One training step of one device that shares nothing: `moments` is int64 (operations, 2), see `_LiveBytes`."""
 
     tokens_per_frame: int
     tokens_per_sample: int
-    parameters: int
-    trained: int
-    buffer_bytes: int
+    size: Size
     moments: np.ndarray
 
 
@@ -143,6 +166,21 @@ def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, leng
     loss.backward()
 
 
+def _size(module: torch.nn.Module) -> Size:
+    parameters = list(module.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
+    return Size(sum(parameter.numel() for parameter in parameters), trained, buffers)
+
+
+@lru_cache(maxsize=64)
+def model_size(model: str, tunable_parts: tuple[str, ...]) -> Size:
+    """The size of a model of which these parts are trained in full. No step is run. Lesson: 09."""
+    module = _open(MemorySettings(model)).model
+    set_trainable(module, tunable_parts)
+    return _size(module)
+
+
 @lru_cache(maxsize=64)
 def dry_run(settings: MemorySettings) -> Step:
     """Run a training step without content. ZeRO and offload count only as the type of the weights that they bring.
@@ -153,16 +191,14 @@ def dry_run(settings: MemorySettings) -> Step:
     Lesson: 09.
     """
     opened = _open(settings)
-    model, per_frame = (
-        opened.model,
-        make_frame_spec(opened, opened.model.video_config, None, opened.image_size).tokens_per_frame,
-    )
-    length = settings.text_tokens + settings.num_video_frames * per_frame
-    limit = opened.context_len
-    if length > limit:
+    model = opened.model
+    spec = make_frame_spec(opened, model.video_config, image_size=opened.image_size)
+    length = settings.text_tokens + settings.num_video_frames * spec.tokens_per_frame
+    if length > spec.max_length:
         raise TokenBudgetError(
-            f"{length} tokens = {settings.text_tokens} of text + {settings.num_video_frames} frames x {per_frame}, but "
-            f"{settings.model} reads {limit} at most: take fewer frames, smaller pictures, or frame_pool."
+            f"{length} tokens = {settings.text_tokens} of text + {settings.num_video_frames} frames x "
+            f"{spec.tokens_per_frame}, but {settings.model} reads {spec.max_length} at most: take fewer frames, "
+            "smaller pictures, or frame_pool."
         )
     module: torch.nn.Module = model
     if settings.lora_rank:
@@ -181,9 +217,6 @@ def dry_run(settings: MemorySettings) -> Step:
         if settings.gradient_accumulation_steps > 1:
             for parameter in module.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-        with _LiveBytes(module) as alive:
-            _run_step(model, settings, opened.image_size, length)
-    total = sum(parameter.numel() for parameter in module.parameters())
-    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    buffers = sum(buffer.nbytes for buffer in module.buffers())
-    return Step(per_frame, length, total, trained, buffers, np.array(alive.moments))
+        with _no_collecting(), _LiveBytes(module) as alive:
+            _run_step(model, settings, spec.image_size, length)
+    return Step(spec.tokens_per_frame, length, _size(module), np.array(alive.moments))

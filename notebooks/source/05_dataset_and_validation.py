@@ -352,7 +352,7 @@ for i, s in enumerate(twelve):
     cut = i in (3, 4, 6, 9, 10)
     Path(s["video"]).write_bytes(content[: len(content) // 2] if cut else content)
 path = write("twelve.json", twelve)
-silent = ReturnsSample0(base.tokenizer, [str(path)], settings(path))
+silent = ReturnsSample0(base.tokenizer, [str(path)], settings(path), frame_spec=spec)
 print("samples:", len(silent))
 
 # %% [markdown]
@@ -469,9 +469,9 @@ temporary.cleanup()
 # data set holds.
 
 # %%
-reports = check.check_data(
-    open_data(f"{folder}/val.json", bad_samples="skip"), quiet=True
-)
+from fvv_lib.data.report import check_data
+
+reports = check_data(open_data(f"{folder}/val.json", bad_samples="skip"), quiet=True)
 media = [one for report in reports for one in report.media]
 seconds = [one.seconds for one in media if one.seconds]
 tokens = [int(report.tokens) for report in reports]
