@@ -51,11 +51,21 @@ def pytest_configure(config):
     os.environ["HF_DATASETS_CACHE"] = datasets.config.HF_DATASETS_CACHE = str(Path(folder.name) / "datasets")
 
 
+# What takes longest begins first, so that no worker is left alone with it.
+FIRST = (
+    *("06_full_finetuning.ipynb", "09_scaling.ipynb", "08_real_checkpoints.ipynb"),
+    *("test_book.py", "test_distributed.py", "test_resume.py"),
+)
+
+
 def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup` the cells of a notebook, which share a kernel, go to one worker."""
+    """With `--dist loadgroup` the cells of a notebook, which share a kernel, go to one worker, as do the tests of the
+    book, which is rendered once."""
     for item in items:
-        if item.path.suffix == ".ipynb":
+        if item.path.suffix == ".ipynb" or item.path.name == "test_book.py":
             item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture

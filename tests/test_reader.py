@@ -3,6 +3,7 @@
 not only that two readers agree.
 """
 
+import os
 from fractions import Fraction
 
 import av
@@ -27,6 +28,13 @@ def copy_packets(source, target, change):
                 packet = change(number, packet)
                 packet.stream = stream
                 writing.mux(packet)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies to ask for")
+def test_an_encoder_does_not_leave_this_process_in_real_time(tmp_path):
+    """SVT-AV1 does, as root: then two test processes stop each other."""
+    write_numbered(tmp_path / "clip.mkv", "libsvtav1", count=2)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 # --- the matrix of encodings ------------------------------------------------------------------------------------

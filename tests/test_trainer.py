@@ -236,3 +236,18 @@ def test_the_loss_needs_the_logits_of_labelled_tokens_alone(loaded, trainer_of, 
     assert outputs.logits.shape == (3, full.logits.shape[-1])
     torch.testing.assert_close(loss, full.loss)
     assert inputs.keys() == given.keys()
+
+
+def test_frames_count_as_the_tokens_that_the_model_makes_of_them():
+    counter = Counter(tokens_per_frame=4)
+    batch = {
+        "input_ids": torch.tensor([[5, -200, -200, 6], [7, 8, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+    }
+    counter.add([batch, batch])
+    assert (counter.samples, counter.frames, counter.tokens) == (4, 4, 2 * (2 + 2 * 4 + 2))
+    assert counter.per_second(2.0, processes=3) == {
+        "samples_per_second": 6.0,
+        "frames_per_second": 6.0,
+        "tokens_per_second": 36.0,
+    }

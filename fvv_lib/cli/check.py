@@ -47,6 +47,8 @@ class CheckOptions:
 def main(arguments: list[str]) -> bool:
     """True, which is exit code 1, when anything is wrong."""
     options, settings = _parse(arguments)
+    check_media = settings.pop("check_media", True)
+    data_args = DataArguments(**{**settings, "bad_samples": "skip"})  # every bad sample is listed
     with quick_imports():
         from fvv_lib.data.report import (
             check_data,
@@ -60,8 +62,6 @@ def main(arguments: list[str]) -> bool:
         from fvv_lib.model.geometry import make_frame_spec
         from fvv_lib.weights.loading import open_checkpoint
 
-    check_media = settings.pop("check_media", True)
-    data_args = DataArguments(**{**settings, "bad_samples": "skip"})  # every bad sample is listed
     check_outputs(data_args, options.report, options.histograms, options.write_clean)
     opened = open_checkpoint(options.model_name_or_path)
     frame_spec = make_frame_spec(opened, data_args.video_config(opened.image_processor), options.model_max_length)

@@ -5,7 +5,9 @@ enough to come through any codec, so that a frame says itself which one it is. T
 container and codec; use it on the reader that you trust. It knows nothing about readers.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,6 +66,20 @@ def read_numbers(frames: Iterable[np.ndarray]) -> list[int]:
     return [read_number(frame) for frame in frames]
 
 
+@contextmanager
+def _same_priority() -> Iterator[None]:
+    """Give this thread its scheduling back. SVT-AV1, as root, makes the thread that encodes a real-time one and leaves
+    it so: two such processes stop each other, and all else."""
+    if not hasattr(os, "sched_getscheduler"):  # not on macOS
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def write_numbered(
     path: str | Path,
     codec: str = "libx264",
@@ -94,7 +110,7 @@ def write_numbered(
     times = np.concatenate([[0], np.cumsum(steps)[:-1]])  # milliseconds
     base = Fraction(1, 1000) if variable else Fraction(1, FPS)
     options = {**OPTIONS.get(codec, {}), **(codec_options or {})}
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    with _same_priority(), av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=FPS, width=WIDTH, height=HEIGHT, options=options)
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = gop

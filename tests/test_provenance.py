@@ -1,10 +1,13 @@
+import shutil
 import subprocess
 import sys
 
+import pytest
 import torch
+from conftest import ROOT
 
-from fvv_lib.finetuning.record import Counter
-from fvv_lib.provenance import git_commit, hardware, versions
+from fvv_lib import FvvError, provenance
+from fvv_lib.provenance import code_digest, git_commit, hardware, versions
 
 
 def git(folder, *arguments):
@@ -42,16 +45,17 @@ def test_peak_memory_grows_with_what_is_held():
     assert 0.4 < grown < 0.6  # half a GiB
 
 
-def test_frames_count_as_the_tokens_that_the_model_makes_of_them():
-    counter = Counter(tokens_per_frame=4)
-    batch = {
-        "input_ids": torch.tensor([[5, -200, -200, 6], [7, 8, 0, 0]]),
-        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
-    }
-    counter.add([batch, batch])
-    assert (counter.samples, counter.frames, counter.tokens) == (4, 4, 2 * (2 + 2 * 4 + 2))
-    assert counter.per_second(2.0, processes=3) == {
-        "samples_per_second": 6.0,
-        "frames_per_second": 6.0,
-        "tokens_per_second": 36.0,
-    }
+@pytest.mark.parametrize("file", ["video/exact/reader.py", "model/encoder.py", "errors.py", "data/new.py"])
+def test_the_digest_covers_the_code_of_every_room(tmp_path, monkeypatch, file):
+    """A cache that other code wrote must not be read."""
+    shutil.copytree(ROOT / "fvv_lib", tmp_path / "fvv_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "fvv_lib")
+    before, tables = code_digest(), code_digest("data/annotations")
+    (tmp_path / "fvv_lib" / file).open("a").write("# another line\n")
+    assert code_digest() != before
+    assert code_digest("data/annotations") == tables
+
+
+def test_a_digest_of_no_module_is_an_error():
+    with pytest.raises(FvvError, match="'annotations': no module of fvv_lib has this name"):
+        code_digest("annotations")
