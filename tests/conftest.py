@@ -58,6 +58,7 @@ FIRST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own comes early, and reads the groups
 def pytest_collection_modifyitems(items):
     """With `--dist loadgroup` the cells of a notebook, which share a kernel, go to one worker, as do the tests of the
     book, which is rendered once."""

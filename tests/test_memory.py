@@ -115,7 +115,7 @@ def test_what_saves_memory_takes_less_activations(settings, before, less):
 def test_accumulated_gradients_are_there_from_the_first_moment(settings):
     alone, more = (dry_run(replace(settings, gradient_accumulation_steps=steps)) for steps in (1, 2))
     assert alone.moments[0, 1] == 0
-    assert set(more.moments[:, 1]) == {4 * more.trained}
+    assert set(more.moments[:, 1]) == {4 * more.size.trained}
 
 
 def test_zero_shares_the_states_out(settings):

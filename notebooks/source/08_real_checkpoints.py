@@ -276,12 +276,8 @@ model.save_pretrained(half)
 every = json.loads(Path(f"{folder}/train.json").read_text())
 four = [s for s in every if "motion" in s.get("kinds", [])][:4]
 (mine / "four.json").write_text(json.dumps(four))
-data_args = fvv_lib.DataArguments(
-    data_path=[f"{mine}/four.json"],
-    image_folder=folder,
-    num_video_frames=4,
-    decode_timeout=0,  # read in this process, not in one of its own
-)
+shown = {"num_video_frames": 4, "decode_timeout": 0}  # 0: read in this process
+data_args = fvv_lib.DataArguments([f"{mine}/four.json"], image_folder=folder, **shown)
 model_args = fvv_lib.ModelArguments(str(half), ["language_model"], lora_rank=16)
 training_args = fvv_lib.TrainingArguments(
     output_dir=str(mine / "lora"),

@@ -61,16 +61,16 @@ def to_llava(name, video, pairs):
 
 # %%
 # For the check: open a sample as training would
+spec = fvv_lib.make_frame_spec(base, base.model.video_config)
+open_data = fvv_lib.LazySupervisedDataset
+
+
 def opens(sample):
     args = fvv_lib.DataArguments(image_folder=folder, decode_timeout=0)
-    spec = fvv_lib.make_frame_spec(base, args.video_config())
     with tempfile.TemporaryDirectory() as here:
         Path(here, "mine.json").write_text(json.dumps([sample]))
         path = [f"{here}/mine.json"]
-        data = fvv_lib.LazySupervisedDataset(
-            base.tokenizer, path, args, frame_spec=spec
-        )
-        return data[0]
+        return open_data(base.tokenizer, path, args, frame_spec=spec)[0]
 
 
 # %%
