@@ -150,7 +150,8 @@ def test_each_thread_has_its_child_and_takes_it_along():
 
 
 def test_the_child_ends_with_its_parent():
-    code = "import os; from fvv_lib.video import isolation; print(isolation.call('os.getpid', {}, 10), flush=True); os._exit(1)"
+    code = "import os; from fvv_lib.video import isolation\n"
+    code += "print(isolation.call('os.getpid', {}, 10), flush=True); os._exit(1)"
     pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
     deadline = time.monotonic() + 10
     while not is_gone(pid) and time.monotonic() < deadline:
