@@ -32,7 +32,7 @@ finetune: $(READY)
 	PYTHON=$(PY) bash scripts/finetune_video.sh
 
 test: $(READY)
-	$(PY) -m pytest -n auto --dist loadgroup --nbval tests notebooks/
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --nbval tests notebooks/
 
 test-browser: $(READY)
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[browser]"

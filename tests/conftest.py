@@ -51,20 +51,14 @@ def pytest_configure(config):
     os.environ["HF_DATASETS_CACHE"] = datasets.config.HF_DATASETS_CACHE = str(Path(folder.name) / "datasets")
 
 
-# What takes longest begins first, so that no worker is left alone with it.
+# What takes longest begins first, so that no worker is left alone with it; `make test` gives each worker whole files.
 FIRST = (
-    *("06_full_finetuning.ipynb", "09_scaling.ipynb", "08_real_checkpoints.ipynb"),
-    *("test_book.py", "test_distributed.py", "test_resume.py"),
+    *("06_full_finetuning.ipynb", "09_scaling.ipynb", "test_distributed.py", "test_reader.py", "test_resume.py"),
+    *("test_features.py", "test_training.py", "test_memory.py", "test_private_api.py", "test_lora.py", "test_book.py"),
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own comes early, and reads the groups
 def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup` the cells of a notebook, which share a kernel, go to one worker, as do the tests of the
-    book, which is rendered once."""
-    for item in items:
-        if item.path.suffix == ".ipynb" or item.path.name == "test_book.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.as_posix()))
     place = {name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
 
