@@ -1,4 +1,4 @@
-"""A start in half the time: imports without a search for garbage among what they make."""
+"""A quicker start: imports without a search for garbage among what they make."""
 
 import atexit
 import gc
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def quick_imports() -> Iterator[None]:
     """Import what a verb needs within this.
 
-    torch and transformers make a million objects that stay. Python's collector looks through them again and again, for
-    half of the time of a start (benchmarks/start.py). Here it waits until they are there, and leaves them out later.
+    torch and transformers make a million objects that stay, and Python's collector looks through them again and again.
+    Here it waits until they are there, and leaves them out later (benchmarks/start.py).
     Where torch is loaded already, nothing is done: then there is other garbage, which must be found.
     """
     first = "torch" not in sys.modules and gc.isenabled()
