@@ -17,7 +17,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 SECONDS = 300
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["fvv_lib.finetuning.recipe", "fvv_lib.scaling.features", "deepspeed", "peft"])
+FORKSERVER.set_forkserver_preload(["fvv_lib.finetuning.recipe", "deepspeed", "peft"])
 
 
 def _finetune(flags, environment, log):

@@ -47,8 +47,9 @@ def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments
     model_args = ModelArguments(**take(ModelArguments, values))
     data_args = DataArguments(**take(DataArguments, values))
     for row in _table():
-        if row.get("or_text") and len(values.get(row["name"], ())) == 1:
-            values[row["name"]] = values[row["name"]][0]
+        name = row["name"]
+        if row.get("or_text") and len(values.get(name, ())) == 1:  # one word is a text, several are a list
+            (values[name],) = values[name]
     with quick_imports():
         from fvv_lib.arguments import TrainingArguments
 

@@ -85,7 +85,7 @@ class _LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def _no_collecting() -> Iterator[None]:
-    """Within it Python does not look for garbage, which takes a fifth of a dry run, and would free at any moment."""
+    """Within it Python does not look for garbage, which takes time, and would free tensors at any moment."""
     collects = gc.isenabled()
     gc.disable()
     try:
