@@ -3,7 +3,7 @@
     python benchmarks/backwards.py         # about 10 minutes on 2 CPU cores; writes benchmarks/results/backwards.json
 
 A shape starts in the middle of the picture (`scenes.START`), so one that comes near an edge, played forwards, goes
-towards it. A model may learn that instead of motion, and a test of clips that are all played forwards can not tell.
+towards it. A model may learn that instead of motion, and a test of clips that are all played forwards cannot tell.
 Here every second training clip is played backwards, with the answers that are then right; all else is the recipe of
 `make finetune`. Three models are asked both ways: the one that was trained on clips played forwards, one trained
 both ways from the base, and the first one, trained on, both ways. Lesson 07 quotes the result.

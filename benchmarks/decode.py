@@ -129,7 +129,7 @@ def available() -> dict[str, Reader]:
 
 
 def time_clip(path: Path, readers: dict[str, Reader], threads: int, rounds: int) -> dict[str, float | None]:
-    """Median milliseconds of each reader, taken in turn; None where it can not read the clip."""
+    """Median milliseconds of each reader, taken in turn; None where it cannot read the clip."""
     taken: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(rounds):
         for name, reader in readers.items():

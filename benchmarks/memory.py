@@ -8,15 +8,16 @@ held before the model was made. The C library is told to give back what is freed
 tensors take and not what the allocator keeps.
 """
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -30,7 +31,7 @@ from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from fvv_lib.scaling.budget import predict_memory, preset_table
 from fvv_lib.scaling.released import full_size_config, random_fastvlm
 from fvv_lib.settings import MemorySettings, ModelArguments
-from fvv_lib.weights.loading import load_pretrained_model, open_checkpoint
+from fvv_lib.weights.loading import load_pretrained_model, open_model_folder
 from fvv_lib.weights.lora import add_lora
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +104,7 @@ def memory_status(name: str) -> int:
 
 def measure(settings: MemorySettings, output_dir: str) -> int:
     """Bytes that two steps of training take at most, over what was there before the model."""
-    tokenizer = open_checkpoint(settings.model).tokenizer
+    tokenizer = open_model_folder(settings.model).tokenizer
     samples = make_samples(settings)
     before = memory_status("VmRSS")
     base = random_fastvlm(small_config())
@@ -112,7 +113,7 @@ def measure(settings: MemorySettings, output_dir: str) -> int:
     base.pixels_at_once = None  # as the prediction has it
     model: torch.nn.Module = base
     if settings.lora_rank:
-        model = add_lora(base, ModelArguments(settings.model, list(settings.tunable_parts), settings.lora_rank))
+        model = add_lora(base, ModelArguments(settings.model, settings.tunable_parts, settings.lora_rank))
     else:
         set_trainable(base, settings.tunable_parts)
     arguments = TrainingArguments(
@@ -134,39 +135,48 @@ def measure(settings: MemorySettings, output_dir: str) -> int:
     return memory_status("VmHWM") - before
 
 
-def rows(folder: str) -> Iterator[tuple[str, MemorySettings]]:
-    for name, settings in ROWS.items():
-        yield name, replace(settings, model=folder)
+def compare(name: str, folder: str) -> dict[str, Any]:
+    """Predicted and measured peak of a row. What is measured is a process of its own, with MALLOC set."""
+    command = [sys.executable, __file__, "--measure", name, folder]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **MALLOC})
+    measured = int(result.stdout.splitlines()[-1]) / 2**30
+    predicted = predict_memory(replace(ROWS[name], model=folder)).peak
+    return {
+        "name": name,
+        "settings": {key: value for key, value in vars(ROWS[name]).items() if key != "model"},
+        "predicted_gib": round(predicted, 3),
+        "measured_gib": round(measured, 3),
+        "error": round(predicted / measured - 1, 3),
+    }
 
 
 def main() -> None:
-    if len(sys.argv) == 3:  # the process of one row
-        print(measure(dict(rows(sys.argv[1]))[sys.argv[2]], f"{sys.argv[1]}/output"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=ROWS, help="print this row as JSON; writes nothing")
+    parser.add_argument("--measure", nargs=2, metavar=("ROW", "FOLDER"), help=argparse.SUPPRESS)
+    settings = parser.parse_args()
+    if settings.measure:  # the process of one row
+        name, folder = settings.measure
+        print(measure(replace(ROWS[name], model=folder), f"{folder}/output"))
         return
-    record: dict = {
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder))
+        if settings.only:
+            print(json.dumps(compare(settings.only, folder)))
+            return
+        for name in ROWS:
+            row = compare(name, folder)
+            rows.append(row)
+            print(f"{name:<44}{row['predicted_gib']:>8.2f}{row['measured_gib']:>8.2f}{row['error']:>+8.1%}", flush=True)
+    record = {
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "model": f"FastVLM-0.5B's widths; blocks of the tower {TOWER_BLOCKS}, layers {LANGUAGE_LAYERS}, "
         f"vocabulary {VOCABULARY}",
-        "rows": [],
+        "rows": rows,
+        "presets": preset_table(MemorySettings("0.5b")).splitlines(),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(Path(folder))
-        for name, settings in rows(folder):
-            command = [sys.executable, __file__, folder, name]
-            result = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **MALLOC})
-            measured = int(result.stdout.splitlines()[-1]) / 2**30
-            predicted = predict_memory(settings).peak
-            row = {
-                "name": name,
-                "settings": {key: value for key, value in vars(settings).items() if key != "model"},
-                "predicted_gib": round(predicted, 3),
-                "measured_gib": round(measured, 3),
-                "error": round(predicted / measured - 1, 3),
-            }
-            record["rows"].append(row)
-            print(f"{name:<44}{predicted:>8.2f}{measured:>8.2f}{row['error']:>+8.1%}", flush=True)
-    record["presets"] = preset_table(MemorySettings("0.5b")).splitlines()
     print("\n".join(record["presets"]), flush=True)
     (ROOT / "benchmarks" / "results" / "memory.json").write_text(json.dumps(record, indent=2) + "\n")
 

@@ -22,5 +22,9 @@ LESSONS = {
     9: "scaling",
 }
 
-__getattr__, __dir__, _public = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, _public = lazy_loader.attach_stub(__name__, __file__)
 __all__ = sorted([*_public, "LESSONS", "__version__"])
+
+
+def __dir__() -> list[str]:
+    return __all__

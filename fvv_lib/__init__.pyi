@@ -2,8 +2,10 @@
 from .errors import (
     CheckpointError as CheckpointError,
     DataFormatError as DataFormatError,
+    FlagError as FlagError,
     FvvError as FvvError,
     LabelMismatchError as LabelMismatchError,
+    ModelFolderError as ModelFolderError,
     TokenBudgetError as TokenBudgetError,
     VideoDecodeError as VideoDecodeError,
 )
@@ -54,7 +56,7 @@ from .finetuning.recipe import train as train
 from .evaluation.scoring import accuracy_by_kind as accuracy_by_kind, evaluate as evaluate
 from .evaluation.dialogue import Chat as Chat, ask as ask
 from .weights.loading import load_pretrained_model as load_pretrained_model
-from .weights.converting import convert_checkpoint as convert_checkpoint
+from .weights.converting import convert_model as convert_model
 from .scaling.released import random_fastvlm as random_fastvlm
 from .scaling.budget import MemoryPrediction as MemoryPrediction, predict_memory as predict_memory
 from .scaling.ranks import train_on_ranks as train_on_ranks

@@ -4,13 +4,19 @@ import sys
 from importlib import import_module
 
 from fvv_lib.cli import VERBS
-from fvv_lib.errors import FvvError
+from fvv_lib.cli.starting import run_and_exit
+from fvv_lib.errors import FlagError, FvvError
 
 USAGE = "usage: fvv VERB [flags, or one YAML file with the same names]"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 1 for an error, 2 for a flag or verb that does not exist."""
+    """Run a verb.
+
+    Returns:
+        The exit code: 0; 1 for an error, or where something that was checked is wrong; 2 for a verb or flag that does
+        not exist, a value that its flag does not take, or a YAML file that cannot be read.
+    """
     verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in ("-h", "--help"):
         print("\n".join([USAGE, "", *(f"  {name:<10}{does}" for name, does in VERBS.items())]))
@@ -23,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(import_module(f"fvv_lib.cli.{verb}").main(rest) or 0)
     except (FvvError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2 if type(error).__name__ == "FlagError" else 1
+        return 2 if isinstance(error, FlagError) else 1
     except KeyboardInterrupt:
         return 130
 
@@ -37,5 +43,10 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def command() -> None:
+    """What `fvv` and `python -m fvv_lib` call: a process that is nothing but this command."""
+    run_and_exit(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -14,7 +14,7 @@ from fvv_lib.settings import TrainingSettings
 
 @dataclass
 class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
-    """transformers' arguments, and a learning rate for each part."""
+    """transformers' arguments, with learning rates per part, sample length, frames per chunk and packing."""
 
     def __post_init__(self) -> None:
         if self.remove_unused_columns:
@@ -29,9 +29,17 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
         for name in ("vision_tower_lr", "projector_lr"):
             if (getattr(self, name) or 0) < 0:
                 raise FvvError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("model_max_length", "frames_per_chunk"):
+        for name in (
+            *("model_max_length", "frames_per_chunk", "gradient_accumulation_steps"),
+            *("per_device_train_batch_size", "per_device_eval_batch_size"),
+        ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.dataloader_num_workers < 0:
+            raise FvvError(f"dataloader_num_workers must be 0 or more, got {self.dataloader_num_workers}.")
+        for name in ("seed", "data_seed"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 2**32:
+                raise FvvError(f"{name} must be from 0 to 2**32 - 1, got {getattr(self, name)}.")
         if getattr(self, "activation_checkpointing", False) is None:  # the name that newer transformers asks for
             self.activation_checkpointing = self.gradient_checkpointing
         if self.bf16 is None:

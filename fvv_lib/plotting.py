@@ -158,7 +158,7 @@ def plot_labels(
             column += width
             if tokens[i].endswith("\n"):
                 line, column = line + 1, 0
-        lines = line + (column > 0)
+        lines = line + 1 if column else line
         figure.set_size_inches(10, 0.6 + 0.27 * lines)
         axis.set(xlim=(-0.5, columns + 0.5), ylim=(lines - 0.4, -0.6))
         axis.axis("off")

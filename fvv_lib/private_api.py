@@ -50,8 +50,8 @@ CALLED = {
     ),
 }
 
-# The methods of other libraries that our classes override, documented ones included: a Trainer or a model whose method
-# is renamed would run without ours, and raise nothing. The overrides themselves are in `finetuning` and `model`.
+# The methods of other libraries that our classes override, documented ones included: a class whose method is renamed
+# would run without ours, and raise nothing. The overrides themselves are in `finetuning` and `model`.
 OVERRIDDEN = {
     "transformers.Trainer": (
         "_finalize_training(self, trial, num_train_samples, start_time)",
@@ -69,6 +69,13 @@ OVERRIDDEN = {
         "get_batch_samples(self, epoch_iterator, num_batches, device)",
         "train(self, resume_from_checkpoint, trial, ignore_keys_for_eval)",
     ),
+    "transformers.TrainerCallback": (
+        "on_epoch_begin(self, args, state, control, **kwargs)",
+        "on_epoch_end(self, args, state, control, **kwargs)",
+        "on_step_end(self, args, state, control, **kwargs)",
+        "on_train_begin(self, args, state, control, **kwargs)",
+    ),
+    "transformers.TextStreamer": ("on_finalized_text(self, text, stream_end)",),
     "transformers.PreTrainedModel": (
         "_set_gradient_checkpointing(self, enable, gradient_checkpointing_func, every_n_layers)",
         "from_pretrained(pretrained_model_name_or_path, *model_args, config, cache_dir, ignore_mismatched_sizes, "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fvv_lib.errors import FvvError
-from fvv_lib.video_config import VideoConfig, check_choices, without_chance
+from fvv_lib.video_config import VideoConfig, check_choices, deterministic_sampling
 
 PARTS = ("vision_tower", "projector", "language_model")
 
@@ -18,9 +18,9 @@ PARTS = ("vision_tower", "projector", "language_model")
 class ModelArguments:
     """Which model, and which of its parts are trained."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint folder, or hub name, of a FastVLM or a LLaVA-1.5."})
-    tunable_parts: list[str] = field(
-        default_factory=lambda: list(PARTS),
+    model_name_or_path: str = field(metadata={"help": "Model folder, or hub name, of a FastVLM or a LLaVA-1.5."})
+    tunable_parts: tuple[str, ...] = field(
+        default=PARTS,
         metadata={"help": "Parts that are trained: any of vision_tower, projector, language_model."},
     )
     lora_rank: int = field(
@@ -33,9 +33,10 @@ class ModelArguments:
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tunable_parts", tuple(self.tunable_parts))  # a list is welcome, and could change
         unknown = [part for part in self.tunable_parts if part not in PARTS]
         if unknown or not self.tunable_parts:
-            raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, got {self.tunable_parts}.")
+            raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, got {list(self.tunable_parts)}.")
         wrong_alpha = self.lora_alpha is not None and self.lora_alpha <= 0
         if self.lora_rank < 0 or wrong_alpha or not 0 <= self.lora_dropout < 1:
             raise FvvError(
@@ -52,8 +53,8 @@ class ModelArguments:
 class DataArguments:
     """Which samples, and how a video becomes frames, tokens and labels."""
 
-    data_path: list[str] = field(
-        default_factory=list,
+    data_path: tuple[str, ...] = field(
+        default=(),
         metadata={"help": "Annotation files in LLaVA format (.json, .jsonl or .parquet), for training."},
     )
     validation_data_path: str | None = field(
@@ -103,7 +104,7 @@ class DataArguments:
     )
     bad_samples: str = field(
         default="raise",
-        metadata={"help": "A sample that can not be used: raise an error, or skip it (listed in metrics.json)."},
+        metadata={"help": "A sample that cannot be used: raise an error, or skip it (listed in metrics.json)."},
     )
     decode_timeout: float = field(
         default=60.0,
@@ -113,8 +114,8 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.data_path, str):
-            object.__setattr__(self, "data_path", [self.data_path])
+        paths = (self.data_path,) if isinstance(self.data_path, str) else tuple(self.data_path)
+        object.__setattr__(self, "data_path", paths)
         for name in ("num_video_frames", "frame_pool", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -122,12 +123,12 @@ class DataArguments:
             raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}.")
         check_choices(self)
         if self.bad_samples == "skip" and not self.check_media:
-            raise FvvError("bad_samples='skip' needs check_media=True: what can not be read must be known beforehand.")
+            raise FvvError("bad_samples='skip' needs check_media=True: what cannot be read must be known beforehand.")
 
     def for_evaluation(self) -> "DataArguments":
         """The same, without chance (`random` sampling becomes `segment`) and with exact labels: whatever is studied in
         training, every sample is asked."""
-        return replace(self, frame_sampling=without_chance(self.frame_sampling), mismatch="exact")
+        return replace(self, frame_sampling=deterministic_sampling(self.frame_sampling), mismatch="exact")
 
     def video_config(self, image_processor: Any = None) -> VideoConfig:
         """What is saved with a model that is trained on these data.
@@ -159,7 +160,7 @@ class TrainingSettings:
     model_max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Positions a sample may take, frames included; default: what the checkpoint allows. "
+            "help": "Positions a sample may take, frames included; default: what the model allows. "
             "A longer sample is refused, never cut."
         },
     )
@@ -200,13 +201,11 @@ class TrainingSettings:
 class MemorySettings:
     """What the memory of a training step depends on. The names are those of the flags of `fvv finetune`."""
 
-    model: str = field(
-        metadata={"help": "Folder or hub name of a checkpoint; or 0.5b, 1.5b, 7b for the released sizes."}
-    )
+    model: str = field(metadata={"help": "Model folder or hub name; or 0.5b, 1.5b, 7b for the released sizes."})
     num_video_frames: int = field(default=8, metadata={"help": "Frames of each sample."})
     image_size: int | None = field(
         default=None,
-        metadata={"help": "Side of a frame in pixels; default: that of the checkpoint, 1024 for a released size."},
+        metadata={"help": "Side of a frame in pixels; default: that of the model, 1024 for a released size."},
     )
     frame_pool: int = field(default=1, metadata={"help": "Average this many by this many tokens of each frame."})
     frames_per_chunk: int | None = field(
@@ -247,7 +246,8 @@ class MemorySettings:
     )
 
     def __post_init__(self) -> None:
-        ModelArguments(self.model, list(self.tunable_parts), self.lora_rank)  # raises what training would
+        object.__setattr__(self, "tunable_parts", tuple(self.tunable_parts))
+        ModelArguments(self.model, self.tunable_parts, self.lora_rank)  # raises what training would
         for name in ("num_video_frames", "frame_pool", "frames_per_chunk", "image_size", "labelled_tokens",
                      "per_device_train_batch_size", "gradient_accumulation_steps", "num_devices"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fvv_lib.errors import CheckpointError, FvvError
+from fvv_lib.errors import FvvError, ModelFolderError
 
 VIDEO_CONFIG_NAME = "fvv_config.json"
 
@@ -38,7 +38,7 @@ def check_choices(settings: Any) -> None:
             raise FvvError(f"Unknown {name} {value!r}: choose one of {', '.join(allowed)}.")
 
 
-def without_chance(strategy: str) -> str:
+def deterministic_sampling(strategy: str) -> str:
     """`random` frames are for training: outside of it the middle of each part stands for them (TSN)."""
     return "segment" if strategy == "random" else strategy
 
@@ -49,6 +49,20 @@ class VideoConfig:
 
     Saved as `fvv_config.json` beside `config.json`; a file from before a setting existed has its default. The defaults
     are FastVLM's.
+
+    Attributes:
+        num_video_frames: frames of each video.
+        frame_sampling: which of them, see `sample_frame_indices`.
+        image_aspect_ratio: how a frame becomes a square, see `preprocess_frames`.
+        version: the chat template, see `conversation_templates`.
+        image_mean, image_std: what pixels are normalised with after they are scaled to [0, 1].
+        time_marks: what is written before each frame, see `expand_image_tokens`.
+        frame_pool: side of the squares of tokens that are averaged; 1: none.
+
+    Raises:
+        FvvError: a value that the setting does not take; names both.
+
+    Lesson: 04.
     """
 
     num_video_frames: int = 8
@@ -71,8 +85,8 @@ class VideoConfig:
 
     @property
     def inference_sampling(self) -> str:
-        """How frames are sampled outside of training, see `without_chance`."""
-        return without_chance(self.frame_sampling)
+        """How frames are sampled outside of training, see `deterministic_sampling`."""
+        return deterministic_sampling(self.frame_sampling)
 
     @property
     def background(self) -> tuple[int, int, int]:
@@ -81,6 +95,7 @@ class VideoConfig:
         return red, green, blue
 
     def save(self, folder: str | Path) -> None:
+        """Write `fvv_config.json` into a folder."""
         text = json.dumps(asdict(self), indent=2)
         (Path(folder) / VIDEO_CONFIG_NAME).write_text(text + "\n")
 
@@ -89,7 +104,7 @@ class VideoConfig:
         """The configuration of a folder or hub name, None where it has none.
 
         Raises:
-            CheckpointError: the file is not what `save` writes.
+            ModelFolderError: the file is not what `save` writes.
         """
         file: Path | str = Path(folder) / VIDEO_CONFIG_NAME
         if is_hub_name(folder):
@@ -107,7 +122,7 @@ class VideoConfig:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
             return cls(**values)
         except (ValueError, TypeError, AttributeError, FvvError) as error:
-            raise CheckpointError(f"{file}: not a video configuration ({error}). Restore or delete it.") from error
+            raise ModelFolderError(f"{file}: not a video configuration ({error}). Restore or delete it.") from error
 
 
 @dataclass(frozen=True)

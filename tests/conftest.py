@@ -23,7 +23,7 @@ from fvv_lib.course.scenes import motion_clip, still, write_video
 from fvv_lib.course.tiny import build_tokenizer
 from fvv_lib.model.video_model import FastVlmForVideo
 from fvv_lib.video_config import FrameSpec
-from fvv_lib.weights.converting import convert_checkpoint
+from fvv_lib.weights.converting import convert_model
 from fvv_lib.weights.loading import load_pretrained_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +168,7 @@ def model(base):
 def apple_base(base, tmp_path_factory):
     """The tiny base in Apple's layout: weights, settings and folder; do not change them."""
     folder = tmp_path_factory.mktemp("apple")
-    convert_checkpoint(base, folder, layout="apple")
+    convert_model(base, folder, layout="apple")
     return load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text()), folder
 
 

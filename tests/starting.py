@@ -1,7 +1,7 @@
-"""`fvv finetune` in processes of its own that start at once.
+"""Ranks, as processes that start at once: of `fvv finetune`, or of a function.
 
 A start is five seconds of imports, and some tests need dozens of starts. So each is forked from one process that has
-imported everything (multiprocessing's forkserver). What runs is the command, with the environment that torchrun sets.
+imported everything (multiprocessing's forkserver), and gets the environment that torchrun sets.
 """
 
 import multiprocessing
@@ -12,10 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from torch.distributed.elastic.utils.distributed import get_free_port
+from fvv_lib.scaling.ranks import _free_port
 
 SECONDS = 300
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DeepSpeed looks for ninja
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
+ENVIRONMENT |= {"PATH": PATH}
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["fvv_lib.finetuning.recipe", "deepspeed", "peft"])
 
@@ -33,6 +35,27 @@ def _finetune(flags, environment, log):
     sys.exit(main(["finetune", *flags]))
 
 
+def _of_rank(rank, ranks, port):
+    environment = {**os.environ, **ENVIRONMENT, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    return environment | {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _call(function, environment):
+    os.environ.update(environment)
+    function()
+
+
+def run_as_rank(function):
+    """Call a function of a test module in a process of its own, the only rank of its run."""
+    process = FORKSERVER.Process(target=_call, args=(function, _of_rank(0, 1, _free_port())))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode == 0
+
+
 class Run:
     """Ranks of one training run, started. Used as a context, none of them outlives it.
 
@@ -44,14 +67,10 @@ class Run:
     def __init__(self, flags, ranks=1):
         self.folder = tempfile.TemporaryDirectory(prefix="fvv-run-")
         self.logs = [Path(self.folder.name) / f"rank{rank}.log" for rank in range(ranks)]
-        port = get_free_port()
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DeepSpeed looks for ninja
+        port = _free_port()
         self.processes = []
         for rank, log in enumerate(self.logs):
-            environment = {**os.environ, **ENVIRONMENT, "PATH": path}
-            if ranks > 1:
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
-                environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            environment = _of_rank(rank, ranks, port) if ranks > 1 else {**os.environ, **ENVIRONMENT}
             process = FORKSERVER.Process(target=_finetune, args=([str(flag) for flag in flags], environment, log))
             process.start()
             self.processes.append(process)

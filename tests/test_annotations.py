@@ -68,7 +68,7 @@ def test_json_jsonl_and_parquet_give_the_same_samples(tmp_path):
         ("a.jsonl", '{"id": 1}\n[2]\n', r"a\.jsonl, line 2: each line must be a sample"),
         ("a.jsonl", b'{"id": 1}\n"\xff"\n', r"line 2: .*utf-8"),
         ("a.jsonl", "\n", "at least one sample"),
-        ("a.parquet", "no parquet", r"a\.parquet: it can not be read as Parquet"),
+        ("a.parquet", "no parquet", r"a\.parquet: it cannot be read as Parquet"),
     ],
 )
 def test_broken_files_name_file_and_line(tmp_path, name, text, message):

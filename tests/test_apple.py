@@ -11,7 +11,7 @@ from transformers import FastVlmForConditionalGeneration
 
 from fvv_lib import (
     IGNORE_INDEX,
-    CheckpointError,
+    ModelFolderError,
     VideoConfig,
     ask,
     load_pretrained_model,
@@ -259,10 +259,10 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_unpickled(apple_checkpoint
     folder = apple_checkpoint(file="pytorch_model.bin")
     weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
     torch.save({**weights, "trap": Trap()}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: its weights can not be read .* is not unpickled"):
+    with pytest.raises(ModelFolderError, match=r"pytorch_model.bin: its weights cannot be read .* is not unpickled"):
         load_pretrained_model(folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"trap": Trap()}, protocol=2))
-    with pytest.raises(CheckpointError, match="can not be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         load_pretrained_model(folder)
     assert "it ran" not in capfd.readouterr().out
 
@@ -288,12 +288,12 @@ TOWER = "model.vision_tower.vision_tower.model"
         (lambda w, s: s.update(image_aspect_ratio="anyres"), "image_aspect_ratio is 'anyres'"),
         (lambda w, s: s.update(mm_use_im_start_end=True), "mm_use_im_start_end is True"),
         (lambda w, s: s.update(mm_vision_tower="openai/clip-vit-large-patch14"), "mm_vision_tower is 'openai"),
-        (lambda w, s: s.pop("vocab_size"), "it can not be loaded .*vocab_size"),
+        (lambda w, s: s.pop("vocab_size"), "it cannot be loaded .*vocab_size"),
         (lambda w, s: s.update(vocab_size=400), "the tokenizer has 474 entries but the model's vocabulary is 400"),
     ],
 )
 def test_what_is_missing_left_over_or_of_another_kind_is_an_error(apple_checkpoint, change, message):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ModelFolderError, match=message):
         load_pretrained_model(apple_checkpoint(change))
 
 
@@ -301,16 +301,16 @@ def test_missing_and_damaged_files_are_errors(apple_checkpoint, tmp_path):
     folder = apple_checkpoint(shards=2)
     shard = folder / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"model-00001-of-00002\.safetensors: its weights can not be read"):
+    with pytest.raises(ModelFolderError, match=r"model-00001-of-00002\.safetensors: its weights cannot be read"):
         load_pretrained_model(folder)
     shard.unlink()
-    with pytest.raises(CheckpointError, match=r"model-00001-of-00002\.safetensors: its weights can not be read"):
+    with pytest.raises(ModelFolderError, match=r"model-00001-of-00002\.safetensors: its weights cannot be read"):
         load_pretrained_model(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="not an index"):
+    with pytest.raises(ModelFolderError, match="not an index"):
         load_pretrained_model(folder)
     (folder / "model.safetensors.index.json").unlink()
-    with pytest.raises(CheckpointError, match="it has no weights"):
+    with pytest.raises(ModelFolderError, match="it has no weights"):
         load_pretrained_model(folder)
 
 

@@ -1,11 +1,11 @@
-"""Settings: what may be chosen is what the modules below can do; what can not be used fails before data are read."""
+"""Settings: what may be chosen is what the modules below can do; what cannot be used fails before data are read."""
 
 import json
 
 import pytest
 import torch
 
-from fvv_lib import CheckpointError, DataArguments, FvvError, ModelArguments, TrainingArguments, VideoConfig
+from fvv_lib import DataArguments, FvvError, ModelArguments, ModelFolderError, TrainingArguments, VideoConfig
 from fvv_lib.labels.exact import MISMATCH_MODES
 from fvv_lib.settings import PARTS
 from fvv_lib.video.pixels import ASPECT_RATIOS
@@ -113,7 +113,7 @@ def test_a_folder_without_a_video_configuration_has_none(tmp_path):
 @pytest.mark.parametrize("text", ['{"num_video_frames": 8', '{"frames": 8}', "[8]", "8", "null", ""])
 def test_a_broken_video_configuration_is_an_error_that_names_it(tmp_path, text):
     (tmp_path / "fvv_config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"not a video configuration .*Restore or delete it") as error:
+    with pytest.raises(ModelFolderError, match=r"not a video configuration .*Restore or delete it") as error:
         VideoConfig.load(tmp_path)
     assert str(error.value).startswith(str(tmp_path / "fvv_config.json"))
 
@@ -135,5 +135,5 @@ def test_the_base_has_the_defaults_of_the_course(base):
 )
 def test_a_video_config_that_can_not_be_used_is_an_error_that_names_the_file(tmp_path, stored):
     (tmp_path / "fvv_config.json").write_text(stored)
-    with pytest.raises(CheckpointError, match=r"fvv_config\.json: not a video configuration"):
+    with pytest.raises(ModelFolderError, match=r"fvv_config\.json: not a video configuration"):
         VideoConfig.load(tmp_path)

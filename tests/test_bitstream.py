@@ -68,7 +68,7 @@ def in_a_higher_layer_only(content):
 
 
 def test_a_picture_that_a_higher_temporal_layer_refers_to_is_not_left_out(tmp_path):
-    """FFmpeg's `skip_frame` leaves it out, and then can not decode what refers to it: those frames do not come."""
+    """FFmpeg's `skip_frame` leaves it out, and then cannot decode what refers to it: those frames do not come."""
     write_numbered(tmp_path / "all.mp4", "libx265", gop=48, b_frames=3, codec_options=LAYERS)
     rewrite(tmp_path / "all.mp4", tmp_path / "clip.mp4", in_a_higher_layer_only)
     reference = decode_all(tmp_path / "all.mp4")

@@ -28,7 +28,7 @@ def decode_turned(tmp_path_factory):
 
     def decode(rotation):
         if not hasattr(av.VideoStream, "set_display_rotation"):
-            pytest.skip("this PyAV can not write a display matrix")
+            pytest.skip("this PyAV cannot write a display matrix")
         path = tmp_path_factory.mktemp("turned") / "clip.mp4"
         write_numbered(path, count=3, rotation=rotation)
         with av.open(str(path)) as container:

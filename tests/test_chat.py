@@ -222,7 +222,7 @@ def test_the_command_holds_a_dialogue(base, loaded, media, run):
     ("settings", "message"),
     [
         ({"video": "gone.mp4"}, r"gone\.mp4: no such file"),
-        ({"video": "text.mp4"}, r"text\.mp4: it can not be decoded"),
+        ({"video": "text.mp4"}, r"text\.mp4: it cannot be decoded"),
         ({"video": "still.png"}, r"still\.png: it is no video: use --image"),
         ({"image": "clip.mp4"}, r"clip\.mp4: it is a video, or a folder of its frames: use --video"),
         ({"question": "Well? " * 3000}, "tokens kept for its answer"),

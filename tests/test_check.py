@@ -101,7 +101,7 @@ def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, b
     [
         (["--num-video-frames", "0"], "num_video_frames must be at least 1, got 0"),
         (["--frame-pool", "3"], "frame_pool=3 cannot average the 4 tokens"),
-        (["--model-max-length", "4096"], "model_max_length=4096, but the checkpoint reads 1 to 2048"),
+        (["--model-max-length", "4096"], "model_max_length=4096, but the model reads at most 2048 positions"),
         (["--model-name-or-path", "no/such/folder"], "no/such/folder: no such folder"),
         (["--model-name-or-path", "empty"], "empty: config.json is missing or broken"),
     ],
@@ -121,6 +121,7 @@ def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, fl
         ({"write_clean": "data.json"}, "data.json is asked for twice, or is an annotation file that is checked"),
         ({"report": "folder/../data.json"}, "data.json is asked for twice, or is an annotation file that is checked"),
         ({"report": "one.json", "write_clean": "one.json"}, "one.json is asked for twice"),
+        ({"report": "val.json", "validation_data_path": "val.json"}, "val.json is asked for twice"),
         ({"report": "one.dropped.json", "write_clean": "one.json"}, "one.dropped.json is asked for twice"),
         ({"report": "folder.json"}, "report: folder.json is a folder"),
         ({"write_clean": "gone/clean.json"}, "write_clean: the folder of gone/clean.json does not exist"),

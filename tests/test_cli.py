@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, dataclass, field, fields
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +12,11 @@ import pytest
 import transformers
 from conftest import ROOT
 
-from fvv_lib import DataArguments, FvvError, ModelArguments, TrainingArguments
-from fvv_lib.cli import VERBS
-from fvv_lib.cli.check import CheckOptions
+from fvv_lib import DataArguments, ModelArguments, TrainingArguments
+from fvv_lib.cli import VERBS, check
 from fvv_lib.cli.finetune import TABLE, parse_settings, transformers_flags
-from fvv_lib.cli.flags import FlagError, flags_of, parse
+from fvv_lib.cli.flags import flags_of, parse
+from fvv_lib.errors import FlagError
 from fvv_lib.settings import MemorySettings, TrainingSettings
 
 NEEDED = ["--model_name_or_path", "base", "--output_dir", "output", "--use_cpu", "True", "--report_to", "none"]
@@ -118,6 +118,8 @@ def test_a_yaml_file_says_what_flags_say(tmp_path, text, arguments):
         ("count: many\n", "'many' is not a whole number"),
         ("packing: maybe\n", "'maybe' is neither True nor False"),
         ("kind: perhaps\n", "'perhaps' is none of yes, no"),
+        ("packing: []\n", "packing takes one value, got the list []"),
+        ("count: [1, 2]\n", "count takes one value, got the list [1, 2]"),
     ],
 )
 def test_a_wrong_yaml_file_is_one_line_that_names_it(tmp_path, text, message):
@@ -134,7 +136,9 @@ def test_a_wrong_yaml_file_is_one_line_that_names_it(tmp_path, text, message):
 # --- the settings of a run --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [ModelArguments, DataArguments, TrainingSettings, MemorySettings, CheckOptions])
+@pytest.mark.parametrize(
+    "settings", [ModelArguments, DataArguments, TrainingSettings, MemorySettings, check.CheckOptions]
+)
 def test_every_setting_has_help(settings):
     assert all(flag.help for flag in flags_of(settings))
 
@@ -149,9 +153,9 @@ def test_a_run_is_read_from_yaml(tmp_path):
         'packing: "False"\ngradient_checkpointing: "True"\nsave_strategy: no\n'
     )
     model_args, data_args, training_args = parse_settings([str(file)])
-    assert model_args.tunable_parts == ["projector", "language_model"]
+    assert model_args.tunable_parts == ("projector", "language_model")
     assert model_args.lora_alpha is None
-    assert (data_args.data_path, data_args.num_video_frames) == (["train.json"], 4)
+    assert (data_args.data_path, data_args.num_video_frames) == (("train.json",), 4)
     assert (training_args.learning_rate, training_args.vision_tower_lr, training_args.use_cpu) == (1e-5, 2e-6, True)
     assert training_args.lr_scheduler_kwargs == {"min_lr": 1e-7}
     assert (training_args.packing, training_args.gradient_checkpointing) == (False, True)
@@ -225,6 +229,17 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
         (["memory"], 1, "memory needs --model"),
         (["memory", "--model", "0.5b", "--device_gib", "-1"], 1, "device_gib must be above 0"),
         (["memory", "--model", "0.5b", "--zero_stage", "5"], 1, "zero_stage must be 0, 1, 2 or 3"),
+        (["memory", "--model", "0.5b", "--tunable_parts", "head"], 1, "tunable_parts must name some of"),
+        (["check", "x.json", "--model_name_or_path", "m", "--bad_samples", "maybe"], 1, "Unknown bad_samples 'maybe'"),
+        (["check", "x.json", "--model_name_or_path", "m", "--workers", "0"], 1, "workers must be at least 1, got 0"),
+        (["chat", "--model", "m", "--max_new_tokens", "0"], 1, "max_new_tokens must be at least 1, got 0"),
+        (["finetune", *NEEDED, "--seed", "-1"], 1, "seed must be from 0 to 2**32 - 1, got -1"),
+        (
+            ["finetune", *NEEDED, "--per_device_train_batch_size", "0"],
+            1,
+            "per_device_train_batch_size must be at",
+        ),
+        (["finetune", *NEEDED, "--dataloader_num_workers", "-1"], 1, "dataloader_num_workers must be 0 or more"),
         (["doctor", "--fast"], 2, "There is no flag --fast"),
     ],
 )
@@ -274,6 +289,44 @@ with quick_imports():  # there may be garbage now
 
 def test_imports_are_not_searched_for_garbage_and_what_comes_later_is():
     subprocess.run([sys.executable, "-c", QUICK], check=True)
+
+
+ENDS = """
+import atexit, sys, threading, time
+from fvv_lib.cli.starting import run_and_exit
+class Last:
+    def __del__(self):
+        print("garbage")
+def slow():
+    time.sleep(0.3)
+    print("thread")
+def main():
+    kept.append(kept)
+    threading.Thread(target=slow).start()
+    atexit.register(print, "handler")
+    sys.stdout.write("said ")
+    END
+kept = [Last()]
+run_and_exit(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "error"),
+    [
+        ("return 0", 0, ""),
+        ("return 3", 3, ""),
+        ("sys.exit(143)", 143, ""),
+        ("sys.exit('why')", 1, "why"),
+        ("sys.exit()", 0, ""),
+        ("raise KeyError('x')", 1, "KeyError: 'x'"),
+    ],
+)
+def test_a_command_ends_its_threads_and_handlers_and_then_at_once(end, code, error):
+    done = subprocess.run([sys.executable, "-c", ENDS.replace("END", end)], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.split() == ["said", "thread", "handler"]
+    assert done.stderr.strip().endswith(error) if error else done.stderr == ""
 
 
 NEEDLESS = """
@@ -326,7 +379,28 @@ def test_with_data_of_your_own_nothing_of_the_course_is_used(spelling):
 
 
 def test_what_is_checked_is_what_is_trained():
-    """`fvv check` has every setting of the data that `fvv finetune` has."""
-    assert {flag.name for flag in flags_of(DataArguments)} & {flag.name for flag in flags_of(CheckOptions)} == set()
-    with pytest.raises(FvvError, match="Unknown mismatch"):
-        DataArguments(mismatch="most")
+    """`fvv check` takes every setting of the data that `fvv finetune` takes, and passes it on."""
+    other = {
+        "data_path": ("x.json",),
+        "validation_data_path": "v.json",
+        "test_data_path": "t.json",
+        "image_folder": "videos",
+        "cache_dir": "cache",
+        "cache_features": True,
+        "num_video_frames": 3,
+        "frame_sampling": "segment",
+        "time_marks": "seconds",
+        "frame_pool": 2,
+        "video_backend": "pyav",
+        "image_aspect_ratio": "crop",
+        "version": "v1",
+        "mismatch": "strict",
+        "max_new_tokens": 5,
+        "check_media": False,
+        "bad_samples": "raise",
+        "decode_timeout": 7.0,
+    }
+    assert set(other) == {field.name for field in fields(DataArguments)}
+    written = [f"--{name}={value[0] if name == 'data_path' else value}" for name, value in other.items()]
+    _, asked = check._parse(["--model_name_or_path", "m", *written])
+    assert asdict(asked) == other

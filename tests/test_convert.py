@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from fvv_lib import CheckpointError, VideoConfig, ask, load_pretrained_model, preprocess_frames
+from fvv_lib import ModelFolderError, VideoConfig, ask, load_pretrained_model, preprocess_frames
 from fvv_lib.course.scenes import still
 from fvv_lib.weights import apple
-from fvv_lib.weights.converting import convert_checkpoint
+from fvv_lib.weights.converting import convert_model
 
 QUESTION = "What colour is the shape?"
 STOCK = """
@@ -68,7 +68,7 @@ def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path
 
 
 def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, tmp_path):
-    convert_checkpoint(apple_checkpoint(), tmp_path / "out")
+    convert_model(apple_checkpoint(), tmp_path / "out")
     image = Image.open(picture)
     theirs = AutoProcessor.from_pretrained(tmp_path / "out")(images=image, text="<image>", return_tensors="pt")
     ours = preprocess_frames(np.asarray(image)[None], 64)
@@ -77,7 +77,7 @@ def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, 
 
 
 def test_a_reference_checkpoint_answers_the_same_in_stock_transformers(real_data, tmp_path):
-    convert_checkpoint(real_data / "apple_layout" / "checkpoint_tied", tmp_path / "out")
+    convert_model(real_data / "apple_layout" / "checkpoint_tied", tmp_path / "out")
     picture = real_data / "apple_layout" / "images" / "image_a.png"
     answer = ask(load_pretrained_model(tmp_path / "out", device="cpu"), picture, QUESTION, 12)
     assert ask_stock(tmp_path / "out", picture)["answer"].strip() == answer
@@ -92,8 +92,8 @@ def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_set
     source = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
     VideoConfig(num_video_frames=3, image_aspect_ratio="crop").save(source)
     (source / "generation_config.json").write_text('{"eos_token_id": 2, "max_new_tokens": 7}')
-    convert_checkpoint(source, tmp_path / "hf")
-    convert_checkpoint(tmp_path / "hf", tmp_path / "apple", layout="apple")
+    convert_model(source, tmp_path / "hf")
+    convert_model(tmp_path / "hf", tmp_path / "apple", layout="apple")
     before, after = weights_and_settings(source), weights_and_settings(tmp_path / "apple")
     assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
     assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
@@ -109,7 +109,7 @@ def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_set
 def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
     for name in ("checkpoint_untied", "checkpoint_tied"):
         source = real_data / "apple_layout" / name
-        convert_checkpoint(source, tmp_path / name, layout="apple")
+        convert_model(source, tmp_path / name, layout="apple")
         before, after = weights_and_settings(source), weights_and_settings(tmp_path / name)
         assert before[0].keys() - after[0].keys() == {apple.CLIP_HEAD}
         assert all(torch.equal(tensor, before[0][key]) for key, tensor in after[0].items())
@@ -121,18 +121,18 @@ def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
 def test_what_has_no_place_in_apples_layout_is_refused(base, tmp_path):
     source = shutil.copytree(base, tmp_path / "source")
     VideoConfig(image_aspect_ratio="resize").save(source)
-    with pytest.raises(CheckpointError, match="padded or cropped, this is fast_vlm with image_aspect_ratio 'resize'"):
-        convert_checkpoint(source, tmp_path / "out", layout="apple")
+    with pytest.raises(ModelFolderError, match="padded or cropped, this is fast_vlm with image_aspect_ratio 'resize'"):
+        convert_model(source, tmp_path / "out", layout="apple")
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten(apple_checkpoint, fvv):
     source = apple_checkpoint()
     before = sorted(path.name for path in source.iterdir())
-    with pytest.raises(CheckpointError, match="not empty"):
-        convert_checkpoint(source, source)
-    with pytest.raises(CheckpointError, match="not empty"):
-        convert_checkpoint(source, source / "config.json")
+    with pytest.raises(ModelFolderError, match="not empty"):
+        convert_model(source, source)
+    with pytest.raises(ModelFolderError, match="not empty"):
+        convert_model(source, source / "config.json")
     assert sorted(path.name for path in source.iterdir()) == before
     done = fvv("convert", source, source)
     assert done.returncode == 1
@@ -141,6 +141,6 @@ def test_nothing_is_overwritten(apple_checkpoint, fvv):
 
 def test_a_broken_checkpoint_leaves_nothing_behind(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: weights.pop("model.norm.weight"))
-    with pytest.raises(CheckpointError, match="missing"):
-        convert_checkpoint(source, tmp_path / "out")
+    with pytest.raises(ModelFolderError, match="missing"):
+        convert_model(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -149,7 +149,7 @@ def test_pictures_that_are_no_video_are_errors(folder, tmp_path):
     with pytest.raises(VideoDecodeError, match="differ in size"):
         read_video(folder, 13)
     (folder / "frame1.png").write_bytes((folder / "frame1.png").read_bytes()[:200])
-    with pytest.raises(VideoDecodeError, match=r"frame1\.png: it can not be read as a picture"):
+    with pytest.raises(VideoDecodeError, match=r"frame1\.png: it cannot be read as a picture"):
         read_video(folder, 2)
 
 
@@ -278,7 +278,7 @@ def test_decord_gives_wrong_frames_where_ours_are_right(tmp_path, codec, extensi
 def test_what_decord_can_not_open_is_an_error_that_names_the_file(tmp_path):
     path = tmp_path / "text.mp4"
     path.write_text("This is not a video. " * 50)
-    with pytest.raises(VideoDecodeError, match=r"text\.mp4: decord can not decode it"):
+    with pytest.raises(VideoDecodeError, match=r"text\.mp4: decord cannot decode it"):
         read_video(path, 8, backend="decord")
 
 
@@ -350,9 +350,9 @@ def test_real_corrupted_clip_is_an_error_that_names_it(real_videos):
 @pytest.mark.parametrize("timeout", [None, 30])
 def test_what_the_system_refuses_is_an_error_about_the_file(tmp_path, timeout):
     path = tmp_path / ("x" * 300 + ".mp4")
-    with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it can not be read \(File name too long\)"):
+    with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it cannot be read \(File name too long\)"):
         read_video(path, 2, timeout=timeout)
-    with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it can not be read \(File name too long\)"):
+    with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it cannot be read \(File name too long\)"):
         count_frames(path, timeout=timeout)
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -66,10 +65,9 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=Tru
 
 
 def run_script(arguments, launch):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja is there
     run = subprocess.run(
         ["bash", str(ROOT / "scripts" / "finetune_video.sh"), *arguments],
-        env={**os.environ, **ENVIRONMENT, **launch, "PATH": path, "PYTHON": sys.executable},
+        env={**os.environ, **ENVIRONMENT, **launch, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=600,

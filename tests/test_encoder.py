@@ -70,7 +70,7 @@ def test_wrong_shapes_are_errors():
         flatten_frames([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16)])
     with pytest.raises(FvvError, match=r"one type, got \['torch.float32', 'torch.uint8'\]"):
         flatten_frames([torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
-    with pytest.raises(FvvError, match="can not be cut"):
+    with pytest.raises(FvvError, match="cannot be cut"):
         unflatten_frames(torch.zeros(5, 4, 8), [2, 2])
 
 

@@ -64,7 +64,7 @@ def test_an_interval_is_wilsons(correct, total, interval):
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (2, 1), (-1, 3)])
 def test_a_count_that_can_not_be_is_an_error(correct, total):
-    with pytest.raises(FvvError, match=f"{correct} right answers of {total} can not be"):
+    with pytest.raises(FvvError, match=f"{correct} right answers of {total} cannot be"):
         confidence_interval(correct, total)
 
 

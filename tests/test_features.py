@@ -370,7 +370,7 @@ def test_a_damaged_file_is_computed_again_with_a_message(store, tmp_path, capsys
     torch.testing.assert_close(again[0]["vision_features"], before)
     for spoil in (lambda: file.write_bytes(damage(file.read_bytes())), file.unlink):  # after the first step
         spoil()
-        with pytest.raises(FvvError, match=rf"{file.name}: these features can not be read .*Delete the file"):
+        with pytest.raises(FvvError, match=rf"{file.name}: these features cannot be read .*Delete the file"):
             again[0]
 
 

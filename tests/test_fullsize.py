@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fvv_lib import CheckpointError, FvvError, random_fastvlm
+from fvv_lib import FvvError, ModelFolderError, random_fastvlm
 from fvv_lib.model.geometry import tokens_per_frame
 from fvv_lib.model.video_model import FastVlmForVideo
 from fvv_lib.scaling.released import full_size_config
@@ -22,7 +22,7 @@ def test_a_tower_that_lost_its_last_block_is_no_smaller_tower():
         weights = FastVlmForVideo(full_size_config()).state_dict()
     assert tower_sizes(weights, "here") == RELEASED_TOWER
     weights = {name: tensor for name, tensor in weights.items() if "stages.2.blocks.23." not in name}
-    with pytest.raises(CheckpointError, match=r"in each stage \[2, 12, 23, 4, 2\], released: \[2, 12, 24, 4, 2\]"):
+    with pytest.raises(ModelFolderError, match=r"in each stage \[2, 12, 23, 4, 2\], released: \[2, 12, 24, 4, 2\]"):
         tower_sizes(weights, "here")
 
 

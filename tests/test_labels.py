@@ -1,9 +1,7 @@
-import json
 import warnings
 
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -196,17 +194,6 @@ def test_v1_mismatches_of_the_real_qwen2_tokenizer(real_data, case, difference):
     with pytest.warns(UserWarning, match=outcome):
         tolerant = preprocess([turns], tokenizer, True, "v1", "tolerant")
     assert (set(tolerant["labels"][0].tolist()) == {IGNORE_INDEX}) == (abs(difference) > 5)
-
-
-def test_the_results_that_the_lesson_quotes_have_the_same_differences():
-    measured = json.loads((ROOT / "benchmarks" / "results" / "mismatch.json").read_text())
-    cases = {
-        (case["turns"], "." if case["answers end in a"] == "full stop" else ""): case["counted - total"]
-        for case in measured["cases"]
-        if case["version"] == "v1"
-    }
-    assert {case: cases[case] for case in V1_DIFFERENCES} == V1_DIFFERENCES
-    assert {case["counted - total"] for case in measured["cases"] if case["version"] == "qwen_2"} == {0}
 
 
 def test_tolerance_trains_on_the_wrong_tokens(real_data):

@@ -21,11 +21,11 @@ from transformers import (
 
 from fvv_lib import (
     IGNORE_INDEX,
-    CheckpointError,
     DataArguments,
     LazySupervisedDataset,
     LlavaForVideo,
     ModelArguments,
+    ModelFolderError,
     TrainingArguments,
     ask,
     encode_images,
@@ -187,7 +187,7 @@ def test_text_alone_keeps_its_place_in_a_batch(save_llava):
 
 def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
     model = load_pretrained_model(save_llava(), device="cpu").model
-    with pytest.raises(CheckpointError, match="makes 56 pixels, but the vision tower takes 28"):
+    with pytest.raises(ModelFolderError, match="makes 56 pixels, but the vision tower takes 28"):
         tokens_per_frame(model.config, 56)
 
 
@@ -200,7 +200,7 @@ def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
     ],
 )
 def test_what_else_goes_by_the_name_of_llava_is_an_error(save_llava, settings, message):
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ModelFolderError, match=message):
         load_pretrained_model(save_llava(**settings))
 
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import FastVlmForConditionalGeneration
 
-from fvv_lib import CheckpointError, FastVlmForVideo, FvvError, TokenBudgetError, VideoConfig, load_pretrained_model
+from fvv_lib import FastVlmForVideo, FvvError, ModelFolderError, TokenBudgetError, VideoConfig, load_pretrained_model
 from fvv_lib.model.geometry import make_frame_spec, tokens_per_frame
 from fvv_lib.video_config import FrameSpec
-from fvv_lib.weights.loading import open_checkpoint
+from fvv_lib.weights.loading import open_model_folder
 
 
 @pytest.fixture
@@ -49,10 +49,12 @@ def test_folder_of_any_name_loads_with_its_vision_tower(base, copy):
 def test_missing_left_over_and_misshaped_weights_are_errors_that_list_them(copy):
     name = "model.vision_tower.timm_model.final_conv.se.fc1.weight"
     change_weights(copy, lambda weights: weights.pop(name))
-    with pytest.raises(CheckpointError, match=f"missing: .*{name}"):
+    with pytest.raises(ModelFolderError, match=f"missing: .*{name}"):
         load_pretrained_model(copy)
     change_weights(copy, lambda weights: weights.update({name: torch.zeros(3), "extra.weight": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match=rf"unexpected: extra.weight; mismatched: {name} is \(3,\) and should be"):
+    with pytest.raises(
+        ModelFolderError, match=rf"unexpected: extra.weight; mismatched: {name} is \(3,\) and should be"
+    ):
         load_pretrained_model(copy)
 
 
@@ -64,32 +66,32 @@ def test_settings_come_from_the_folder(copy):
     (copy / "fvv_config.json").unlink()
     assert load_pretrained_model(copy, device="cpu").model.video_config == VideoConfig()
     (copy / "fvv_config.json").write_text('{"frames": 3}')
-    with pytest.raises(CheckpointError, match="not a video configuration"):
+    with pytest.raises(ModelFolderError, match="not a video configuration"):
         load_pretrained_model(copy)
 
 
 def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(ModelFolderError, match="no such folder"):
         load_pretrained_model(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="missing or broken"):
+    with pytest.raises(ModelFolderError, match="missing or broken"):
         load_pretrained_model(tmp_path)
     for name in ("model.safetensors", "tokenizer.json", "processor_config.json"):
         (copy / name).rename(tmp_path / name)
-        with pytest.raises(CheckpointError, match="model_x: it can not be loaded"):
+        with pytest.raises(ModelFolderError, match="model_x: it cannot be loaded"):
             load_pretrained_model(copy)
         (tmp_path / name).rename(copy / name)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    with pytest.raises(CheckpointError, match="'gpt2', supported is fast_vlm, llava, llava_qwen2"):
+    with pytest.raises(ModelFolderError, match="'gpt2', supported is fast_vlm, llava, llava_qwen2"):
         load_pretrained_model(copy)
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="model_x: it can not be loaded"):
+    with pytest.raises(ModelFolderError, match="model_x: it cannot be loaded"):
         load_pretrained_model(copy)
 
 
 def test_a_hub_name_without_a_network_says_what_to_do(offline):
-    with pytest.raises(CheckpointError, match=r"output/nowhere: no such folder, .* fetch it elsewhere .*that folder"):
+    with pytest.raises(ModelFolderError, match=r"output/nowhere: no such folder, .* fetch it elsewhere .*that folder"):
         load_pretrained_model("output/nowhere")
 
 
@@ -117,7 +119,7 @@ def test_tokens_per_frame_follow_from_size_and_stride(model):
     config = model.config
     assert tokens_per_frame(config, 64) == 4
     assert tokens_per_frame(config, 128) == 16
-    with pytest.raises(CheckpointError, match="no multiple"):
+    with pytest.raises(ModelFolderError, match="no multiple"):
         tokens_per_frame(config, 100)
     assert tokens_per_frame(config, 128, frame_pool=2) == 4
     with pytest.raises(FvvError, match="frame_pool=2 cannot average the 9 tokens"):
@@ -127,13 +129,13 @@ def test_tokens_per_frame_follow_from_size_and_stride(model):
 def test_a_checkpoint_and_its_model_give_one_frame_spec(base, loaded):
     """What is checked without weights is what is trained with them."""
     settings = VideoConfig(image_mean=(0.5, 0.0, 1.0))
-    spec = make_frame_spec(open_checkpoint(base), settings)
+    spec = make_frame_spec(open_model_folder(base), settings)
     assert spec == make_frame_spec(loaded, settings) == FrameSpec(64, 4, 2048, (127, 0, 255))
     assert make_frame_spec(loaded, replace(settings, frame_pool=2), max_length=100, image_size=128) == FrameSpec(
         128, 4, 100, (127, 0, 255)
     )
     for wrong in (0, 2049):
-        with pytest.raises(TokenBudgetError, match=f"model_max_length={wrong}, but the checkpoint reads 1 to 2048"):
+        with pytest.raises(TokenBudgetError, match=f"model_max_length={wrong}, but the model reads at most 2048"):
             make_frame_spec(loaded, settings, wrong)
 
 
@@ -172,7 +174,7 @@ def test_no_code_of_the_folder_runs(copy, name, key, auto, monkeypatch):
     part.update({key: "Thing", "auto_map": {auto: ["evil.Thing", None] if auto == "AutoTokenizer" else "evil.Thing"}})
     (copy / name).write_text(json.dumps(settings))
     (copy / "evil.py").write_text("raise SystemExit('it ran')")
-    with contextlib.suppress(CheckpointError):  # to refuse it is as good
+    with contextlib.suppress(ModelFolderError):  # to refuse it is as good
         load_pretrained_model(copy, device="cpu")
 
 
@@ -180,8 +182,8 @@ def test_broken_files_are_one_error(copy):
     (copy / "model.safetensors").rename(copy / "whole")
     for content in (b"", b"x" * 1000):
         (copy / "pytorch_model.bin").write_bytes(content)
-        with pytest.raises(CheckpointError, match="model_x: it can not be loaded"):
+        with pytest.raises(ModelFolderError, match="model_x: it cannot be loaded"):
             load_pretrained_model(copy)
     (copy / "config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match=r"config\.json is missing or broken"):
+    with pytest.raises(ModelFolderError, match=r"config\.json is missing or broken"):
         load_pretrained_model(copy)

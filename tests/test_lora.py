@@ -17,6 +17,7 @@ from fvv_lib import (
     FastVlmForVideo,
     FvvError,
     ModelArguments,
+    ModelFolderError,
     TrainingArguments,
     VideoConfig,
     ask,
@@ -25,7 +26,7 @@ from fvv_lib import (
 )
 from fvv_lib.course.scenes import still
 from fvv_lib.model.parts import count_parameters
-from fvv_lib.weights.converting import convert_checkpoint
+from fvv_lib.weights.converting import convert_model
 from fvv_lib.weights.lora import add_lora
 
 RANK = 4
@@ -84,7 +85,7 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
     assert loaded.model.video_config.num_video_frames == 3
     torch.testing.assert_close(logits(loaded.model), trained, atol=1e-5, rtol=0)
 
-    convert_checkpoint(output, tmp_path / "plain")
+    convert_model(output, tmp_path / "plain")
     torch.testing.assert_close(
         logits(load_pretrained_model(tmp_path / "plain", "cpu").model), trained, atol=1e-5, rtol=0
     )
@@ -214,27 +215,27 @@ def test_what_does_not_belong_together_is_an_error(run, tmp_path):
     weights = load_file(good / "adapter_model.safetensors")
     name = next(name for name in weights if "lora_B" in name)
     save_file({key: value for key, value in weights.items() if key != name}, output / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=rf"output: .*missing: \['{name}'\]"):
+    with pytest.raises(ModelFolderError, match=rf"output: .*missing: \['{name}'\]"):
         load_pretrained_model(output)
     save_file({**weights, "extra": torch.zeros(1)}, output / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"output: .*unexpected: \['extra'\]"):
+    with pytest.raises(ModelFolderError, match=r"output: .*unexpected: \['extra'\]"):
         load_pretrained_model(output)
     save_file({**weights, name: torch.zeros(3, 3)}, output / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="output: its adapter does not fit its base"):
+    with pytest.raises(ModelFolderError, match="output: its adapter does not fit its base"):
         load_pretrained_model(output)
     (output / "adapter_model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"output: it has no adapter_model\.safetensors"):
+    with pytest.raises(ModelFolderError, match=r"output: it has no adapter_model\.safetensors"):
         load_pretrained_model(output)
 
     config = json.loads((good / "adapter_config.json").read_text())
     (good / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(good)}))
-    with pytest.raises(CheckpointError, match="base_model_name_or_path is this folder"):
+    with pytest.raises(ModelFolderError, match="base_model_name_or_path is this folder"):
         load_pretrained_model(good)
     (good / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/no/such/folder"}))
-    with pytest.raises(CheckpointError, match=r"base_model_name_or_path '/no/such/folder' is not there"):
+    with pytest.raises(ModelFolderError, match=r"base_model_name_or_path '/no/such/folder' is not there"):
         load_pretrained_model(good)
     (good / "adapter_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not an adapter's configuration"):
+    with pytest.raises(ModelFolderError, match="not an adapter's configuration"):
         load_pretrained_model(good)
 
 

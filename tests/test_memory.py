@@ -1,5 +1,7 @@
+import importlib.util
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,6 @@ from fvv_lib.scaling.dryrun import _LiveBytes, dry_run
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.weights.lora import add_lora
 
-RESULTS = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
 FROZEN = ("projector", "language_model")
 
 
@@ -25,12 +26,16 @@ def states(prediction):
     return [round(value * GIB) for value in (prediction.weights, prediction.gradients, prediction.optimizer)]
 
 
-def test_every_prediction_is_within_15_percent_of_the_measured_peak():
-    rows = RESULTS["rows"]
-    assert len({row["name"] for row in rows}) == len(rows) >= 8
-    for row in rows:
-        assert row["measured_gib"] > 1, row["name"]  # so that it is the model that was measured
-        assert row["predicted_gib"] == pytest.approx(row["measured_gib"], rel=0.15), row["name"]
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of a process")
+def test_a_prediction_is_within_15_percent_of_the_measured_peak(tmp_path):
+    """One row of `benchmarks/memory.py`."""
+    spec = importlib.util.spec_from_file_location("memory", ROOT / "benchmarks" / "memory.py")
+    memory = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(memory)
+    memory.write_folder(tmp_path)
+    row = memory.compare("8 frames", str(tmp_path))
+    assert row["measured_gib"] > 1  # so that it is the model that was measured
+    assert row["predicted_gib"] == pytest.approx(row["measured_gib"], rel=0.15)
 
 
 def test_only_what_is_alive_is_counted():
@@ -149,10 +154,10 @@ def test_each_change_is_tried_alone_until_one_fits(settings):
 
 
 def test_when_no_change_suffices_they_are_tried_together(settings):
-    alone = [prediction.peak for _, prediction in suggest(settings, 1e-9)]
-    together = [(flags, prediction) for flags, prediction in suggest(settings, 1e-9) if flags.startswith("and ")]
-    assert together
-    assert min(prediction.peak for _, prediction in together) < min(alone[: len(alone) - len(together)])
+    tried = list(suggest(settings, 1e-9))
+    alone = [prediction.peak for flags, prediction in tried if not flags.startswith("and ")]
+    together = [prediction.peak for flags, prediction in tried if flags.startswith("and ")]
+    assert min(together) < min(alone)
 
 
 @pytest.mark.parametrize(("devices", "room"), [(1, 1), (1, 5.5), (1, 50), (4, 1)])
@@ -176,7 +181,7 @@ def test_a_plan_gives_time_for_memory_only_where_it_must(settings):
 
 
 def test_a_plan_for_several_devices_takes_as_little_of_zero_as_will_do():
-    settings = MemorySettings("7b", num_devices=8)
+    settings = MemorySettings("1.5b", num_devices=8)
     peaks = {stage: predict_memory(replace(settings, zero_stage=stage)).peak for stage in (0, 2, 3)}
     assert peaks[0] > peaks[2] > peaks[3]
     for stage, peak in peaks.items():
@@ -185,14 +190,15 @@ def test_a_plan_for_several_devices_takes_as_little_of_zero_as_will_do():
 
 
 def test_what_can_not_be_planned_is_one_error(settings):
-    with pytest.raises(FvvError, match=r"3 devices can not share 16 samples out: take a multiple\."):
+    with pytest.raises(FvvError, match=r"3 devices cannot share 16 samples out: take a multiple\."):
         plan_run(replace(settings, num_devices=3), 80)
     with pytest.raises(FvvError, match=r"does not fit 1 x 0\.001 GiB: fvv memory says what to change"):
         plan_run(settings, 0.001)
 
 
 def test_the_table_is_what_the_code_predicts_now():
-    lines = [line.split(" | ") for line in RESULTS["presets"]]
+    stored = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
+    lines = [line.split(" | ") for line in stored["presets"]]
     (column,) = (number for number, name in enumerate(lines[0]) if name == "0.5b")
     cells = {line[0].removeprefix("| "): line[column] for line in lines}
     for gib in (16, 40):
@@ -226,6 +232,7 @@ def test_the_command_says_whether_it_fits_and_what_to_change(base, fvv):
     assert tight.returncode == 1
     assert "does not fit 0.04 GiB" in tight.stdout
     assert "GiB with --gradient_checkpointing True" in tight.stdout
-    wrong = fvv(*command, "--zero_stage", "5")
-    assert wrong.returncode == 1
-    assert "zero_stage must be 0, 1, 2 or 3" in wrong.stderr
+    frozen = fvv(*command, "--tunable_parts", "projector", "language_model")
+    assert frozen.returncode == 0
+    trained = fits.stdout.splitlines()[1], frozen.stdout.splitlines()[1]
+    assert [line.split()[0] == line.split()[2] for line in trained] == [True, False]  # of all, how many are trained

@@ -60,7 +60,7 @@ def write(tmp_path):
 
     def start(codec="libx264", container="mp4", **settings):
         if codec not in av.codecs_available:
-            pytest.skip(f"this FFmpeg can not encode with {codec}")
+            pytest.skip(f"this FFmpeg cannot encode with {codec}")
         path = tmp_path / f"clip.{container}"
         write_numbered(path, codec, **{"gop": GOP, "count": COUNT, **settings})
         return path

@@ -7,8 +7,6 @@ import os
 import pkgutil
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 from pydoc import locate
 
@@ -16,9 +14,10 @@ import pytest
 from accelerate import Accelerator
 from conftest import ROOT
 from packaging.requirements import Requirement
+from starting import run_as_rank
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, TextStreamer, Trainer, TrainerCallback
 
 import fvv_lib
 from fvv_lib import private_api
@@ -90,22 +89,21 @@ def test_the_loader_within_accelerates_is_the_one_that_starts_workers():
         private_api.torch_loader(DataLoader([1, 2]))
 
 
-SHARDED = """
-import deepspeed, torch
-from fvv_lib.private_api import full_shape, is_sharded
-deepspeed.comm.init_distributed("gloo")
-with deepspeed.zero.Init(config_dict_or_path={"train_batch_size": 1, "zero_optimization": {"stage": 3}}):
-    weight = torch.nn.Linear(3, 4).weight
-assert weight.shape == (0,) and is_sharded(weight) and full_shape(weight) == (4, 3)
-"""
+def is_known_as_sharded():
+    import deepspeed
+
+    deepspeed.comm.init_distributed("gloo")
+    with deepspeed.zero.Init(config_dict_or_path={"train_batch_size": 1, "zero_optimization": {"stage": 3}}):
+        weight = nn.Linear(3, 4).weight
+    assert weight.shape == (0,)
+    assert private_api.is_sharded(weight)
+    assert private_api.full_shape(weight) == (4, 3)
 
 
 def test_a_parameter_of_zero3_has_the_attributes_that_are_read():
     if not shutil.which(os.environ.get("CXX", "c++")):
         pytest.skip("DeepSpeed compiles its communication between CPUs")
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    environment = {**os.environ, **alone, "DS_ACCELERATOR": "cpu"}
-    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True, capture_output=True)
+    run_as_rank(is_known_as_sharded)
     plain = nn.Linear(3, 4).weight
     assert not private_api.is_sharded(plain)
     assert private_api.full_shape(plain) == (4, 3)
@@ -212,9 +210,9 @@ def is_ours(cls):
 
 def overrides(cls, is_ours=is_ours):
     """Methods of the libraries that a class, or one of ours that it is made of, overrides: each with the class whose
-    method it is. Of a Trainer or a model all, of other classes the private ones."""
+    method it is. Of what transformers calls by name (Trainer, callback, model) all, of others the private ones."""
     found, bases = set(), cls.__mro__
-    everything = issubclass(cls, Trainer | PreTrainedModel)
+    everything = issubclass(cls, Trainer | TrainerCallback | TextStreamer | PreTrainedModel)
     for place, base in enumerate(bases):
         for name, value in vars(base).items() if is_ours(base) else ():
             is_method = callable(value) or isinstance(value, classmethod | staticmethod | property)

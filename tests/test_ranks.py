@@ -62,10 +62,10 @@ def test_a_rank_that_fails_is_an_error_and_takes_the_others_with_it(tmp_path):
         + """
 while rank == "0" or not (folder / "0").is_file() or not (folder / "0").read_text():
     time.sleep(0.1)
-sys.exit("I can not go on")
+sys.exit("I cannot go on")
 """
     )
-    with pytest.raises(FvvError, match=r"(?s)rank 1 of 2 failed with exit code 1; .*I can not go on"):
+    with pytest.raises(FvvError, match=r"(?s)rank 1 of 2 failed with exit code 1; .*I cannot go on"):
         train_on_ranks({"output_dir": tmp_path}, ranks=2, code=code)
     assert not any(is_alive(int((tmp_path / rank).read_text())) for rank in "01")
 

@@ -47,7 +47,7 @@ def test_frames_and_times_are_those_of_a_sequential_decode(
     """However the packets come (kept, or sought again), and whoever decodes them (one thread; three, a group each; two,
     frames in a row)."""
     if codec not in av.codecs_available:
-        pytest.skip(f"this FFmpeg can not encode with {codec}")
+        pytest.skip(f"this FFmpeg cannot encode with {codec}")
     path = tmp_path / f"clip.{container}"
     count = 320 if gop == 300 else COUNT
     times = write_numbered(path, codec, gop=gop, b_frames=b_frames, variable=variable, count=count)
@@ -73,7 +73,7 @@ def test_frames_and_times_are_those_of_a_sequential_decode(
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_display_matrix_turns_frames_upright(tmp_path, codec, container, rotation):
     if not hasattr(av.VideoStream, "set_display_rotation"):
-        pytest.skip("this PyAV can not write a display matrix")
+        pytest.skip("this PyAV cannot write a display matrix")
     path = tmp_path / f"clip.{container}"
     write_numbered(path, codec, rotation=rotation, b_frames=2)
     video = read_video(path, 6)

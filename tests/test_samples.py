@@ -19,7 +19,7 @@ from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
 from fvv_lib.settings import DataArguments
 from fvv_lib.video.kinds import VIDEO_EXTENSIONS, is_video_file
 from fvv_lib.video.read import read_video
-from fvv_lib.weights.loading import load_pretrained_model, open_checkpoint
+from fvv_lib.weights.loading import load_pretrained_model, open_model_folder
 
 FOLDER = Path(__file__).resolve().parents[1] / "data_samples"
 TRAINED = FOLDER / "tiny-fastvlm-video"
@@ -189,7 +189,7 @@ def test_the_trained_model_answers_what_no_single_frame_tells():
 
 
 def test_the_trained_model_is_the_base_with_other_weights(base):
-    before, after = open_checkpoint(base), open_checkpoint(TRAINED)
+    before, after = open_model_folder(base), open_model_folder(TRAINED)
     for part in ("text_config", "vision_config"):
         assert {**before.config.to_dict()[part], "dtype": ""} == {**after.config.to_dict()[part], "dtype": ""}
     assert before.video_config == after.video_config

@@ -12,8 +12,8 @@ from fvv_lib.errors import FvvError
 from fvv_lib.model import sharding
 from fvv_lib.model.sharding import (
     blank_frames,
-    equally_often,
     full_size,
+    is_zero3_enabled,
     join_zero3,
     mix_batchnorm,
     whole_parameters,
@@ -35,7 +35,7 @@ def zero3(monkeypatch):
 
 def test_without_deepspeed_nothing_is_done_and_it_is_not_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)  # an import of it fails
-    assert not equally_often()
+    assert not is_zero3_enabled()
     join_zero3()
     assert not torch.distributed.is_initialized()
     linear = nn.Linear(2, 3)
@@ -55,11 +55,11 @@ def test_layers_must_run_equally_often_under_zero3_alone(stage, equal):
         pytest.skip("DeepSpeed is not installed")
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": stage}})
     try:
-        assert equally_often() == equal
+        assert is_zero3_enabled() == equal
     finally:
         deepspeed.unset_hf_deepspeed_config()
     assert config.is_zero3() == equal
-    assert not equally_often()
+    assert not is_zero3_enabled()
 
 
 def test_a_parameter_that_is_shared_out_has_the_size_of_all_shares():

@@ -1,4 +1,4 @@
-"""The base knows stills and nothing of time, as FastVLM does, and its folder is what `fvv_lib.tiny` makes."""
+"""The base knows stills and nothing of time, as FastVLM does, and its folder is what `fvv_lib.course.tiny` makes."""
 
 import json
 

@@ -41,6 +41,10 @@ class ChatSettings:
     )
     max_new_tokens: int = field(default=128, metadata={"help": "Tokens that an answer may have."})
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise FvvError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+
 
 def main(arguments: list[str]) -> None:
     settings = ChatSettings(**parse(flags_of(ChatSettings), arguments, "chat", ChatSettings.__doc__ or ""))

@@ -5,13 +5,12 @@
 It takes every data setting that `fvv finetune` takes, so what is checked is what is trained.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from fvv_lib.cli.flags import flags_of, parse, take
 from fvv_lib.cli.starting import quick_imports
-from fvv_lib.errors import DataFormatError
+from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.settings import DataArguments
 
 
@@ -43,12 +42,15 @@ class CheckOptions:
         },
     )
 
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise FvvError(f"workers must be at least 1, got {self.workers}.")
+
 
 def main(arguments: list[str]) -> bool:
     """True, which is exit code 1, when anything is wrong."""
-    options, settings = _parse(arguments)
-    check_media = settings.pop("check_media", True)
-    data_args = DataArguments(**{**settings, "bad_samples": "skip"})  # every bad sample is listed
+    options, asked = _parse(arguments)
+    data_args = replace(asked, bad_samples="skip", check_media=True)  # every bad sample is listed
     with quick_imports():
         from fvv_lib.data.report import (
             check_data,
@@ -60,13 +62,13 @@ def main(arguments: list[str]) -> bool:
         )
         from fvv_lib.data.splits import open_splits
         from fvv_lib.model.geometry import make_frame_spec
-        from fvv_lib.weights.loading import open_checkpoint
+        from fvv_lib.weights.loading import open_model_folder
 
     check_outputs(data_args, options.report, options.histograms, options.write_clean)
-    opened = open_checkpoint(options.model_name_or_path)
+    opened = open_model_folder(options.model_name_or_path)
     frame_spec = make_frame_spec(opened, data_args.video_config(opened.image_processor), options.model_max_length)
     datasets = open_splits(opened.tokenizer, data_args, frame_spec=frame_spec)
-    by_split = {name: check_data(data, options.workers, media=check_media) for name, data in datasets.items()}
+    by_split = {name: check_data(data, options.workers, media=asked.check_media) for name, data in datasets.items()}
     reports = sorted((report for split in by_split.values() for report in split), key=lambda one: not one.problem)
     print(format_problems(reports))
     if options.report:
@@ -79,12 +81,12 @@ def main(arguments: list[str]) -> bool:
     return any(report.problem for report in reports)
 
 
-def _parse(arguments: list[str]) -> tuple[CheckOptions, dict[str, Any]]:
-    """The options of this verb, and the settings of the data by name."""
+def _parse(arguments: list[str]) -> tuple[CheckOptions, DataArguments]:
+    """The options of this verb, and the settings of the data."""
     flags = [*flags_of(CheckOptions), *flags_of(DataArguments)]
     settings = parse(flags, arguments, "check", CheckOptions.__doc__ or "")
     options = CheckOptions(**take(CheckOptions, settings))
     settings["data_path"] = [*options.data, *settings.get("data_path", [])]
     if not settings["data_path"]:
         raise DataFormatError("Nothing to check: give at least one annotation file.")
-    return options, settings
+    return options, DataArguments(**settings)

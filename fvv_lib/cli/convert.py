@@ -24,9 +24,9 @@ class ConvertSettings:
 def main(arguments: list[str]) -> None:
     settings = ConvertSettings(**parse(flags_of(ConvertSettings), arguments, "convert", ConvertSettings.__doc__ or ""))
     with quick_imports():
-        from fvv_lib.weights.converting import convert_checkpoint
+        from fvv_lib.weights.converting import convert_model
 
-    convert_checkpoint(settings.source, settings.folder, settings.layout)
+    convert_model(settings.source, settings.folder, settings.layout)
     if settings.layout == "apple":
         print(f"{settings.folder}: in Apple's layout (llava_qwen2)")
     else:

@@ -26,8 +26,7 @@ OURS = (ModelArguments, DataArguments, TrainingSettings)
 
 def main(arguments: list[str]) -> None:
     model_args, data_args, training_args = parse_settings(arguments)
-    with quick_imports():
-        from fvv_lib.finetuning.recipe import train
+    from fvv_lib.finetuning.recipe import train
 
     train(model_args, data_args, training_args)
 
@@ -36,7 +35,7 @@ def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments
     """The settings of a training run, from flags or from the name of one YAML file.
 
     Raises:
-        FvvError: a name that no setting has, a value that is none of it, or a file that cannot be read.
+        FvvError: a name that no setting has, a value that its setting does not take, or a file that cannot be read.
 
     Lesson: 06.
     """

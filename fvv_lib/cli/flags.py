@@ -1,9 +1,10 @@
 """Settings from flags, or from a YAML file with the same names.
 
 The fields of a verb's dataclasses are its flags. One parser serves all verbs and both sources: a YAML file is turned
-into flags, so a value has the same type and the same error in both. argparse does the parsing. What is added: an error
-is one line, `-` and `_` are the same, a name is never guessed from its beginning, and a switch may be written
-`--packing`, `--no-packing`, `--packing True` or `--packing=False`.
+into flags, so a value has the same type and the same error in both. argparse does the parsing: unlike tyro it takes
+`--packing True`, and leaves the text of an error to us. What is added: an error is one line, `-` and `_` are the same,
+a name is never guessed from its beginning, and a switch may be written `--packing`, `--no-packing`, `--packing True` or
+`--packing=False`.
 
 This module loads neither torch nor transformers.
 """
@@ -21,15 +22,11 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from fvv_lib.errors import FvvError
+from fvv_lib.errors import FlagError
 
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 NOTHING = ("none", "null")
-
-
-class FlagError(FvvError):
-    """A flag that does not exist, or a value that its flag does not take."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def _add(parser: argparse.ArgumentParser, flag: Flag) -> None:
     if flag.positional:
         parser.add_argument(flag.name, nargs=None if not flag.repeated else "+" if flag.required else "*", **options)
         return
-    if flag.default is not None and flag.help:
+    if flag.default not in (None, [], ()) and flag.help:
         options["help"] += f" (default: {_shown(flag.default)})".replace("%", "%%")
     options["metavar"] = "{" + ",".join(flag.choices) + "}" if flag.choices else flag.kind.__name__.upper()
     if flag.kind is bool:
@@ -225,6 +222,8 @@ def _as_arguments(settings: dict[str, Any], by_name: dict[str, Flag]) -> list[st
         flag = by_name.get(name)
         if value is False and flag is not None and "no" in flag.choices:
             value = "no"  # YAML takes `no` for False
+        if isinstance(value, list) and flag is not None and not flag.repeated:
+            raise FlagError(f"{key} takes one value, got the list {value}.")
         values = [_written(one) for one in value] if isinstance(value, list) else [_written(value)]
         if flag is not None and flag.positional:
             positional += values

@@ -3,7 +3,7 @@
     python -m fvv_lib.course.samples data_samples
 
 writes `train.json`, `val.json`, `test.json` and their files, the same bytes every time on one machine. Two kinds of
-question can be answered from one frame (colour, shape), two can not (motion: which way; order: which came first).
+question can be answered from one frame (colour, shape), two cannot (motion: which way; order: which came first).
 """
 
 import json

@@ -233,7 +233,7 @@ def _train(name: str, loader: Any, parameters: list[Any], loss_of: Any, steps: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the checkpoint is written")
+    parser.add_argument("folder", type=Path, help="where the model is written")
     parser.add_argument("--tower_steps", type=int, default=800)
     parser.add_argument("--answer_steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)

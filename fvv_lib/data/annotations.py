@@ -29,7 +29,7 @@ def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
     `.jsonl` has a sample in each line, `.parquet` one in each row; any other file is a JSON list of samples.
 
     Raises:
-        DataFormatError: the file has no samples, or can not be read; names the file, and the line where it has lines.
+        DataFormatError: the file has no samples, or cannot be read; names the file, and the line where it has lines.
 
     Lesson: 05.
     """
@@ -48,7 +48,7 @@ def media_of(sample: Sample) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def are_paths(media: Any) -> bool:
+def is_path_list(media: Any) -> bool:
     return isinstance(media, list) and all(isinstance(path, str) for path in media)
 
 
@@ -62,7 +62,7 @@ def check_sample(sample: Sample, name: str) -> None:
     if "image" in sample and "video" in sample:
         raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
     media = media_of(sample)
-    if not are_paths(media):
+    if not is_path_list(media):
         raise DataFormatError(f"{name}: 'image' must be a path or a list of paths, got {media!r}.")
     placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
     if placeholders != len(media):
@@ -145,7 +145,8 @@ def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
             raise DataFormatError(f"{path}: {no_list}. If each of its lines is a sample, name it .jsonl.")
         reader.position += 1
         ends = reader.next_character() == "]"
-        reader.position += ends
+        if ends:
+            reader.position += 1
         while not ends:
             if reader.next_character() != "{":
                 raise DataFormatError(f"{path}: {no_list}; line {reader.line_of(reader.position)} has none.")
@@ -168,6 +169,6 @@ def _read_parquet(path: str) -> Iterator[tuple[str, Sample]]:
                     sample = {key: value for key, value in row.items() if value is not None}
                     yield json.dumps(sample, ensure_ascii=False), sample
     except pa.ArrowException as error:
-        raise DataFormatError(f"{path}: it can not be read as Parquet ({error}). Write it again.") from error
+        raise DataFormatError(f"{path}: it cannot be read as Parquet ({error}). Write it again.") from error
     except TypeError as error:  # from json.dumps
         raise DataFormatError(f"{path}: a column is no text, number or list ({error}). Leave it out.") from error

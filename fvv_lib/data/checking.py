@@ -26,7 +26,7 @@ from fvv_lib.video.kinds import is_video
 from fvv_lib.video_config import FrameSpec
 
 # Settings of DataArguments on which neither length nor labels of a sample depend.
-NO_MATTER = {
+IGNORED_SETTINGS = {
     *("data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"),
     *("decode_timeout", "video_backend", "max_new_tokens", "cache_features"),
 }
@@ -93,7 +93,7 @@ class SampleText:
         Args:
             stop: raise the first error that is met.
         """
-        settings = {name: value for name, value in asdict(self.data_args).items() if name not in NO_MATTER}
+        settings = {name: value for name, value in asdict(self.data_args).items() if name not in IGNORED_SETTINGS}
         files = bytes(_file_state(path) for path in self.samples.all_media())
         check = partial(self.check, RememberingTokenizer(self.tokenizer))
         return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files], stop)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.checking import SampleText, Tokens, Turns
-from fvv_lib.data.table import Annotations, Made
+from fvv_lib.data.table import Annotations, LazySequence
 from fvv_lib.errors import FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.prompt.placeholders import (
     IGNORE_INDEX,
@@ -59,7 +59,7 @@ class LazySupervisedDataset(Dataset):
             times of the frames, which a file tells when it is read: until `check_media` has read a sample, they are not
             counted.
         dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
-        bad: names of the samples that were left out because they can not be used, with the error of each; empty unless
+        bad: names of the samples that were left out because they cannot be used, with the error of each; empty unless
             `bad_samples="skip"`.
 
     Raises:
@@ -68,7 +68,7 @@ class LazySupervisedDataset(Dataset):
         TokenBudgetError: a sample that is too long. All three with `bad_samples="raise"`, before any training step; but
             what is too long by its time marks alone is found when it is read, in `check_media` and in each epoch.
 
-    Differs from the described system: a sample that can not be read is an error; there, any exception returns sample 0
+    Differs from the described system: a sample that cannot be read is an error; there, any exception returns sample 0
     in its place without a word. Lesson: 05.
     """
 
@@ -84,7 +84,7 @@ class LazySupervisedDataset(Dataset):
         self.data_args = data_args
         self.frame_spec = frame_spec
         self.samples = Annotations(data_path, data_args.image_folder, data_args.cache_dir)
-        self.names = Made(self.samples.name, self.samples)
+        self.names = LazySequence(self.samples.name, self.samples)
         self.text = SampleText(self.samples, tokenizer, data_args, frame_spec)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
         self.dropped: list[str] = []
@@ -176,7 +176,7 @@ class LazySupervisedDataset(Dataset):
                 yield from pool.map(check, indices[start : start + 1000])
 
     def leave_out(self, problems: dict[int, FvvError]) -> None:
-        """Do with samples that can not be used what `bad_samples` says: raise the first error, or take them out."""
+        """Do with samples that cannot be used what `bad_samples` says: raise the first error, or take them out."""
         if problems and self.data_args.bad_samples == "raise":
             raise problems[min(problems)]
         self.bad.update({self.names[index]: error for index, error in problems.items()})

@@ -151,7 +151,8 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
     Raises:
         FvvError: names the output and the remedy.
     """
-    taken = {Path(file).resolve() for file in data_args.data_path}
+    annotations = (*data_args.data_path, data_args.validation_data_path, data_args.test_data_path)
+    taken = {Path(file).resolve() for file in annotations if file}
     for name, path, suffixes in (
         ("report", report, (".json", ".csv")),
         ("histograms", histograms, (".png", ".pdf", ".svg")),

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fvv_lib import errors
-from fvv_lib.data.annotations import Sample, are_paths, media_of, read_annotations
+from fvv_lib.data.annotations import Sample, is_path_list, media_of, read_annotations
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.provenance import code_digest
 
@@ -43,7 +43,7 @@ SAMPLES_PER_PROCESS = 50_000  # of twice as many and more, several processes che
 
 class Checked(NamedTuple):
     """Of each sample: its expanded length, int64 (N,); whether anything in it is learned, bool (N,). And what is wrong
-    with those that can not be used, by their index; the length of these is 0."""
+    with those that cannot be used, by their index; the length of these is 0."""
 
     lengths: np.ndarray
     learned: np.ndarray
@@ -60,7 +60,7 @@ class Annotations(Sequence[Sample]):
             with this content is first opened. Nothing is written beside the file.
 
     Raises:
-        DataFormatError: a file is missing, can not be read, or is no list of samples; names the file and the line.
+        DataFormatError: a file is missing, cannot be read, or is no list of samples; names the file and the line.
 
     Lesson: 05.
     """
@@ -163,7 +163,7 @@ class Annotations(Sequence[Sample]):
         return Checked(np.array(lengths), np.array(learned, dtype=bool), problems)
 
 
-class Made(Sequence[T]):
+class LazySequence(Sequence[T]):
     """A sequence whose entries are made when they are asked for."""
 
     def __init__(self, make: Callable[[int], T], of: Sequence[Any]):
@@ -184,7 +184,7 @@ def file_digest(path: str | Path) -> str:
             digest = hashlib.file_digest(file, "blake2b")
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        reason = "no such annotation file" if missing else f"it can not be read ({error.strerror})"
+        reason = "no such annotation file" if missing else f"it cannot be read ({error.strerror})"
         raise DataFormatError(f"{path}: {reason}.") from error
     digest.update(f"{Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}".encode())
     return digest.hexdigest()[:32]
@@ -214,7 +214,7 @@ def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> d
 def _rows(path: str) -> Iterator[dict[str, Any]]:
     for place, (text, sample) in enumerate(read_annotations(path)):
         named, media = str(sample.get("id", place)), media_of(sample)
-        media = media if are_paths(media) else []  # `check_sample` says what is wrong with it
+        media = media if is_path_list(media) else []  # `check_sample` says what is wrong with it
         try:
             "".join([text, named, *media]).encode()
         except UnicodeEncodeError as error:

@@ -51,7 +51,7 @@ class Chat:
         """Show a picture or video with the next question; returns the frames that the model will see.
 
         Raises:
-            VideoDecodeError: it can not be read.
+            VideoDecodeError: it cannot be read.
         """
         video = read_media(path, self.config.num_video_frames, strategy=self.config.inference_sampling)
         self._next.append((Path(path), video))
@@ -67,7 +67,7 @@ class Chat:
         turns = [*self.turns, self._turn(question)]
         ids = prompt_ids(turns, self.loaded.tokenizer, self.config.version, "dialogue")
         name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens kept for its answer"
-        room = self.loaded.context_len - self.max_new_tokens
+        room = self.frame_spec.max_length - self.max_new_tokens
         try:
             check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name)
         except TokenBudgetError as error:

@@ -60,7 +60,11 @@ def generate_answers(
         prompts: token ids, see `prompt_ids`.
         images: for each prompt its frames, uint8 (T, 3, S, S); T may be 0.
         version: the chat template; its end mark ends an answer.
+        max_new_tokens: the most tokens that an answer gets, its end mark included.
         write: called with each piece of the answer as soon as it is there; for a batch of one.
+
+    Returns:
+        B answers, without their end marks.
 
     Lesson: 07.
     """

@@ -121,6 +121,8 @@ def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
 
     Raises:
         FvvError: there are no answers.
+
+    Lesson: 07.
     """
     if not answers:
         raise FvvError("There are no answers to count.")
@@ -141,7 +143,7 @@ def confidence_interval(correct: int, total: int, confidence: float = 0.95) -> t
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927. Lesson: 07.
     """
     if not 0 <= correct <= total or total < 1:
-        raise FvvError(f"{correct} right answers of {total} can not be: count at least one question.")
+        raise FvvError(f"{correct} right answers of {total} cannot be: count at least one question.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = correct / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)

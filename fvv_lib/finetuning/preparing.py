@@ -25,7 +25,7 @@ from fvv_lib.video_config import FrameSpec
 from fvv_lib.weights.loading import LoadedModel, load_pretrained_model
 from fvv_lib.weights.lora import add_lora
 
-AT_A_TIME = 1000  # samples that each process checks before all tell each other
+CHECKED_AT_ONCE = 1000  # samples that each process checks before all tell each other
 
 
 class OpenedData(NamedTuple):
@@ -99,7 +99,7 @@ def configure_model(loaded: LoadedModel, data_args: DataArguments, training_args
     if training_args.process_index == 0:
         for name, value in asdict(loaded.model.video_config).items():
             if value != getattr(before, name):
-                print(f"{name} is {value!r}, the checkpoint has {getattr(before, name)!r}")
+                print(f"{name} is {value!r}, the model has {getattr(before, name)!r}")
 
 
 def open_data(
@@ -133,8 +133,8 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
     mine = range(rank, len(dataset), processes)
     problems: dict[int, FvvError] = {}
     with tqdm(total=len(mine), desc="checking media", disable=hidden) as bar:
-        for start in range(0, math.ceil(len(dataset) / processes), AT_A_TIME):
-            part = mine[start : start + AT_A_TIME]
+        for start in range(0, math.ceil(len(dataset) / processes), CHECKED_AT_ONCE):
+            part = mine[start : start + CHECKED_AT_ONCE]
             found: dict[int, FvvError] = {}
             rows = slice(part.start, part.stop, processes)
             for index, error in dataset.check_media(part, threads):

@@ -67,12 +67,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     )
     test = data.samples.get("test")
     with whole_parameters(loaded.model) if test else nullcontext():  # under ZeRO-3 only training gathers them
-        before = quiz(loaded, test, training_args)
+        before = evaluate_test_set(loaded, test, training_args)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
         end_on_sigterm(trainer)
     trainer.save_model()
-    after = quiz(loaded, test, training_args)
+    after = evaluate_test_set(loaded, test, training_args)
     metrics = {
         "before": before,
         "after": after,
@@ -84,7 +84,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     return metrics
 
 
-def quiz(
+def evaluate_test_set(
     loaded: LoadedModel, test: LazySupervisedDataset | None, training_args: TrainingArguments
 ) -> dict[str, Any] | None:
     """Accuracy on the test questions, for each kind of question; None without a test set."""

@@ -100,7 +100,7 @@ def find_finished(folder: Path, settings: dict[str, dict[str, Any]]) -> dict[str
     record: dict[str, Any] = json.loads(file.read_text())
     before, now = ({**s["model"], **s["data"], **s["training"]} for s in (record["arguments"], settings))
     other = [name for name in COMPARED if before.get(name) != now[name]]
-    if {"max_steps", "num_train_epochs"} & {*other}:  # it goes on, or ResumableTrainer says that it can not
+    if {"max_steps", "num_train_epochs"} & {*other}:  # it goes on, or ResumableTrainer says that it cannot
         return None
     if other:
         raise CheckpointError(

@@ -71,7 +71,7 @@ def _check_whole(checkpoint: Path) -> None:
         )
     if not any((checkpoint / name).exists() for name in OPTIMIZER_STATES):
         raise CheckpointError(
-            f"{checkpoint}: it was saved without the state of the optimizer (save_only_model), so a run can not go on "
+            f"{checkpoint}: it was saved without the state of the optimizer (save_only_model), so a run cannot go on "
             "from it. Begin anew from its weights with --model_name_or_path and another output_dir."
         )
 

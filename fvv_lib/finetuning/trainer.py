@@ -1,6 +1,6 @@
 """The Trainer: a learning rate for each part, batches of like lengths, labelled logits only.               Lesson 6
 
-All else is transformers' Trainer, and `checkpoints` for stopping and going on.
+Everything else is transformers' Trainer; `resume` adds stopping and resuming.
 """
 
 from collections.abc import Iterable
@@ -116,5 +116,5 @@ class VideoTrainer(ResumableTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if not isinstance(self.model, VideoMixin) and self.args.should_save:  # PEFT saves what is its own
-            base = cast(VideoMixin, self.model.base_model.model)
+            base = cast(VideoMixin, self.model.get_base_model())
             base.video_config.save(output_dir or self.args.output_dir)

@@ -76,7 +76,7 @@ def diagnose_labels(
     if ids != counted.input_ids:
         raise LabelMismatchError(
             f"With the template {version!r} this tokenizer merges the end of an answer with what follows it: labels "
-            "can not be compared token by token. Use the template that belongs to the model (FastVLM: qwen_2)."
+            "cannot be compared token by token. Use the template that belongs to the model (FastVLM: qwen_2)."
         )
     tokens = [DEFAULT_IMAGE_TOKEN if i == IMAGE_TOKEN_INDEX else tokenizer.decode([i]) for i in ids]
     differing = [i for i, (a, b) in enumerate(zip(exact, counted.labels, strict=True)) if a != b]

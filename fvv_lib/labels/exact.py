@@ -20,8 +20,9 @@ from fvv_lib.prompt.placeholders import (
     bos_ids,
 )
 from fvv_lib.prompt.templates import Piece, check_turns, get_template
+from fvv_lib.video_config import CHOICES
 
-MISMATCH_MODES = ("exact", "tolerant", "strict")
+MISMATCH_MODES = CHOICES["mismatch"]
 
 
 def preprocess(

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fvv_lib.errors import FvvError
 from fvv_lib.model.geometry import pooled_tokens
-from fvv_lib.model.sharding import blank_frames, equally_often
+from fvv_lib.model.sharding import blank_frames, is_zero3_enabled
 from fvv_lib.video_config import VideoConfig
 
 Images = torch.Tensor | Sequence[torch.Tensor]
@@ -97,7 +97,7 @@ def unflatten_frames(features: torch.Tensor, sizes: Sequence[int]) -> list[torch
     Lesson: 04.
     """
     if len(features) != sum(sizes):
-        raise FvvError(f"{len(features)} frames of features can not be cut into entries of {list(sizes)} frames.")
+        raise FvvError(f"{len(features)} frames of features cannot be cut into entries of {list(sizes)} frames.")
     return list(features.split(list(sizes)))
 
 
@@ -106,7 +106,7 @@ def pool_frames(features: torch.Tensor, pool: int) -> torch.Tensor:
 
     It comes after the projector, as in LLaVA-OneVision: a projector that was trained without pooling gets what it was
     trained on, and an average of its outputs still lies among the vectors that the language model knows. So a
-    checkpoint can be pooled, or not, without a new projector.
+    model can be pooled, or not, without a new projector.
 
     Raises:
         FvvError: see `pooled_tokens`.
@@ -174,7 +174,7 @@ def _chunks(model: FrameEncoder, frames: torch.Tensor, frames_per_chunk: int | N
     at_once = frames_per_chunk or len(frames)
     tower = next(model.model.vision_tower.parameters())
     collects = model.training and model.train_batchnorm  # statistics, which are those of all frames
-    if tower.device.type == "cpu" and model.pixels_at_once and not collects and not equally_often():
+    if tower.device.type == "cpu" and model.pixels_at_once and not collects and not is_zero3_enabled():
         at_once = min(at_once, max(1, model.pixels_at_once // (frames.shape[-2] * frames.shape[-1])))
     return frames.split(at_once)
 
@@ -200,8 +200,8 @@ def project_features(model: FrameEncoder, vision_features: Sequence[torch.Tensor
         vision_features: B tensors (T, K, D of the tower), or one of (B, T, K, D); T may be 0.
 
     Returns:
-        B tensors (T, K, D), pooled where the model is set so. The projector runs also where there is no frame at all:
-        no rank may wait for the others in vain.
+        B tensors (T, K, D), pooled where the model is set so. The projector runs even without frames, because other
+        ranks wait for it.
 
     Lesson: 09.
     """

@@ -13,12 +13,12 @@ import timm
 import torch
 from transformers import PreTrainedConfig
 
-from fvv_lib.errors import CheckpointError, FvvError, TokenBudgetError
+from fvv_lib.errors import FvvError, ModelFolderError, TokenBudgetError
 from fvv_lib.video_config import FrameSpec, VideoConfig
 
 
 class OpenedModel(Protocol):
-    """What the geometry of frames follows from: a checkpoint that is opened, or a model that is loaded."""
+    """What the geometry of frames follows from: a model folder that is opened, or a model that is loaded."""
 
     @property
     def config(self) -> PreTrainedConfig: ...
@@ -41,7 +41,7 @@ def make_frame_spec(
 
     Raises:
         TokenBudgetError: `max_length` is more than the model reads.
-        CheckpointError, FvvError: see `tokens_per_frame`.
+        ModelFolderError, FvvError: see `tokens_per_frame`.
 
     Lesson: 04.
     """
@@ -49,7 +49,8 @@ def make_frame_spec(
     limit = opened.context_len if max_length is None else max_length
     if not 1 <= limit <= opened.context_len:
         raise TokenBudgetError(
-            f"model_max_length={limit}, but the checkpoint reads 1 to {opened.context_len} positions: change it."
+            f"model_max_length={limit}, but the model reads at most {opened.context_len} positions: set it to 1 to "
+            f"{opened.context_len}."
         )
     tokens = tokens_per_frame(opened.config, size, video_config.frame_pool)
     return FrameSpec(size, tokens, limit, video_config.background)
@@ -70,15 +71,15 @@ def tokens_per_frame(config: PreTrainedConfig, image_size: int, frame_pool: int 
     CLIP's class token is one more where it is not left out (`vision_feature_select_strategy` is `full`).
 
     Raises:
-        CheckpointError: the size is no multiple of the tower's stride, or CLIP was made for another.
+        ModelFolderError: the size is no multiple of the tower's stride, or CLIP was made for another.
         FvvError: the tokens cannot be pooled, see `pooled_tokens`.
     """
     stride = vision_stride(config)
     if image_size % stride:
-        raise CheckpointError(f"The picture size {image_size} is no multiple of the vision tower's stride {stride}.")
+        raise ModelFolderError(f"The picture size {image_size} is no multiple of the vision tower's stride {stride}.")
     expected = getattr(config.vision_config, "image_size", image_size)
     if image_size != expected:
-        raise CheckpointError(f"The image processor makes {image_size} pixels, but the vision tower takes {expected}.")
+        raise ModelFolderError(f"The image processor makes {image_size} pixels, but the vision tower takes {expected}.")
     tokens = (image_size // stride) ** 2
     if config.vision_feature_select_strategy == "full":
         tokens += class_tokens(config)

@@ -30,8 +30,8 @@ def set_trainable(model: VideoMixin, parts: Iterable[str]) -> None:
 
 
 def freeze_unread(model: VideoMixin) -> None:
-    """Freeze what no answer depends on: LLaVA reads CLIP's features before the last layer, so the layers behind get no
-    gradient, and processes that wait for one would wait for ever."""
+    """Freeze the layers after the last one that is read. LLaVA takes CLIP's features before the last layer; the layers
+    behind it get no gradient, and DistributedDataParallel would wait for one."""
     config = model.config
     if config.vision_config.model_type != "clip_vision_model":
         return

@@ -4,6 +4,7 @@ Under ZeRO-3 the shares of the parameters are made while the model is loaded, an
 trains. Outside of training nobody does that. Without DeepSpeed nothing here does anything, and it is not needed.
 """
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -38,22 +39,22 @@ def whole_parameters(model: nn.Module) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
-def equally_often() -> bool:
-    """Whether all ranks must run each layer equally often: they put its weights together."""
+def is_zero3_enabled() -> bool:
+    """True under ZeRO-3: ranks gather the weights of each layer together, so all must call it equally often."""
     return is_deepspeed_zero3_enabled()
 
 
 def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
     """How many blank frames the encoder must get after these; no gradient comes from them.
 
-    Every rank must run the encoder in every step, or the others wait for it for ever: at least one. Under ZeRO-3 all
+    Every rank must run the encoder in every step, or the other ranks block: at least one. Under ZeRO-3 all
     ranks must run it equally often, so they agree on the number of chunks. And a single frame under the hooks of ZeRO-3
     gives a FastViT wrong gradients (DeepSpeed 0.19.8 on the CPU; from two frames on they are right).
 
     Raises:
         FvvError: chunks of one frame under ZeRO-3.
     """
-    if not equally_often():
+    if not is_zero3_enabled():
         return int(len(frames) == 0)
     if frames_per_chunk is None:
         return max(0, 2 - len(frames))
@@ -62,7 +63,7 @@ def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
     most = torch.tensor(max(1, len(frames)), device=frames.device)
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return -(-int(most) // frames_per_chunk) * frames_per_chunk - len(frames)
+    return math.ceil(int(most) / frames_per_chunk) * frames_per_chunk - len(frames)
 
 
 class _MixedBatchNorm(nn.BatchNorm2d):

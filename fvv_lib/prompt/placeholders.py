@@ -76,6 +76,9 @@ def preprocess_multimodal(
     Returns:
         New conversations. Unlike the described system, which edits its input, what you pass in stays as it was.
 
+    Raises:
+        DataFormatError: a conversation has another number of placeholders than of frame counts.
+
     Lesson: 02.
     """
     expanded = []
@@ -105,13 +108,18 @@ def tokenizer_image_token(
     Returns:
         A list of ids, or int64 (L,) with `return_tensors="pt"`. A tokenizer that begins with a BOS token does so once.
 
+    Raises:
+        FvvError: `return_tensors` is neither None nor "pt".
+
     Lesson: 02.
     """
     if return_tensors not in (None, "pt"):
         raise FvvError(f"return_tensors must be None or 'pt', got {return_tensors!r}.")
     ids = bos_ids(tokenizer)
     for i, chunk in enumerate(prompt.split(DEFAULT_IMAGE_TOKEN)):
-        ids += [IMAGE_TOKEN_INDEX] * (i > 0) + tokenizer(chunk, add_special_tokens=False).input_ids
+        if i > 0:
+            ids.append(IMAGE_TOKEN_INDEX)
+        ids += tokenizer(chunk, add_special_tokens=False).input_ids
     return torch.tensor(ids, dtype=torch.long) if return_tensors == "pt" else ids
 
 
@@ -122,7 +130,7 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int) -> int:
-    """Positions that the model will read once each sentinel has become `tokens_per_frame` features."""
+    """Positions that the model will read once each sentinel has become `tokens_per_frame` features. Lesson: 02."""
     return len(input_ids) + _count_frames(input_ids) * (tokens_per_frame - 1)
 
 

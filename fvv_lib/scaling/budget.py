@@ -81,7 +81,7 @@ def predict_memory(settings: MemorySettings) -> MemoryPrediction:
     """What one device holds at its fullest moment of a training step.
 
     Raises:
-        FvvError: a setting is wrong, or the model can not read so many tokens.
+        FvvError: a setting is wrong, or the model cannot read so many tokens.
 
     Source for the states: Rajbhandari et al., ZeRO, 2020; DeepSpeed's and the Trainer's defaults. Lesson: 09.
     """
@@ -137,8 +137,7 @@ def _states(settings: MemorySettings, size: Size) -> _States:
 
 
 def least_memory(settings: MemorySettings) -> float:
-    """GiB that a device holds at least, however small a sample is: weights, gradients and optimizer. Of an adapter,
-    which only a step tells, 0. It takes no dry run."""
+    """Lower bound in GiB: weights, gradients, optimizer. 0 with LoRA, whose size only a dry run gives. Lesson: 09."""
     if settings.lora_rank:
         return 0.0
     states = _states(settings, model_size(settings.model, settings.tunable_parts))
@@ -200,13 +199,13 @@ def plan_run(settings: MemorySettings, device_gib: float, batch_size: int = 16) 
         settings: the model, its data, and `num_devices` of `device_gib` each; what is planned here is replaced.
 
     Raises:
-        FvvError: the batch can not be shared out evenly among the devices, or nothing fits.
+        FvvError: the batch cannot be shared out evenly among the devices, or nothing fits.
 
     Lesson: 06.
     """
     share, rest = divmod(batch_size, settings.num_devices)
     if rest or not share:
-        raise FvvError(f"{settings.num_devices} devices can not share {batch_size} samples out: take a multiple.")
+        raise FvvError(f"{settings.num_devices} devices cannot share {batch_size} samples out: take a multiple.")
     plain = replace(settings, gradient_checkpointing=False, frames_per_chunk=None, offload=False)
     alone = replace(plain, per_device_train_batch_size=1, gradient_accumulation_steps=share)
     for way in ({}, {"gradient_checkpointing": True}, _CHECKPOINTED):

@@ -24,10 +24,10 @@ from fvv_lib.model.parts import set_trainable
 from fvv_lib.model.video_model import FastVlmForVideo, VideoMixin
 from fvv_lib.model.vocabulary import Vocabulary
 from fvv_lib.private_api import FakeTensorMode, TorchDispatchMode, tree_leaves
-from fvv_lib.scaling.released import LANGUAGE_MODELS, full_size_config
+from fvv_lib.scaling.released import LANGUAGE_MODELS, RELEASED_IMAGE_SIZE, full_size_config
 from fvv_lib.settings import MemorySettings, ModelArguments
 from fvv_lib.video_config import VideoConfig
-from fvv_lib.weights.loading import open_checkpoint
+from fvv_lib.weights.loading import open_model_folder
 from fvv_lib.weights.lora import add_lora
 
 
@@ -113,7 +113,7 @@ class Step(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A checkpoint, or a released size, without weights; see `model.geometry.OpenedModel`."""
+    """A model folder, or a released size, without weights; see `model.geometry.OpenedModel`."""
 
     model: VideoMixin
     image_size: int
@@ -130,9 +130,9 @@ def _open(settings: MemorySettings) -> _Opened:
     with torch.device("meta"):
         if settings.model in LANGUAGE_MODELS:
             config = full_size_config(settings.model)
-            opened = _Opened(FastVlmForVideo(config), 1024, config.text_config.max_position_embeddings)
+            opened = _Opened(FastVlmForVideo(config), RELEASED_IMAGE_SIZE, config.text_config.max_position_embeddings)
         else:
-            checkpoint = open_checkpoint(settings.model)
+            checkpoint = open_model_folder(settings.model)
             size = processor_size(checkpoint.image_processor)
             opened = _Opened(checkpoint.model_class(checkpoint.config), size, checkpoint.context_len)
     opened.model.video_config = VideoConfig(frame_pool=settings.frame_pool)
@@ -202,14 +202,17 @@ def dry_run(settings: MemorySettings) -> Step:
         )
     module: torch.nn.Module = model
     if settings.lora_rank:
-        module = add_lora(model, ModelArguments(settings.model, list(settings.tunable_parts), settings.lora_rank))
+        module = add_lora(model, ModelArguments(settings.model, settings.tunable_parts, settings.lora_rank))
     else:
         set_trainable(model, settings.tunable_parts)
     if settings.bf16 and settings.zero_stage:
         module.to(torch.bfloat16)
     if settings.gradient_checkpointing:
         newer = hasattr(model, "activation_checkpointing_enable")  # where it is there, the older name only warns
-        model.activation_checkpointing_enable() if newer else model.gradient_checkpointing_enable()
+        if newer:
+            model.activation_checkpointing_enable()
+        else:
+            model.gradient_checkpointing_enable()
     module.train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         module.to_empty(device="cpu")

@@ -83,7 +83,7 @@ class FeatureStore:
             return Clip(**load_file(self.file(name)))
         except (OSError, SafetensorError) as error:
             raise FvvError(
-                f"{self.file(name)}: these features can not be read ({error}). They were there before the first step. "
+                f"{self.file(name)}: these features cannot be read ({error}). They were there before the first step. "
                 "Delete the file if it is there, and start again; processes on several machines must see one cache_dir."
             ) from error
 
@@ -93,6 +93,6 @@ class FeatureStore:
             aside.write_bytes(save(clip._asdict()))
             aside.replace(self.file(name))
         except OSError as error:
-            raise FvvError(f"{self.folder}: can not be written ({error}). Free room, or set cache_dir.") from error
+            raise FvvError(f"{self.folder}: cannot be written ({error}). Free room, or set cache_dir.") from error
         finally:
             aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A frozen vision tower sees each clip once: its features are stored, and read in every epoch.             Lesson 9
+"""Cache vision features while the tower is frozen.                                                          Lesson 9
 
 While the tower is frozen, its features of a clip stay what they are, and computing them is most of a training step. So
 they are computed before the first step; what is trained runs as before. The name of a stored file is a digest of all
@@ -83,7 +83,7 @@ def use_features(
         which takes other frames in each epoch, and where there are no clips: then nothing is stored.
 
     Raises:
-        FvvError: a clip can not be read, or changed while it was read.
+        FvvError: a clip cannot be read, or changed while it was read.
 
     Lesson: 09.
     """

@@ -8,6 +8,7 @@ models.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.elastic.utils.distributed import get_free_port
-
 from fvv_lib.errors import FvvError
 
-TRAIN = "import sys; from fvv_lib.__main__ import main; sys.exit(main(['finetune', *sys.argv[1:]]))"
+TRAIN = "import sys; sys.argv.insert(1, 'finetune'); from fvv_lib.__main__ import command; command()"
 QUIET = {"use_cpu": True, "disable_tqdm": True, "report_to": "none"}
 TAIL = 2000  # characters of a failed rank's output that its error quotes
 
@@ -32,7 +31,7 @@ def train_on_ranks(
 
     Args:
         settings: flags of `fvv finetune` by name, with an `output_dir`; a list gives a flag several values.
-        code: Python that each rank runs; whoever studies what breaks, breaks it here.
+        code: Python that each rank runs. Pass your own to study a failure.
         seconds: that the ranks may take together, their start included.
 
     Returns:
@@ -45,7 +44,7 @@ def train_on_ranks(
     """
     parts = {name: value if isinstance(value, list) else [value] for name, value in {**QUIET, **settings}.items()}
     flags = [str(part) for name, values in parts.items() for part in (f"--{name}", *values)]
-    port = get_free_port()
+    port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / f"rank{rank}.log" for rank in range(ranks)]
         command = [sys.executable, "-c", code, *flags]
@@ -60,6 +59,12 @@ def train_on_ranks(
                     os.killpg(process.pid, signal.SIGKILL)  # its DataLoader's workers too
                 process.wait()
     return json.loads((Path(settings["output_dir"]) / "metrics.json").read_text())
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _start(command: list[str], rank: int, port: int, log: Path, ranks: int) -> subprocess.Popen:
@@ -81,7 +86,7 @@ def _start(command: list[str], rank: int, port: int, log: Path, ranks: int) -> s
 
 
 def _wait(started: list[subprocess.Popen], logs: list[Path], seconds: float) -> None:
-    """Until all have ended well. When one fails, the others may wait for it for ever: nobody waits for them."""
+    """Wait until all ranks end. If one fails, stop waiting: the others may block on it."""
     end = time.monotonic() + seconds
     while (codes := [process.poll() for process in started]) != [0] * len(started):
         failed = [rank for rank, code in enumerate(codes) if code]

@@ -13,6 +13,7 @@ from fvv_lib.model.video_model import FastVlmForVideo
 from fvv_lib.private_api import model_from_config
 from fvv_lib.weights.apple import RELEASED_TOWER, fastvlm_config
 
+RELEASED_IMAGE_SIZE = 1024  # pixels of a frame's side
 IMAGE_TOKEN = 151646  # the first free row behind Qwen2's tokenizer
 _QWEN2 = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
           "vocab_size", "tie_word_embeddings")  # fmt: skip
@@ -23,7 +24,7 @@ LANGUAGE_MODELS = {  # Qwen2 Technical Report, 2024, table 1
 }
 
 
-def full_size_config(size: str = "0.5b", image_size: int = 1024) -> FastVlmConfig:
+def full_size_config(size: str = "0.5b", image_size: int = RELEASED_IMAGE_SIZE) -> FastVlmConfig:
     """The configuration of FastVLM-0.5B, 1.5B or 7B.
 
     Raises:
@@ -47,7 +48,10 @@ def random_fastvlm(
     """A FastVLM with random weights, in eval mode, made where it will run.
 
     Args:
-        config: or the name of a size, see `full_size_config`.
+        config: a configuration, or the name of a size, see `full_size_config`.
+
+    Raises:
+        FvvError: no such size; lists them.
 
     Lesson: 09.
     """

@@ -30,5 +30,5 @@ def read_decord(path: Path, choose: Chooser, num_threads: int) -> Frames:
         return times - times[0], indices, reader.get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise VideoDecodeError(
-            f"{path}: decord can not decode it ({str(error).splitlines()[0]}). Try backend='pyav'."
+            f"{path}: decord cannot decode it ({str(error).splitlines()[0]}). Try backend='pyav'."
         ) from error

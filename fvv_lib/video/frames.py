@@ -25,6 +25,8 @@ class VideoFrames:
         duration: seconds, `total_frames / fps`.
         errors: float64 (N,), seconds by which each frame is later than the one that was asked for; 0 unless
             `accuracy="keyframe"`.
+
+    Lesson: 01.
     """
 
     frames: np.ndarray

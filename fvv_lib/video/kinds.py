@@ -10,7 +10,10 @@ PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def is_video_file(path: str | Path) -> bool:
-    """Tell by the extension, in any case, whether a path is a video: .mp4 .avi .mov .mkv .flv .wmv .webm .m4v."""
+    """Tell by the extension, in any case, whether a path is a video: .mp4 .avi .mov .mkv .flv .wmv .webm .m4v.
+
+    Lesson: 01.
+    """
     return str(path).lower().endswith(VIDEO_EXTENSIONS)
 
 

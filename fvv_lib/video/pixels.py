@@ -10,8 +10,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from fvv_lib.errors import FvvError
+from fvv_lib.video_config import CHOICES
 
-ASPECT_RATIOS = ("pad", "crop", "resize")
+ASPECT_RATIOS = CHOICES["image_aspect_ratio"]
 
 
 def preprocess_frames(
@@ -24,6 +25,9 @@ def preprocess_frames(
         aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop`
             keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
         background: RGB, 0 to 255.
+
+    Raises:
+        FvvError: the frames are not uint8 (N, H, W, 3), or the aspect ratio is none of these.
 
     Resizing is bicubic with antialiasing, to whole pixels. Differs from the described system, which pads each picture
     at full size and resizes it frame by frame: there the background bleeds into the picture's border. Lesson: 01.

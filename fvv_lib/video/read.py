@@ -21,8 +21,9 @@ from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
 from fvv_lib.video.kinds import is_video
 from fvv_lib.video.sampling import sample_frame_indices
 from fvv_lib.video.stills import load_image, numbered_pictures, read_pictures
+from fvv_lib.video_config import CHOICES
 
-BACKENDS = ("auto", "pyav", "decord")
+BACKENDS = CHOICES["video_backend"]
 ACCURACIES = ("exact", "keyframe")
 
 
@@ -58,7 +59,7 @@ def read_video(
         strategy, seed, sample_fps: see `sampling.sample_frame_indices`.
         start, end: seconds; only frames with start <= time < end are sampled.
         backend: `pyav` is exact. `decord` is the described system's; it returns wrong frames without a word for most
-            H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and can not open AV1. `auto` is `pyav`.
+            H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and cannot open AV1. `auto` is `pyav`.
         accuracy: `keyframe` gives the key frame nearest to each frame asked for, which needs no other frame decoded;
             `errors` says how far off each is, also outside of start and end. Where a file does not tell its key frames
             the frames are exact.
@@ -139,7 +140,7 @@ def readable(source: Any) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise VideoDecodeError(f"{source}: it can not be read ({error.strerror or error}).") from error
+        raise VideoDecodeError(f"{source}: it cannot be read ({error.strerror or error}).") from error
 
 
 def _read(

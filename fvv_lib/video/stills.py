@@ -16,6 +16,8 @@ def load_image(path: str | Path) -> np.ndarray:
 
     Raises:
         VideoDecodeError: the file is missing or is not a whole picture.
+
+    Lesson: 01.
     """
     try:
         with Image.open(path) as picture:
@@ -24,7 +26,7 @@ def load_image(path: str | Path) -> np.ndarray:
         raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoDecodeError(
-            f"{path}: it can not be read as a picture ({error}). Export it again, or give it its true extension."
+            f"{path}: it cannot be read as a picture ({error}). Export it again, or give it its true extension."
         ) from error
 
 

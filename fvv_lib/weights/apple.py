@@ -27,7 +27,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from fvv_lib.errors import CheckpointError
+from fvv_lib.errors import ModelFolderError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import QWEN_2_JINJA
 
@@ -108,7 +108,7 @@ def read_weights(folder: Path) -> Weights:
     """All weights of a folder, sharded or not, under transformers' names: safetensors, or an old `pytorch_model.bin`.
 
     Raises:
-        CheckpointError: no weights, a shard that is missing or damaged, or a file that holds more than tensors.
+        ModelFolderError: no weights, a shard that is missing or damaged, or a file that holds more than tensors.
     """
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
@@ -116,7 +116,7 @@ def read_weights(folder: Path) -> Weights:
             try:
                 shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             except (json.JSONDecodeError, KeyError, AttributeError) as error:
-                raise CheckpointError(f"{index}: not an index of weights ({error!r}). Copy it again.") from error
+                raise ModelFolderError(f"{index}: not an index of weights ({error!r}). Copy it again.") from error
         elif (folder / name).is_file():
             shards = [name]
         else:
@@ -124,7 +124,7 @@ def read_weights(folder: Path) -> Weights:
         stored = {key: tensor for shard in shards for key, tensor in _read_file(folder / shard).items()}
         renamed = {rename(key): tensor for key, tensor in stored.items()}
         return {key: tensor for key, tensor in renamed.items() if key is not None}
-    raise CheckpointError(f"{folder}: it has no weights ({' or '.join(WEIGHT_FILES)}, or shards with an index).")
+    raise ModelFolderError(f"{folder}: it has no weights ({' or '.join(WEIGHT_FILES)}, or shards with an index).")
 
 
 def _read_file(file: Path) -> Weights:
@@ -133,8 +133,8 @@ def _read_file(file: Path) -> Weights:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{file}: its weights can not be read ({type(error).__name__}). Copy the file again; a .bin that holds "
+        raise ModelFolderError(
+            f"{file}: its weights cannot be read ({type(error).__name__}). Copy the file again; a .bin that holds "
             "more than tensors is not unpickled."
         ) from error
 
@@ -143,7 +143,7 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
     """timm's `layers`, `embed_dims` and `mlp_ratios` of the vision tower, read off its weights.
 
     Raises:
-        CheckpointError: the weights that tell them are missing, or whole blocks of a tower of the released width.
+        ModelFolderError: the weights that tell them are missing, or whole blocks of a tower of the released width.
     """
     blocks = [re.match(rf"{re.escape(TIMM_TOWER)}stages\.(\d+)\.blocks\.(\d+)\.", name) for name in weights]
     numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
@@ -154,14 +154,14 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
             embed_dims.append(len(weights[f"{TIMM_TOWER}stages.{stage}.downsample.proj.0.reparam_conv.weight"]))
         inner = [len(weights[f"{TIMM_TOWER}stages.{stage}.blocks.0.mlp.fc1.weight"]) for stage in range(len(layers))]
     except KeyError as error:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{source}: weights of the vision tower are missing, among them {error.args[0]}. What was saved without "
-            "its tower can not be used: save it again with unfreeze_mm_vision_tower."
+            "its tower cannot be used: save it again with unfreeze_mm_vision_tower."
         ) from error
     ratios = [width // dim for width, dim in zip(inner, embed_dims, strict=True)]
     sizes = {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": ratios}
     if embed_dims == RELEASED_TOWER["embed_dims"] and sizes != RELEASED_TOWER:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{source}: the vision tower is as wide as the released one, but blocks of it are missing (in each stage "
             f"{layers}, released: {RELEASED_TOWER['layers']}). Copy the weights again."
         )
@@ -169,15 +169,15 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
 
 
 def image_size(settings: dict[str, Any], source: Path | str) -> int:
-    """The side in pixels of the pictures that a checkpoint was trained on: the number that ends `mm_vision_tower`.
+    """The side in pixels of the pictures that a model was trained on: the number that ends `mm_vision_tower`.
 
     Raises:
-        CheckpointError: it names another vision tower.
+        ModelFolderError: it names another vision tower.
     """
     tower = str(settings.get("mm_vision_tower"))
     size = re.search(r"mobileclip_l_(\d+)$", tower)
     if size is None:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{source}: mm_vision_tower is {tower!r}, expected FastVLM's, like mobileclip_l_1024 (for 1024 pixels)."
         )
     return int(size[1])
@@ -212,12 +212,12 @@ def fit_vocabulary(weights: Weights, image_token: int, vocab_size: int, source: 
     row is added: the mean of the others, so that the head never prefers it to all of them.
 
     Raises:
-        CheckpointError: the tokenizer has more entries than the embedding has rows.
+        ModelFolderError: the tokenizer has more entries than the embedding has rows.
     """
     if image_token > vocab_size:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{source}: the tokenizer has {image_token} entries but the model's vocabulary is {vocab_size}. Copy the "
-            "tokenizer of this checkpoint again."
+            "tokenizer of this model again."
         )
     if image_token == vocab_size:
         for name in {EMBEDDING, HEAD} & weights.keys():
@@ -252,14 +252,14 @@ def translate_config(settings: dict[str, Any], weights: Weights, image_token: in
         source: for messages.
 
     Raises:
-        CheckpointError: a setting that FastVLM as released does not have, or weights that contradict it.
+        ModelFolderError: a setting that FastVLM as released does not have, or weights that contradict it.
 
     Lesson: 08.
     """
     for name, allowed in SUPPORTED.items():
         if settings.get(name) not in allowed:
             listed = ", ".join(map(repr, allowed))
-            raise CheckpointError(f"{source}: {name} is {settings.get(name)!r}, supported is {listed}.")
+            raise ModelFolderError(f"{source}: {name} is {settings.get(name)!r}, supported is {listed}.")
     tower = tower_sizes(weights, source)
     own = {field.name for field in fields(Qwen2Config)} - {field.name for field in fields(PreTrainedConfig)}
     text = {name: value for name, value in settings.items() if name in own | {"rope_theta"}}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from huggingface_hub import save_torch_state_dict
 from timm.utils import reparameterize_model
 
-from fvv_lib.errors import CheckpointError
+from fvv_lib.errors import ModelFolderError
 from fvv_lib.model.geometry import processor_size
 from fvv_lib.weights import apple
 from fvv_lib.weights.loading import LoadedModel, build_processor, load_pretrained_model
@@ -21,8 +21,8 @@ Layout = Literal["huggingface", "apple"]
 NOT_APPLES = ("layer_types", "dtype", "transformers_version")  # what newer versions of transformers write
 
 
-def convert_checkpoint(source: str | Path, folder: str | Path, layout: Layout = "huggingface") -> None:
-    """Write the checkpoint of a folder into another, in Hugging Face's layout or in Apple's.
+def convert_model(source: str | Path, folder: str | Path, layout: Layout = "huggingface") -> None:
+    """Write the model of a folder into another, in Hugging Face's layout or in Apple's.
 
     Args:
         source: anything that `load_pretrained_model` takes; the weights keep their type, merged ones are float32.
@@ -32,13 +32,13 @@ def convert_checkpoint(source: str | Path, folder: str | Path, layout: Layout = 
             tower as constants and takes no other.
 
     Raises:
-        CheckpointError: `folder` is not empty, the model has no such layout, or see `load_pretrained_model`.
+        ModelFolderError: `folder` is not empty, the model has no such layout, or see `load_pretrained_model`.
 
     Lesson: 08.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder}: it is not empty. Give a new folder; nothing is overwritten.")
+        raise ModelFolderError(f"{folder}: it is not empty. Give a new folder; nothing is overwritten.")
     loaded = load_pretrained_model(source, device="cpu")
     if layout == "apple":
         _save_as_apple(loaded, folder, source)
@@ -69,7 +69,7 @@ def _apple_settings(loaded: LoadedModel, source: str | Path) -> dict[str, Any]:
     config, ratio = loaded.model.config, loaded.model.video_config.image_aspect_ratio
     aspect_ratios = {ours: theirs for theirs, ours in apple.ASPECT_RATIOS.items() if theirs}
     if config.model_type != "fast_vlm" or ratio not in aspect_ratios:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{source}: Apple's layout is for a FastVLM (fast_vlm) whose pictures are padded or cropped, this is "
             f"{config.model_type} with image_aspect_ratio {ratio!r}. Leave it in Hugging Face's layout."
         )

@@ -1,8 +1,8 @@
-"""Checkpoints: from a folder to tokenizer, model and image processor.                                     Lesson 8
+"""Model folders: from a folder to tokenizer, model and image processor.                                   Lesson 8
 
 What a folder holds is told from its `config.json` and its weights, never from its name: the original loader looks for
 "llava" in the folder's name and, where it is missing, loads the model without its vision tower. Here every weight must
-come from the checkpoint. This module knows nothing about data.
+come from the folder. This module knows nothing about data.
 """
 
 import json
@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from fvv_lib.errors import CheckpointError
+from fvv_lib.errors import ModelFolderError
 from fvv_lib.model.geometry import class_tokens, vision_stride
 from fvv_lib.model.video_model import FastVlmForVideo, LlavaForVideo, VideoMixin
 from fvv_lib.video_config import VideoConfig, is_hub_name
@@ -54,12 +54,12 @@ class LoadedModel(NamedTuple):
 
     @property
     def config(self) -> PreTrainedConfig:
-        """The model's."""
+        """Configuration of the model."""
         return self.model.config
 
 
-class Checkpoint(NamedTuple):
-    """All of a checkpoint but the model: enough to know what it would make of data.
+class ModelFolder(NamedTuple):
+    """All of a model folder but the model: enough to know what it would make of data.
 
     Attributes:
         folder: on this disk, also for a hub name.
@@ -88,7 +88,7 @@ class Checkpoint(NamedTuple):
 def load_pretrained_model(
     path: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | str = "auto"
 ) -> LoadedModel:
-    """Load a checkpoint of FastVLM, in Hugging Face's layout or in Apple's own, of LLaVA-1.5, or a LoRA of one.
+    """Load a FastVLM, in Hugging Face's layout or in Apple's own, a LLaVA-1.5, or a LoRA adapter of one.
 
     Args:
         path: a folder, or a hub name where there is a network. An adapter is merged into its base, which its
@@ -101,25 +101,23 @@ def load_pretrained_model(
         tokenizer, model (in eval mode), image processor, and the number of positions that the model may read.
 
     Raises:
-        CheckpointError: no such folder, another kind of model, or weights that are missing, left over, or of another
+        ModelFolderError: no such folder, another kind of model, or weights that are missing, left over, or of another
             shape; lists them.
 
     Lesson: 08.
     """
-    checkpoint = open_checkpoint(path)
+    opened = open_model_folder(path)
     with _refusing(path):
-        model = load_model(checkpoint, path, dtype)
+        model = load_model(opened, path, dtype)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return LoadedModel(
-        checkpoint.tokenizer, model.to(device).eval(), checkpoint.image_processor, checkpoint.context_len
-    )
+    return LoadedModel(opened.tokenizer, model.to(device).eval(), opened.image_processor, opened.context_len)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Read all of a checkpoint but the model, see `load_pretrained_model`. Lesson: 08."""
+def open_model_folder(path: str | Path) -> ModelFolder:
+    """Read all of a model folder but the model, see `load_pretrained_model`. Lesson: 08."""
     folder = _folder_of(path)
     if is_adapter(folder):
-        base = open_checkpoint(base_of(folder))  # itself an adapter, perhaps
+        base = open_model_folder(base_of(folder))  # itself an adapter, perhaps
         video_config = VideoConfig.load(folder) or base.video_config
         return base._replace(adapters=(*base.adapters, folder), video_config=video_config)
     settings = _read_settings(folder)
@@ -136,10 +134,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             image_mean=tuple(image_processor.image_mean),
             image_std=tuple(image_processor.image_std),
         )
-        return Checkpoint(folder, config, tokenizer, image_processor, VideoConfig.load(folder) or default)
+        return ModelFolder(folder, config, tokenizer, image_processor, VideoConfig.load(folder) or default)
 
 
-def _open_apple(folder: Path, settings: dict[str, Any]) -> Checkpoint:
+def _open_apple(folder: Path, settings: dict[str, Any]) -> ModelFolder:
     tokenizer = apple.load_tokenizer(folder, settings)
     weights = apple.read_weights(folder)
     image_token = tokenizer.convert_tokens_to_ids("<image>")
@@ -148,18 +146,18 @@ def _open_apple(folder: Path, settings: dict[str, Any]) -> Checkpoint:
     video_config = VideoConfig.load(folder) or default
     size = apple.image_size(settings, folder)
     image_processor = apple.build_image_processor(size, video_config.image_aspect_ratio)
-    return Checkpoint(folder, config, tokenizer, image_processor, video_config, weights)
+    return ModelFolder(folder, config, tokenizer, image_processor, video_config, weights)
 
 
-def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | str = "auto") -> VideoMixin:
-    """The model of a checkpoint, on the CPU; `path` is its name in messages."""
-    translated = checkpoint.weights is not None
-    model, info = checkpoint.model_class.from_pretrained(
-        None if translated else checkpoint.folder,
-        config=checkpoint.config,
-        state_dict=checkpoint.weights,
-        dtype=torch.float32 if checkpoint.adapters else dtype,
-        video_config=checkpoint.video_config,
+def load_model(opened: ModelFolder, path: str | Path, dtype: torch.dtype | str = "auto") -> VideoMixin:
+    """The model of a folder, on the CPU; `path` is its name in messages."""
+    translated = opened.weights is not None
+    model, info = opened.model_class.from_pretrained(
+        None if translated else opened.folder,
+        config=opened.config,
+        state_dict=opened.weights,
+        dtype=torch.float32 if opened.adapters else dtype,
+        video_config=opened.video_config,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
@@ -170,17 +168,17 @@ def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | st
     ]
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would run with "
             "random weights, or without some of its own. Copy the folder again, or restore the config.json that was "
             "saved with it."
         )
-    if translated and (checkpoint.folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
-        model.generation_config.pad_token_id = checkpoint.tokenizer.pad_token_id
-    for adapter in checkpoint.adapters:
+    if translated and (opened.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(opened.folder)
+        model.generation_config.pad_token_id = opened.tokenizer.pad_token_id
+    for adapter in opened.adapters:
         model = merge_lora(model, adapter)
-    if checkpoint.adapters and dtype != "auto":
+    if opened.adapters and dtype != "auto":
         for parameter in model.parameters():  # not the buffers: the angles of RoPE need their float32
             parameter.data = parameter.data.to(dtype)
     return model
@@ -188,14 +186,14 @@ def load_model(checkpoint: Checkpoint, path: str | Path, dtype: torch.dtype | st
 
 @contextmanager
 def _refusing(path: str | Path) -> Iterator[None]:
-    """What the libraries raise for a broken checkpoint, as one error."""
+    """Raise what the libraries raise for a broken folder as one error."""
     try:
         yield
-    except CheckpointError:
+    except ModelFolderError:
         raise
     except BROKEN as error:
-        raise CheckpointError(
-            f"{path}: it can not be loaded ({_first_line(error)}). Give a folder that has config.json, "
+        raise ModelFolderError(
+            f"{path}: it cannot be loaded ({_first_line(error)}). Give a folder that has config.json, "
             "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
         ) from error
 
@@ -207,20 +205,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _folder_of(path: str | Path) -> Path:
-    """The folder of a checkpoint; that of a hub name is downloaded into the cache of huggingface_hub."""
+    """The folder of a model; that of a hub name is downloaded into the cache of huggingface_hub."""
     folder = Path(path)
     if folder.exists():
         return folder
     if not is_hub_name(path):
-        raise CheckpointError(f"{path}: no such folder. Give the folder of a checkpoint, or a hub name (owner/name).")
+        raise ModelFolderError(f"{path}: no such folder. Give the folder of a model, or a hub name (owner/name).")
     try:
         folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.bin"]))
         return folder
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise CheckpointError(
-            f"{path}: no such folder, and as a hub name it can not be fetched ({_first_line(error)}). Check the "
+        raise ModelFolderError(
+            f"{path}: no such folder, and as a hub name it cannot be fetched ({_first_line(error)}). Check the "
             f"name; without a network, fetch it elsewhere (hf download {path} --local-dir FOLDER) and give that folder."
         ) from error
 
@@ -232,12 +230,14 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         settings = json.loads(file.read_text())
         model_type = settings.get("model_type")
     except (OSError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: config.json is missing or broken ({error}). Is this a checkpoint?") from error
+        raise ModelFolderError(
+            f"{folder}: config.json is missing or broken ({error}). Is this a model folder?"
+        ) from error
     if model_type not in (*MODELS, apple.MODEL_TYPE):
         known = ", ".join((*MODELS, apple.MODEL_TYPE))
-        raise CheckpointError(f"{file}: model_type is {model_type!r}, supported is {known}.")
+        raise ModelFolderError(f"{file}: model_type is {model_type!r}, supported is {known}.")
     if model_type == "llava" and "mm_vision_tower" in settings:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{file}: this is LLaVA's original layout. Take the same model in Hugging Face's, like "
             "llava-hf/llava-1.5-7b-hf."
         )
@@ -249,7 +249,7 @@ def _check_parts(config: PreTrainedConfig, file: Path) -> None:
     parts = {"vision tower": (config.vision_config, VISION_TOWERS), "language model": (config.text_config, TEMPLATES)}
     for name, (part, known) in parts.items():
         if part.model_type not in known:
-            raise CheckpointError(f"{file}: its {name} is {part.model_type!r}, supported is {', '.join(known)}.")
+            raise ModelFolderError(f"{file}: its {name} is {part.model_type!r}, supported is {', '.join(known)}.")
 
 
 def build_processor(

@@ -2,7 +2,7 @@
 
 LoRA leaves a weight W as it is and learns a difference of low rank beside it: W + (alpha / rank) B A. PEFT does the
 work. What stands here is which layers get one, what is trained in full beside them, and how both become one plain model
-again. This module knows nothing about folders with whole checkpoints.
+again. This module knows nothing about folders with whole models.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fvv_lib.errors import CheckpointError, FvvError
+from fvv_lib.errors import FvvError, ModelFolderError
 from fvv_lib.model.parts import MODULE_OF_PART, freeze_unread
 from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.settings import ModelArguments
@@ -71,20 +71,20 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str:
-    """The checkpoint that an adapter was trained on: the folder or hub name in its configuration.
+    """The model that an adapter was trained on: the folder or hub name in its configuration.
 
     Raises:
-        CheckpointError: the configuration is broken, names itself, or the folder is no longer there.
+        ModelFolderError: the configuration is broken, names itself, or the folder is no longer there.
     """
     file = folder / ADAPTER_CONFIG
     try:
         base = _import_peft().PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file}: not an adapter's configuration ({error}). Copy the folder again.") from error
+        raise ModelFolderError(f"{file}: not an adapter's configuration ({error}). Copy the folder again.") from error
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
-        raise CheckpointError(f"{file}: its base_model_name_or_path {base!r} is not there. Set it to the folder.")
+        raise ModelFolderError(f"{file}: its base_model_name_or_path {base!r} is not there. Set it to the folder.")
     if Path(base).resolve() == folder.resolve():
-        raise CheckpointError(f"{file}: its base_model_name_or_path is this folder. Set it to the base's.")
+        raise ModelFolderError(f"{file}: its base_model_name_or_path is this folder. Set it to the base's.")
     return str(base)
 
 
@@ -95,26 +95,26 @@ def merge_lora(model: Model, folder: Path) -> Model:
         model: in float32: in bfloat16 the sum would be rounded to 8 bits, and a small difference be lost.
 
     Raises:
-        CheckpointError: the adapter's weights and the model's do not belong together; lists them.
+        ModelFolderError: the adapter's weights and the model's do not belong together; lists them.
 
     Lesson: 08.
     """
     peft = _import_peft()
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
-        raise CheckpointError(f"{folder}: it has no {ADAPTER_WEIGHTS}. Copy it again, or save it as safetensors.")
+        raise ModelFolderError(f"{folder}: it has no {ADAPTER_WEIGHTS}. Copy it again, or save it as safetensors.")
     try:
         adapted = peft.PeftModel.from_pretrained(model, folder)
         with safe_open(file, "pt") as stored:
             found = set(stored.keys())
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{folder}: its adapter does not fit its base ({type(error).__name__}: {error}). Copy the folder again, or "
             f"correct base_model_name_or_path in {ADAPTER_CONFIG}."
         ) from error
     expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if found != expected:
-        raise CheckpointError(
+        raise ModelFolderError(
             f"{folder}: weights and {ADAPTER_CONFIG} do not belong together (missing: {sorted(expected - found)}; "
             f"unexpected: {sorted(found - expected)}). Copy the folder again."
         )

@@ -113,18 +113,18 @@ for question in questions:
 # language model and question all as they are here. The lessons before it build what
 # fine-tuning needs, in the order in which a video turns into a loss.
 #
-# | lesson | what you build | main module |
+# | lesson | what you build | room in `fvv_lib` |
 # |---|---|---|
-# | 00 | start here | `doctor` |
-# | [01](01_sparse_sampling.ipynb) | which frames, and the true ones | `decoding` |
-# | [02](02_token_expansion.ipynb) | a prompt with one `<image>` per frame | `tokens` |
+# | 00 | start here | `course` |
+# | [01](01_sparse_sampling.ipynb) | which frames, and the true ones | `video` |
+# | [02](02_token_expansion.ipynb) | a prompt with one `<image>` per frame | `prompt` |
 # | [03](03_tokenization_mismatch.ipynb) | which tokens are learned | `labels` |
-# | [04](04_encoder_flattening.ipynb) | frames through the encoder | `encoder` |
-# | [05](05_dataset_and_validation.ipynb) | samples and batches | `dataset` |
-# | [06](06_full_finetuning.ipynb) | fine-tuning | `training` |
+# | [04](04_encoder_flattening.ipynb) | frames through the encoder | `model` |
+# | [05](05_dataset_and_validation.ipynb) | samples and batches | `data` |
+# | [06](06_full_finetuning.ipynb) | fine-tuning | `finetuning` |
 # | [07](07_evaluation.ipynb) | is it better? | `evaluation` |
-# | [08](08_real_checkpoints.ipynb) | checkpoints of every layout | `loading` |
-# | [09](09_scaling.ipynb) | the real model: memory and scale | `memory` |
+# | [08](08_real_checkpoints.ipynb) | checkpoints of every layout | `weights` |
+# | [09](09_scaling.ipynb) | the real model: memory and scale | `scaling` |
 
 # %% [markdown]
 # Others have tried before. *Video Fine-tuning Adaptation for FastVLM* describes how

@@ -8,7 +8,7 @@
 # ## What you will be able to do
 #
 # - choose frames with four strategies, and say when each is the right one
-# - say what a number of frames can show, and what it can not
+# - say what a number of frames can show, and what it cannot
 # - compute what frames cost, in tokens
 # - catch a video reader that hands out wrong frames
 # - fit a wide frame into a square without losing its sides
@@ -127,7 +127,7 @@ plt.show()
 # %% [markdown]
 # *Figure: four frames. Nothing, the first shape, the second shape, nothing.*
 #
-# ### What one frame can not show
+# ### What one frame cannot show
 #
 # Motion is harder than order. Play a clip backwards: the pages are the same, and what
 # moved left now moves right. Take one frame out of the middle of each.
@@ -491,7 +491,7 @@ temporary.cleanup()
 # - You always get as many frames as you ask for; a short clip repeats some.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.
-# - A file that can not be read is an error, within a time that you set.
+# - A file that cannot be read is an error, within a time that you set.
 # - Pad wide frames; a crop loses the sides.
 
 # %% [markdown]

@@ -96,7 +96,7 @@ plt.show()
 # *Figure: the row, on two lines of eight frames. The first eight show the cross of one
 # clip, the next eight the square of the other; the times begin again at 0.*
 #
-# This is all the code that it takes. Most of it refuses what can not be right.
+# This is all the code that it takes. Most of it refuses what cannot be right.
 
 # %%
 for function in (fvv_lib.flatten_frames, fvv_lib.unflatten_frames):
@@ -438,7 +438,7 @@ except fvv_lib.FvvError as error:
     print(error)
 
 # %% [markdown]
-# It can not know better where T happens to be three. The probe does.
+# It cannot know better where T happens to be three. The probe does.
 #
 # ### A frame that knows its neighbours
 #
@@ -537,7 +537,7 @@ model = model.eval()
 # %% [markdown]
 # ### A picture among videos
 #
-# **Break it.** A batch has a video and a still picture. One tensor can not hold both.
+# **Break it.** A batch has a video and a still picture. One tensor cannot hold both.
 
 # %%
 try:

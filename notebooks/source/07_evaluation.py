@@ -386,7 +386,7 @@ plt.show()
 # Both are there, in one model. Where only time tells, it uses time: **every** answer
 # turns round with the clip. Where a shape leaves the middle, it looks where the shape
 # is, and does not care for the order. Forwards, both ways lead to the right answer, and
-# the table of `make finetune` can not tell them apart.
+# the table of `make finetune` cannot tell them apart.
 #
 # **Mend.** Take the shortcut out of the training data: play every second clip
 # backwards, with the answers that are then right. `benchmarks/backwards.py` did, by the

@@ -52,11 +52,11 @@ warnings.simplefilter("ignore", FutureWarning)  # of transformers, to PEFT
 transformers.logging.set_verbosity_error()
 
 # %%
-from fvv_lib.weights.loading import LoadedModel, open_checkpoint
+from fvv_lib.weights.loading import LoadedModel, open_model_folder
 
 
 def load_by_name(folder):
-    checkpoint, weights = open_checkpoint(folder), apple.read_weights(folder)
+    checkpoint, weights = open_model_folder(folder), apple.read_weights(folder)
     if "llava" not in folder.name.lower():
         weights = {k: v for k, v in weights.items() if "vision_tower" not in k}
     torch.manual_seed(0)
@@ -68,9 +68,7 @@ def load_by_name(folder):
 # %%
 folder, temporary = "../data_samples", tempfile.TemporaryDirectory()
 mine = Path(temporary.name)
-fvv_lib.convert_checkpoint(
-    f"{folder}/tiny-fastvlm", mine / "llava-tiny", layout="apple"
-)
+fvv_lib.convert_model(f"{folder}/tiny-fastvlm", mine / "llava-tiny", layout="apple")
 shutil.copytree(mine / "llava-tiny", mine / "tiny")
 
 clip = f"{folder}/videos/test/motion-0007.mp4"
@@ -205,7 +203,7 @@ print(f"in bfloat16: {gib:.1f} GiB")
 #
 # ### For stock transformers
 #
-# Stock transformers does not know Apple's layout. `convert_checkpoint` writes the folder
+# Stock transformers does not know Apple's layout. `convert_model` writes the folder
 # in Hugging Face's; in a terminal that is
 # `fvv convert path/to/FastVLM-0.5B path/to/FastVLM-0.5B-hf`.
 
@@ -217,7 +215,7 @@ try:
 except (KeyError, ValueError) as error:
     print("Apple's layout:", type(error).__name__)
 
-fvv_lib.convert_checkpoint(mine / "tiny", mine / "tiny-hf")
+fvv_lib.convert_model(mine / "tiny", mine / "tiny-hf")
 print(*sorted(path.name for path in (mine / "tiny-hf").iterdir()), sep="\n")
 
 # %% [markdown]
@@ -446,7 +444,7 @@ for name in ("loaded", "random tower"):
 
 # %%
 needed = set(
-    fvv_lib.FastVlmForVideo(open_checkpoint(mine / "tiny").config).state_dict()
+    fvv_lib.FastVlmForVideo(open_model_folder(mine / "tiny").config).state_dict()
 )
 without = {key for key in weights if "vision_tower" not in key}
 for name, stored in {"whole": set(weights), "without tower": without}.items():
@@ -467,7 +465,7 @@ def try_without(name, lost):
     torch.save(kept, mine / name / "pytorch_model.bin")  # the old format
     try:
         fvv_lib.load_pretrained_model(mine / name)
-    except fvv_lib.CheckpointError as error:
+    except fvv_lib.ModelFolderError as error:
         print(str(error).replace(f"{mine}/", ""), "\n")
 
 
@@ -554,7 +552,7 @@ print("base:   ", json.loads((half / "config.json").read_text())["dtype"])
 print("merged: ", merged.dtype)
 asked_for = fvv_lib.load_pretrained_model(lora, "cpu", dtype=torch.bfloat16).model
 print("rounded:", asked_for.dtype)
-fvv_lib.convert_checkpoint(lora, mine / "merged")
+fvv_lib.convert_model(lora, mine / "merged")
 stored = contents(mine / "merged" / "model.safetensors")
 print("saved:  ", {entry["dtype"] for entry in stored.values()} - {"I64"})
 temporary.cleanup()

@@ -380,7 +380,7 @@ print("the same losses:", np.allclose(cached, looking, atol=1e-4))
 # %% [markdown]
 # A stored clip is known by all that its features depend on: what is in its file, which
 # frames are taken, how they are prepared, every weight of the encoder. Change one of
-# them, and the clip is not found but computed: a stale feature can not be read. What you
+# them, and the clip is not found but computed: a stale feature cannot be read. What you
 # pay is room on the disk.
 
 # %%

@@ -15,7 +15,7 @@ START = re.compile(rb"\x00\x00\x01(...)", re.DOTALL)
 def has_b_slice(data: Data, extradata: bytes) -> bool:
     """Whether a packet of H.264 has a slice of type B that begins a picture (macroblock 0). Where none has, frames are
     shown in the order in which they are decoded. Source: ITU-T H.264, 7.3.3."""
-    heads = _nal_heads(data, _length_size("h264", extradata)) or START.findall(data)  # some announce lengths in vain
+    heads = _nal_heads(data, _length_size("h264", extradata)) or START.findall(data)  # some say lengths and have codes
     return any(head[0] & 31 == 1 and 0x9C <= head[1] <= 0xAF for head in heads)
 
 

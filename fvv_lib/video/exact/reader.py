@@ -26,10 +26,10 @@ from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact.bitstream import is_disposable
 from fvv_lib.video.exact.canvas import Canvas
 from fvv_lib.video.exact.packets import Group, Packets, group_by_key_frame, has_pts, list_packets, starts_at_key_frames
+from fvv_lib.video.frames import Chooser
 
 if TYPE_CHECKING:
     import av
-from fvv_lib.video.frames import Chooser
 
 # With fewer pixels, threads cost more than they bring.
 MIN_FRAME_PIXELS = 1280 * 720  # of one frame, for threads that decode frames in a row
@@ -216,10 +216,10 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
     """Open the first video stream, to be decoded with one thread; whatever FFmpeg says against the file becomes one
     `VideoDecodeError`.
 
-    FFmpeg decodes the first frames of a file that it opens, to learn what its header does not tell: the pixel format,
-    how many frames are held back to be put in order. That can take a tenth of the time that 8 frames need, and who goes
-    by the container's list of packets does not need the answer: without `probe` no decoder is let in. Without it H.264
-    must hold back as many frames as its level allows (`strict`), or it drops one that comes later than it believed.
+    FFmpeg decodes the first frames of a file that it opens, to learn what the header does not tell: the pixel format,
+    and how many frames are held back to be put in order. That can take a tenth of the time that 8 frames need, and
+    where the frame list comes from the packets it is not needed: `probe=False` skips it. Without it H.264 must hold
+    back as many frames as its level allows (`strict`); otherwise the decoder drops frames that come late.
     """
     import av
     from av.stream import Discard, Disposition
@@ -244,7 +244,7 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
             yield container, stream
     except av.FFmpegError as error:
         raise VideoDecodeError(
-            f"{path}: it can not be decoded as a video ({error.strerror}). "
+            f"{path}: it cannot be decoded as a video ({error.strerror}). "
             "Check that it plays to its end; download or encode it again."
         ) from error
 

@@ -110,7 +110,7 @@ bad = [
         "every frame is frame 0",
         lambda videos: videos[:, :1].expand_as(videos).flatten(0, 1),
     ),
-    ("a view that can not be", lambda videos: videos.transpose(0, 1).view(-1)),
+    ("a view that cannot be", lambda videos: videos.transpose(0, 1).view(-1)),
 ]
 said = {name: is_right(flatten) for name, flatten in good + bad}
 tests = [(said[name] is True, f"'{name}' is right: say True") for name, _ in good]
