@@ -1,11 +1,13 @@
+import gc
 import json
 import os
 import subprocess
 import tempfile
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; threads of two would wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core; threads of two would wait for each other
+    gc.set_threshold(200_000, 20, 20)  # imports make a million objects that stay: look through them seldom
 
 import av
 import datasets
@@ -43,12 +45,21 @@ def assert_true_frames(video, reference):
 
 
 def pytest_configure(config):
-    """Hypothesis takes its notes away from the folder that the tests are run from, and tables of annotation files go to
-    no cache of the user."""
+    """What tests leave goes to a folder of their own: the notes of Hypothesis, tables of annotation files, and the
+    profile of the notebooks' kernels, in which nothing of the user's is."""
     folder = tempfile.TemporaryDirectory(prefix="fvv-tests-")
     config.add_cleanup(folder.cleanup)
     set_hypothesis_home_dir(folder.name)
     os.environ["HF_DATASETS_CACHE"] = datasets.config.HF_DATASETS_CACHE = str(Path(folder.name) / "datasets")
+    os.environ["IPYTHONDIR"] = str(Path(folder.name) / "ipython")
+    startup = Path(folder.name) / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "seldom.py").write_text("import gc\ngc.set_threshold(200_000, 20, 20)\ndel gc\n")
+
+
+def pytest_xdist_auto_num_workers():
+    """One worker more than cores: while one waits for a process that it has started, another computes."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
 
 
 # What takes longest begins first, so that no worker is left alone with it; `make test` gives each worker whole files.

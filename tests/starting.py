@@ -22,7 +22,7 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["fvv_lib.finetuning.recipe", "deepspeed", "peft"])
 
 
-def _finetune(flags, environment, log):
+def _finetune(flags, environment, log, before):
     os.setsid()  # a signal to the group reaches the workers that read frames, and not the tests
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -32,6 +32,8 @@ def _finetune(flags, environment, log):
     sys.stderr = os.fdopen(2, "w", buffering=1)
     from fvv_lib.__main__ import main
 
+    if before:
+        before()
     sys.exit(main(["finetune", *flags]))
 
 
@@ -64,14 +66,16 @@ class Run:
         codes: their exit codes; None where one still runs.
     """
 
-    def __init__(self, flags, ranks=1):
+    def __init__(self, flags, ranks=1, before=None):
         self.folder = tempfile.TemporaryDirectory(prefix="fvv-run-")
         self.logs = [Path(self.folder.name) / f"rank{rank}.log" for rank in range(ranks)]
         port = _free_port()
         self.processes = []
         for rank, log in enumerate(self.logs):
             environment = _of_rank(rank, ranks, port) if ranks > 1 else {**os.environ, **ENVIRONMENT}
-            process = FORKSERVER.Process(target=_finetune, args=([str(flag) for flag in flags], environment, log))
+            process = FORKSERVER.Process(
+                target=_finetune, args=([str(flag) for flag in flags], environment, log, before)
+            )
             process.start()
             self.processes.append(process)
 
@@ -118,8 +122,8 @@ class Run:
             time.sleep(0.02)
 
 
-def finetune(flags, ranks=1):
-    """Run the command to its good end."""
-    with Run(flags, ranks) as run:
+def finetune(flags, ranks=1, before=None):
+    """Run the command to its good end. Each rank calls `before` first."""
+    with Run(flags, ranks, before) as run:
         run.wait()
         assert run.codes == [0] * ranks, run.text[-6000:]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from starting import ENVIRONMENT, finetune
 
 from fvv_lib import FvvError, LazySupervisedDataset, encode_images, load_pretrained_model
+from fvv_lib.finetuning.trainer import VideoTrainer
 from fvv_lib.model.parts import part_of
-from fvv_lib.scaling.ranks import train_on_ranks
 from fvv_lib.settings import DataArguments
 
 
@@ -31,11 +31,12 @@ STREAM = [TEXT, TEXT_2, BOTH, VIDEO, STILL, TEXT, VIDEO, VIDEO]
 FROZEN = ["--tunable_parts", "projector", "language_model"]
 
 
-def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=True, script=False):
+def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=True, script=False, before=None):
     """Train; returns the losses and the weights.
 
     Args:
         script: start as users do, with scripts/finetune_video.sh and torchrun; else the command alone (`starting`).
+        before: a function of this file that each rank calls first.
     """
     settings = {
         "model_name_or_path": base,
@@ -60,7 +61,7 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=Tru
         run_script([*arguments, *flags], {"GPUS": str(gpus), "ZERO": zero})
     else:
         sharing = ["--deepspeed", str(ROOT / "scripts" / f"zero{zero}.json")] if zero else []
-        finetune([*arguments, *sharing, *flags], gpus)
+        finetune([*arguments, *sharing, *flags], gpus, before)
     return losses(output), load_pretrained_model(output, device="cpu").model.state_dict()
 
 
@@ -180,18 +181,15 @@ def test_two_processes_with_stored_features_give_the_losses_and_the_model_of_one
         torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0, msg=name)
 
 
-LENGTHS = """
-import os, torch
-import sys
-from fvv_lib.__main__ import main
-from fvv_lib.finetuning.trainer import VideoTrainer
-train = VideoTrainer.train
-def told(self, **settings):
-    torch.save(torch.as_tensor(self.train_dataset.lengths), f"{self.args.output_dir}/{os.environ['RANK']}.pt")
-    return train(self, **settings)
-VideoTrainer.train = told
-sys.exit(main(["finetune", *sys.argv[1:]]))
-"""
+def note_lengths():
+    """Let each rank write down the lengths of its samples before it trains."""
+    train = VideoTrainer.train
+
+    def noting(self, **settings):
+        torch.save(torch.as_tensor(self.train_dataset.lengths), f"{self.args.output_dir}/{os.environ['RANK']}.pt")
+        return train(self, **settings)
+
+    VideoTrainer.train = noting
 
 
 def test_each_process_checks_a_part_and_knows_all_lengths(stream, base, tokenizer):
@@ -199,9 +197,8 @@ def test_each_process_checks_a_part_and_knows_all_lengths(stream, base, tokenize
     and train on some samples twice and on others never."""
     output = stream / "lengths"
     output.mkdir()
-    settings = {"model_name_or_path": base, "data_path": stream / "data.json", "output_dir": output, "max_steps": 1}
-    settings |= {"time_marks": "seconds", "train_sampling_strategy": "group_by_length", "save_strategy": "no"}
-    train_on_ranks(settings, ranks=2, code=LENGTHS)
+    flags = ["--time_marks", "seconds", "--train_sampling_strategy", "group_by_length", "--save_strategy", "no"]
+    start(stream / "data.json", output, base, *flags, "--max_steps", "1", before=note_lengths)
     dataset = LazySupervisedDataset(
         tokenizer, [str(stream / "data.json")], DataArguments(time_marks="seconds"), frame_spec=SPEC
     )
