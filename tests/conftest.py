@@ -57,11 +57,6 @@ def pytest_configure(config):
     (startup / "seldom.py").write_text("import gc\ngc.set_threshold(200_000, 20, 20)\ndel gc\n")
 
 
-def pytest_xdist_auto_num_workers():
-    """One worker more than cores: while one waits for a process that it has started, another computes."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
-
-
 # What takes longest begins first, so that no worker is left alone with it; `make test` gives each worker whole files.
 FIRST = (
     *("06_full_finetuning.ipynb", "09_scaling.ipynb", "test_distributed.py", "test_reader.py", "test_resume.py"),
