@@ -98,6 +98,13 @@ class DataArguments:
     mismatch: str = field(
         default="exact", metadata={"help": "How labels are found: exact; strict and tolerant are for study."}
     )
+    allow_special_tokens: bool = field(
+        default=False,
+        metadata={
+            "help": "Learn texts as they stand that have special tokens or marks of the chat template (<|im_end|>), or "
+            "media tags of other formats (<video>); otherwise such a sample is refused."
+        },
+    )
     max_new_tokens: int = field(default=64, metadata={"help": "Tokens that an answer to a test question may have."})
     check_media: bool = field(
         default=True, metadata={"help": "Decode every picture and video once before the first training step."}

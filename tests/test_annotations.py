@@ -19,7 +19,7 @@ IRREGULAR = [
     sample(image="a.png", id="text id"),
     sample(video=["a.mp4", "b.mp4"], id=7),
     sample('Größer {["?\n'),
-    sample(kinds=["colour"], choices=[["red", "blue"]], score=0.5, other=None, nested={"deep": [1, "two", None]}),
+    sample(kinds=["colour"], choices=[["red", "blue"]], score=0.5, nested={"deep": [1, "two", None]}),
     sample(image=3),
 ]
 
@@ -48,6 +48,45 @@ def test_json_jsonl_and_parquet_give_the_same_samples(tmp_path):
     columns = {key: [one.get(key) for one in samples] for key in ("conversations", "id", "image", "video", "kinds")}
     pq.write_table(pa.table(columns), tmp_path / "b.parquet")
     assert contents(tmp_path / "b.parquet") == samples
+
+
+def write_rows(path, rows):
+    """As pandas and `datasets` write them: what one row has and another has not is null there."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_a_null_field_is_one_that_the_sample_does_not_have(tmp_path, suffix):
+    turns = sample()["conversations"]
+    nulls = [{**turns[0], "loss": None}, {**turns[1], "loss": False}]
+    rows = [
+        {"image": None, "video": "a.mp4", "choices": None, "conversations": nulls},
+        {"image": "b.png", "video": None, "choices": [["Yes", "No"]], "conversations": nulls},
+    ]
+    write_rows(tmp_path / f"a{suffix}", rows)
+    turns = [turns[0], {**turns[1], "loss": False}]
+    assert contents(tmp_path / f"a{suffix}") == [
+        {"video": "a.mp4", "conversations": turns},
+        {"image": "b.png", "choices": [["Yes", "No"]], "conversations": turns},
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    text = json.dumps([sample("Größer?")] if name == "a.json" else sample("Größer?"), ensure_ascii=False)
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert contents(tmp_path / name) == [sample("Größer?")]
+
+
+def test_joined_files_may_have_a_byte_order_mark_in_the_middle(tmp_path):
+    line = b"\xef\xbb\xbf" + json.dumps(sample()).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(line + line + b"\xef\xbb\xbf\n")
+    assert contents(tmp_path / "a.jsonl") == [sample()] * 2
 
 
 @pytest.mark.parametrize(

@@ -395,6 +395,7 @@ def test_what_is_checked_is_what_is_trained():
         "image_aspect_ratio": "crop",
         "version": "v1",
         "mismatch": "strict",
+        "allow_special_tokens": True,
         "max_new_tokens": 5,
         "check_media": False,
         "bad_samples": "raise",

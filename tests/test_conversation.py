@@ -51,6 +51,14 @@ def test_generation_prompt_is_the_training_text_up_to_the_answer(version):
     assert not prompt[-1].learned
 
 
+@pytest.mark.parametrize("version", EXPECTED)
+def test_the_marks_of_a_template_are_what_it_writes_beside_the_turns(version):
+    rendered = text_of(conversation_templates[version].render(TURNS))
+    assert all(mark in rendered for mark in conversation_templates[version].marks)
+    stop = conversation_templates[version].stop
+    assert stop in conversation_templates[version].marks or not stop.strip()
+
+
 def test_unknown_template_is_an_error_that_lists_the_known():
     with pytest.raises(DataFormatError, match=r"'qwen2'.*qwen_2, v1, plain, llama_2"):
         get_template("qwen2")
@@ -68,6 +76,11 @@ def test_unknown_template_is_an_error_that_lists_the_known():
         ([{"from": "gpt", "value": "A"}], "turn 1: expected a turn from 'human'"),
         ([TURNS[0], TURNS[0]], "turn 2: expected a turn from 'gpt'"),
         ([TURNS[0], {"from": "gpt", "value": " \n"}], "turn 2: the text is empty"),
+        ([{"from": "human", "value": [{"type": "video", "video": "a.mp4"}]}], "turn 1: .* list of content parts"),
+        ([TURNS[0], {**TURNS[1], "weight": 0.5}], "turn 2: 'weight' must be true or 1 .* got 0.5"),
+        ([TURNS[0], {**TURNS[1], "loss": "false"}], "turn 2: 'loss' must be true or 1 .* got 'false'"),
+        ([{**TURNS[0], "weight": -1}, TURNS[1]], "turn 1: 'weight' must be true or 1 .* got -1"),
+        ([TURNS[0], {**TURNS[1], "weight": 1, "loss": False}], "turn 2: 'loss' and 'weight' contradict"),
         (TURNS[:1], "no answer to learn"),
         (TURNS[:3], "no answer to learn"),
     ],

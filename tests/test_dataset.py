@@ -278,7 +278,7 @@ def test_collator_stacks_equal_shapes_and_lists_the_others(tokenizer, make):
 
 
 def test_pad_token_in_the_text_counts_as_text(tokenizer, make):
-    item = make([sample("What is <|endoftext|>?")])[0]
+    item = make([sample("What is <|endoftext|>?")], allow_special_tokens=True)[0]
     assert tokenizer.pad_token_id in item["input_ids"]
     assert DataCollatorForSupervisedDataset(tokenizer)([item])["attention_mask"].all()
 

@@ -93,9 +93,28 @@ def test_a_changed_file_is_noticed(annotate, tmp_path):
     assert Annotations([path])[0] == sample("Two?", id="x")
 
 
-def test_text_that_is_no_unicode_is_an_error(annotate):
-    with pytest.raises(DataFormatError, match=r"data\.json, sample 0: its text is not valid Unicode"):
-        Annotations([annotate([sample(image="\ud800.png")])])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        sample("Hm? \ud83d"),
+        sample("<image>?", image="\ud800.png"),
+        sample(id="\udfff"),
+        sample(note={"deep": ["\udc00"]}, image=None),
+        {**sample(), "\ud83d": 1},
+    ],
+)
+def test_half_a_surrogate_pair_is_an_error_of_its_sample(annotate, tokenizer, bad):
+    path = annotate([sample("Which?"), bad])
+    with pytest.raises(DataFormatError, match=r"data\.json, sample 1: its text is not valid Unicode: '\\ud") as error:
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
+    str(error.value).encode()  # the message itself can be printed
+    rest = LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)
+    assert (len(rest), len(rest.bad)) == (1, 1)
+
+
+def test_a_whole_surrogate_pair_is_a_letter(annotate):
+    """JSON writes what is beyond 16 bits as two escapes."""
+    assert Annotations([annotate([sample("\U0001f600")])])[0] == sample("\U0001f600")
 
 
 def test_samples_are_checked_once_for_what_they_depend_on(annotate, media, tokenizer, checked):

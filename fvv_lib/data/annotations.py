@@ -1,18 +1,22 @@
 """Annotation files: samples in LLaVA's format, read one after the other and checked.                       Lesson 5
 
-A sample has `image` or `video` (a path, or a list of them) and `conversations`; everything else in it is free, and may
-differ from sample to sample. No file is held whole. This module opens no picture or video.
+A sample has `image` or `video` (a path, or a list of them) and `conversations`. Any other field is free, and may differ
+from sample to sample, unless its name says that training should read it (`refused`). A null field counts as missing, in
+every format. No file is held whole. This module opens no picture or video.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fvv_lib.data.refused import check_keys
 from fvv_lib.errors import DataFormatError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import check_turns
@@ -26,7 +30,8 @@ DECODER, SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
 def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
     """The samples of an annotation file, each as JSON text and as what it says.
 
-    `.jsonl` has a sample in each line, `.parquet` one in each row; any other file is a JSON list of samples.
+    `.jsonl` has a sample in each line, `.parquet` one in each row; any other file is a JSON list of samples. A byte
+    order mark is skipped. Null fields of a sample, and of its turns, are left out.
 
     Raises:
         DataFormatError: the file has no samples, or cannot be read; names the file, and the line where it has lines.
@@ -38,8 +43,25 @@ def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
     first = next(samples, None)
     if first is None:
         raise DataFormatError(f"{path}: the file must have at least one sample.")
-    yield first
-    yield from samples
+    for text, sample in chain([first], samples):
+        without = _without_nulls(sample)
+        yield (text if without is sample else json.dumps(without)), without
+
+
+def _without_nulls(sample: Sample) -> Sample:
+    """The sample without null fields of its own and of its turns; the same object where there are none."""
+    turns = sample.get("conversations")
+    turns = turns if isinstance(turns, list) else []
+    if not any(isinstance(fields, dict) and None in fields.values() for fields in [sample, *turns]):
+        return sample
+    without = _filled(sample)
+    if turns:
+        without["conversations"] = [_filled(turn) if isinstance(turn, dict) else turn for turn in turns]
+    return without
+
+
+def _filled(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def media_of(sample: Sample) -> Any:
@@ -53,12 +75,22 @@ def is_path_list(media: Any) -> bool:
 
 
 def check_sample(sample: Sample, name: str) -> None:
-    """Check the turns of a sample, and that it names one picture or video for each `<image>`.
+    """Check the turns of a sample, that it has no media that training does not read, and that it names one picture or
+    video for each `<image>`.
 
     Raises:
         DataFormatError: names the sample, and says what to do.
     """
+    try:
+        json.dumps(sample, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise DataFormatError(
+            f"{name}: its text is not valid Unicode: {half} is half of a surrogate pair. Write the file again as "
+            "UTF-8, or take the sample out."
+        ) from error
     check_turns(sample.get("conversations", []), name)
+    check_keys(sample, name)
     if "image" in sample and "video" in sample:
         raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
     media = media_of(sample)
@@ -76,6 +108,7 @@ def _read_lines(path: str) -> Iterator[tuple[str, Sample]]:
     """Text and content of each line of a JSONL file; empty lines hold nothing."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8)  # of files that were joined, each may have one
             if not line.strip():
                 continue
             try:
@@ -161,13 +194,12 @@ def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
 
 
 def _read_parquet(path: str) -> Iterator[tuple[str, Sample]]:
-    """JSON text and content of each row; an empty field is one that the sample does not have."""
+    """JSON text and content of each row; a column that a row does not have is null there."""
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1000):
                 for row in batch.to_pylist():
-                    sample = {key: value for key, value in row.items() if value is not None}
-                    yield json.dumps(sample, ensure_ascii=False), sample
+                    yield json.dumps(row, ensure_ascii=False), row
     except pa.ArrowException as error:
         raise DataFormatError(f"{path}: it cannot be read as Parquet ({error}). Write it again.") from error
     except TypeError as error:  # from json.dumps

@@ -5,16 +5,20 @@ marks from their times. So all samples can be checked before one picture is deco
 """
 
 import os
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.annotations import check_sample
+from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.data.table import Annotations, Checked
 from fvv_lib.errors import DataFormatError, VideoDecodeError
 from fvv_lib.labels.exact import preprocess
@@ -31,7 +35,9 @@ IGNORED_SETTINGS = {
     *("decode_timeout", "video_backend", "max_new_tokens", "cache_features"),
 }
 
-Turns = list[dict[str, str]]
+ENTRY_BYTES = 200  # of an entry beside its text and ids: its key, and its place in the dictionary
+
+Turns = list[dict[str, Any]]
 Tokens = dict[str, torch.Tensor]
 
 
@@ -53,7 +59,7 @@ class SampleText:
         data_args: DataArguments,
         frame_spec: FrameSpec,
     ):
-        get_template(data_args.version)
+        self.marks = turn_marks(get_template(data_args.version), tokenizer)
         self.samples = samples
         self.tokenizer = tokenizer
         self.data_args = data_args
@@ -102,6 +108,8 @@ class SampleText:
         """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
         sample, name = self.samples[index], self.samples.name(index)
         check_sample(sample, name)
+        if not self.data_args.allow_special_tokens:
+            check_texts(sample["conversations"], name, self.marks)
         for path in self.samples.media(index):
             if not os.path.exists(path):  # Path.exists raises where pixels stand in place of a name
                 raise VideoDecodeError(f"{name}: {str(path)[:300]}: no such file. Check the path, or set image_folder.")
@@ -124,22 +132,34 @@ def _file_state(path: Path) -> int:
 
 class RememberingTokenizer:
     """A tokenizer that looks up the texts it has just seen. All samples begin with the same system prompt and many have
-    the same question, so checking a data set takes a third of the calls.
+    the same question, so checking a data set takes fewer calls.
 
-    The ids it returns are shared: do not change them.
+    Args:
+        most_bytes: what the texts and ids that it holds may take; when they would be more, it forgets them all.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, most: int = 10_000):
-        self.tokenizer, self.most = tokenizer, most
-        self.seen: dict[tuple[str, bool], Any] = {}
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, most_bytes: int = 32 * 2**20):
+        self.tokenizer, self.most_bytes = tokenizer, most_bytes
+        self.seen: dict[tuple[str, bool], array[int]] = {}
+        self.bytes = 0
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+        """`input_ids` of a text, as the tokenizer gives them."""
         key = (text, add_special_tokens)
-        if key not in self.seen:
-            if len(self.seen) >= self.most:
-                self.seen.clear()
-            self.seen[key] = self.tokenizer(text, add_special_tokens=add_special_tokens)
-        return self.seen[key]
+        if key in self.seen:
+            return SimpleNamespace(input_ids=self.seen[key].tolist())
+        ids = self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        self._keep(key, array("i", ids))
+        return SimpleNamespace(input_ids=ids)
+
+    def _keep(self, key: tuple[str, bool], ids: "array[int]") -> None:
+        size = ENTRY_BYTES + sys.getsizeof(key[0]) + sys.getsizeof(ids)
+        if self.bytes + size > self.most_bytes:
+            self.seen.clear()
+            self.bytes = 0
+        if size <= self.most_bytes:
+            self.seen[key] = ids
+            self.bytes += size
 
     @property
     def bos_token_id(self) -> int | None:
@@ -153,3 +173,16 @@ class RememberingTokenizer:
     def legacy(self) -> bool:
         """Of Llama's tokenizers: whether a space is put before a text after `</s>`."""
         return getattr(self.tokenizer, "legacy", False)
+
+    @property
+    def is_fast(self) -> bool:
+        return self.tokenizer.is_fast
+
+    @property
+    def split_special_tokens(self) -> bool:
+        return self.tokenizer.split_special_tokens
+
+    @cached_property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """The added tokens by id, asked for once."""
+        return self.tokenizer.added_tokens_decoder

@@ -58,7 +58,8 @@ class LazySupervisedDataset(Dataset):
         lengths: int64 (N,), positions that each sample takes, frames included. Time marks are written with the true
             times of the frames, which a file tells when it is read: until `check_media` has read a sample, they are not
             counted.
-        dropped: names of the samples that were left out, because `mismatch` is not `exact` and could not count them.
+        dropped: names of the samples that were left out, because nothing of them would be learned: `mismatch` is not
+            `exact` and could not count them, or all their answers are marked as not learned.
         bad: names of the samples that were left out because they cannot be used, with the error of each; empty unless
             `bad_samples="skip"`.
 
@@ -175,6 +176,12 @@ class LazySupervisedDataset(Dataset):
             for start in range(0, len(indices), 1000):  # what `map` is given, it puts in line at once
                 yield from pool.map(check, indices[start : start + 1000])
 
+    @property
+    def why_dropped(self) -> str:
+        """Why the `dropped` samples are dropped, as the end of a sentence."""
+        mismatch = self.data_args.mismatch
+        return "because no answer is marked as learned" if mismatch == "exact" else f"by mismatch={mismatch!r}"
+
     def leave_out(self, problems: dict[int, FvvError]) -> None:
         """Do with samples that cannot be used what `bad_samples` says: raise the first error, or take them out."""
         if problems and self.data_args.bad_samples == "raise":
@@ -187,10 +194,16 @@ class LazySupervisedDataset(Dataset):
         self.lengths, learned, problems = self.text.check_all(stop=self.data_args.bad_samples == "raise")
         learned = np.delete(learned, list(problems))
         self.leave_out(problems)
-        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]  # not counted by strict or tolerant
+        self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]
         if self.dropped and not learned.any():
+            mismatch = self.data_args.mismatch
+            if mismatch == "exact":
+                raise LabelMismatchError(
+                    f"Every answer is marked as not learned, the first in {self.dropped[0]}. Nothing would be learned. "
+                    "Take out 'loss' and 'weight' of the turns that are to be learned."
+                )
             raise LabelMismatchError(
-                f"mismatch={self.data_args.mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
+                f"mismatch={mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
                 "would be learned. Look at it with diagnose_labels; often the template does not suit the tokenizer."
             )
         self._keep(learned)

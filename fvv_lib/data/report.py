@@ -60,9 +60,7 @@ def check_data(
     """
     reports = [SampleReport(name, kind=_kind(error), problem=str(error)) for name, error in dataset.bad.items()]
     reports += [
-        SampleReport(
-            name, kind="LabelMismatchError", problem=f"{name}: dropped by mismatch={dataset.data_args.mismatch!r}"
-        )
+        SampleReport(name, kind="LabelMismatchError", problem=f"{name}: dropped {dataset.why_dropped}")
         for name in dataset.dropped
     ]
     if not media:

@@ -214,12 +214,20 @@ def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> d
 def _rows(path: str) -> Iterator[dict[str, Any]]:
     for place, (text, sample) in enumerate(read_annotations(path)):
         named, media = str(sample.get("id", place)), media_of(sample)
-        media = media if is_path_list(media) else []  # `check_sample` says what is wrong with it
-        try:
-            "".join([text, named, *media]).encode()
-        except UnicodeEncodeError as error:
-            raise DataFormatError(f"{path}, sample {place}: its text is not valid Unicode ({error}).") from error
+        if not _is_unicode(named):
+            named = str(place)
+        if not (is_path_list(media) and all(map(_is_unicode, media))):
+            media = []  # `check_sample` says what is wrong with it, here and above
         yield {"sample": text, "id": named, "media": media}
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which no file can hold as it stands."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shared(ids: pa.ChunkedArray) -> np.ndarray:

@@ -126,7 +126,7 @@ def report_plan(model: torch.nn.Module, data: OpenedData) -> None:
     print(f"a video gives {args.num_video_frames} frames of {size} pixels, {spec.tokens_per_frame} tokens each")
     for name, dataset in data.samples.items():
         if dataset.dropped:
-            print(f"{name}: {len(dataset.dropped)} samples dropped by mismatch={args.mismatch!r}")
+            print(f"{name}: {len(dataset.dropped)} samples dropped {dataset.why_dropped}")
         if dataset.bad:
             print(f"{name}: {len(dataset.bad)} samples skipped by bad_samples='skip'; metrics.json lists them")
 

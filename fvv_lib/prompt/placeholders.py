@@ -61,11 +61,11 @@ def _run(count: int, times: Sequence[float]) -> str:
 
 
 def preprocess_multimodal(
-    sources: Sequence[Sequence[dict[str, str]]],
+    sources: Sequence[Sequence[dict[str, Any]]],
     data_args: Any = None,
     num_frames: int | Sequence[int] = 1,
     timestamps: Times | None = None,
-) -> list[list[dict[str, str]]]:
+) -> list[list[dict[str, Any]]]:
     """Expand the placeholders of LLaVA conversations, `num_frames` counted through all turns of a conversation.
 
     Args:

@@ -10,13 +10,14 @@ A generation prompt is the same rendering, stopped where the answer would begin,
 in which it was taught. This module knows nothing about tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fvv_lib.errors import DataFormatError
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+LEARNED_MARKS = ("loss", "weight")  # of a turn: false or 0 where it is not learned
 
 
 class Piece(NamedTuple):
@@ -39,6 +40,8 @@ class Template:
             word after it in one token, so a prompt that ended in the space would be followed by tokens never seen
             there.
         first_human: the same as `human` for the first turn, where it differs.
+        marks: what tells turns apart. In the text of a turn each of them would begin or end a turn. The line break of
+            `plain` is none: captions may have several lines.
     """
 
     name: str
@@ -49,11 +52,13 @@ class Template:
     stop: str
     answer_prefix: str = ""
     first_human: str | None = None
+    marks: tuple[str, ...] = ()
 
-    def render(self, turns: Sequence[dict[str, str]], sample: str = "conversation") -> list[Piece]:
+    def render(self, turns: Sequence[dict[str, Any]], sample: str = "conversation") -> list[Piece]:
         """Render LLaVA turns (`{"from": "human" | "gpt", "value": text}`) to pieces; their texts joined are the prompt.
 
-        A conversation that ends with a question is rendered up to where the answer begins: the generation prompt.
+        A conversation that ends with a question is rendered up to where the answer begins: the generation prompt. An
+        answer that is not to be learned is a piece like any other; see `is_learned`.
 
         Raises:
             DataFormatError: names the sample; see `check_turns`.
@@ -66,7 +71,10 @@ class Template:
                 before, after = human.split("{}")
                 given += before + turn["value"] + after + self.answer_start
             else:
-                pieces += [Piece(given, False), Piece(self.answer_prefix + turn["value"] + self.answer_end, True)]
+                pieces += [
+                    Piece(given, False),
+                    Piece(self.answer_prefix + turn["value"] + self.answer_end, is_learned(turn)),
+                ]
                 given = ""
         return [*pieces, Piece(given, False)] if given else pieces
 
@@ -78,6 +86,7 @@ _QWEN_2 = Template(
     answer_start="<|im_start|>assistant\n",
     answer_end="<|im_end|>\n",
     stop="<|im_end|>",
+    marks=("<|im_start|>", "<|im_end|>"),
 )
 _V1 = Template(
     name="v1",
@@ -88,6 +97,7 @@ _V1 = Template(
     answer_prefix=" ",
     answer_end="</s>",
     stop="</s>",
+    marks=("USER:", "ASSISTANT:", "</s>"),
 )
 _PLAIN = Template(
     name="plain", system="", human="{}", answer_start="", answer_end="\n", stop="\n"
@@ -104,6 +114,7 @@ _LLAMA_2 = Template(
     answer_prefix=" ",
     answer_end=" </s>",
     stop="</s>",
+    marks=("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
 )
 
 #: The templates by name: `qwen_2` (FastVLM), `v1` (LLaVA-1.5), `plain`, `llama_2`.
@@ -132,8 +143,17 @@ def get_template(version: str) -> Template:
     return conversation_templates[version]
 
 
-def check_turns(turns: Sequence[dict[str, str]], sample: str, needs_answer: bool = True) -> None:
-    """Check that turns alternate human, gpt, human, gpt and that nothing is empty.
+def is_learned(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn is learned: an answer is, unless its `loss` is false or its `weight` is 0.
+
+    A question is never learned, whatever its marks say: exporters write the same mark to every turn.
+    """
+    return ROLES[turn["from"]] == "gpt" and all(turn.get(key) in (None, 1) for key in LEARNED_MARKS)
+
+
+def check_turns(turns: Sequence[dict[str, Any]], sample: str, needs_answer: bool = True) -> None:
+    """Check that turns alternate human, gpt, human, gpt, that nothing is empty, and that `loss` and `weight` of a turn,
+    where they are set, are true or 1, or false or 0.
 
     Raises:
         DataFormatError: names the sample and the turn, and says what to do.
@@ -142,6 +162,11 @@ def check_turns(turns: Sequence[dict[str, str]], sample: str, needs_answer: bool
         raise DataFormatError(f"{sample}: it has no conversation. Give a list of turns, human first, then gpt.")
     for i, turn in enumerate(turns):
         where = f"{sample}, turn {i + 1}"
+        if isinstance(turn, dict) and isinstance(turn.get("value"), list):
+            raise DataFormatError(
+                f"{where}: its value is a list of content parts. Write one text, with <image> where a picture or video "
+                "belongs, and its path under 'image' or 'video' of the sample."
+            )
         if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys() or not isinstance(turn["value"], str):
             raise DataFormatError(f'{where}: a turn must be {{"from": "human" or "gpt", "value": text}}, got {turn!r}.')
         if turn["from"] not in ROLES:
@@ -155,8 +180,21 @@ def check_turns(turns: Sequence[dict[str, str]], sample: str, needs_answer: bool
             )
         if not turn["value"].strip():
             raise DataFormatError(f"{where}: the text is empty. Remove the turn or fill it in.")
+        _check_learned_marks(turn, where)
     if needs_answer and len(turns) % 2:
         raise DataFormatError(
             f"{sample}: the conversation ends with a question, so its last turn has no answer to learn. "
             "Add a turn from 'gpt' or remove the question."
         )
+
+
+def _check_learned_marks(turn: Mapping[str, Any], where: str) -> None:
+    marks = {key: turn[key] for key in LEARNED_MARKS if turn.get(key) is not None}
+    for key, mark in marks.items():
+        if mark not in (0, 1):  # False and True are among them
+            raise DataFormatError(
+                f"{where}: {key!r} must be true or 1 (learned), or false or 0 (not learned), got {mark!r}. An answer "
+                "is learned in full or not at all."
+            )
+    if len(set(marks.values())) > 1:
+        raise DataFormatError(f"{where}: 'loss' and 'weight' contradict each other, got {marks!r}. Leave one out.")
