@@ -1,10 +1,11 @@
 import warnings
+from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from fvv_lib import DataFormatError, LabelMismatchError, conversation_templates, diagnose_labels, preprocess
@@ -12,7 +13,8 @@ from fvv_lib.course.tiny import build_tokenizer
 from fvv_lib.data.checking import RememberingTokenizer
 from fvv_lib.labels.counting import count_labels
 from fvv_lib.labels.exact import check_template, tokenize_pieces
-from fvv_lib.prompt.placeholders import IGNORE_INDEX, tokenizer_image_token
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX, bos_ids, tokenizer_image_token
+from fvv_lib.prompt.templates import Piece
 
 TOKENIZER = build_tokenizer()
 
@@ -38,11 +40,16 @@ def exact(tokenizer, turns, version):
     return both["input_ids"][0], both["labels"][0]
 
 
+@cache
+def real_qwen2(folder):
+    """Its table has 151,646 entries: opened once."""
+    return AutoTokenizer.from_pretrained(folder / "real" / "qwen2_tokenizer")
+
+
 @pytest.fixture(params=["tiny", "llama", "real qwen2"])
 def any_tokenizer(request, llama_tokenizer):
     if request.param == "real qwen2":
-        folder = request.getfixturevalue("real_data") / "real" / "qwen2_tokenizer"
-        return AutoTokenizer.from_pretrained(folder)
+        return real_qwen2(request.getfixturevalue("real_data"))
     return TOKENIZER if request.param == "tiny" else llama_tokenizer
 
 
@@ -83,6 +90,184 @@ def test_with_qwen_2_exact_equals_the_original_algorithm(turns, end):
     ids, labels = exact(TOKENIZER, conversation(turns, end), "qwen_2")
     assert strict["input_ids"][0].tolist() == ids.tolist()
     assert strict["labels"][0].tolist() == labels.tolist()
+
+
+# --- in linear time ---------------------------------------------------------------------------------------------------
+
+
+def tokenize_whole(pieces, tokenizer):
+    """What `tokenize_pieces` promises, in the plain way: each run of text is tokenized again from its beginning."""
+    ids = bos_ids(tokenizer)
+    labels, run = [IGNORE_INDEX] * len(ids), ""
+    for piece in pieces:
+        for number, text in enumerate(piece.text.split("<image>")):
+            if number > 0:
+                ids, labels, run = [*ids, IMAGE_TOKEN_INDEX], [*labels, IGNORE_INDEX], ""
+            before = tokenizer(run, add_special_tokens=False).input_ids if run else []
+            joined = tokenizer(run + text, add_special_tokens=False).input_ids
+            crosses = joined[: len(before)] != before
+            new = tokenizer(text, add_special_tokens=False).input_ids if crosses else joined[len(before) :]
+            run = text if crosses else run + text
+            ids = [*ids, *new]
+            labels += new if piece.learned else [IGNORE_INDEX] * len(new)
+    return ids, labels
+
+
+def awkward_tokenizer(prepend_scheme="first"):
+    """Byte pairs that merge across words, and added tokens of every kind: some overlap, some take spaces along."""
+    letters = [chr(code) for code in range(32, 127)] + ["▁"]
+    merges = [(">", "U"), ("▁", "a"), ("a", "b"), (">", "a"), ("\\", "n"), ("s", ">"), ("▁a", "b")]
+    vocabulary = {token: i for i, token in enumerate(["<unk>", *letters, *map("".join, merges)])}
+    one = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    one.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme, split=False)
+    overlapping = ["b<|im", "end|>a", "<|im_end|>ab", "ab", "x<y", "<y<|"]
+    one.add_special_tokens(["<|im_start|>", "<|im_end|>", "</s>", *overlapping])
+    one.add_tokens(
+        [
+            AddedToken("<left>", lstrip=True, normalized=False),
+            AddedToken("<right>", rstrip=True, normalized=False),
+            AddedToken("word", single_word=True, normalized=False),
+            AddedToken("<normal>", normalized=True),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=one, pad_token="<unk>")
+
+
+def normalizing_tokenizer():
+    """Llama's kind whose end mark is looked for in the normalized text, where a space was put before the whole."""
+    letters = [chr(code) for code in range(32, 127)] + ["▁"]
+    one = Tokenizer(models.BPE({token: i for i, token in enumerate(["<unk>", *letters])}, [], unk_token="<unk>"))
+    one.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    one.add_tokens([AddedToken("</s>", normalized=True), AddedToken("<|im_end|>", normalized=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=one, pad_token="<unk>")
+
+
+def splitting_tokenizer():
+    """One that takes its special tokens for words like others."""
+    tokenizer = build_tokenizer()
+    tokenizer.split_special_tokens = True
+    return tokenizer
+
+
+MARKS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "</s>",
+    "<s>",
+    "<image>",
+    "<|endoftext|>",
+    "<left>",
+    "<right>",
+    "word",
+    "<normal>",
+]
+WORDS = ["a", "b", "ab", "U", ">", "<", " ", "  ", "\n", "<|im_", "end|>", "s>", "é", "右", "1", ".", "user\n", "wordy"]
+rendered = st.lists(
+    st.builds(Piece, st.lists(st.sampled_from(MARKS + WORDS), max_size=6).map("".join), st.booleans()), max_size=7
+)
+TOKENIZERS = {
+    "tiny": build_tokenizer,
+    "awkward": awkward_tokenizer,
+    "awkward, always a space": lambda: awkward_tokenizer("always"),
+    "merging": lambda: merging_tokenizer(),
+    "llama, not legacy": lambda: unprefixed_llama_tokenizer(),
+    "normalizing": normalizing_tokenizer,
+    "splitting": splitting_tokenizer,
+}
+
+
+@pytest.fixture(params=[*TOKENIZERS, "llama", "real qwen2"])
+def every_tokenizer(request):
+    if request.param == "llama":
+        return request.getfixturevalue("llama_tokenizer")
+    if request.param == "real qwen2":
+        return real_qwen2(request.getfixturevalue("real_data"))
+    return TOKENIZERS[request.param]()
+
+
+def test_cutting_the_text_changes_no_label(every_tokenizer):
+    @settings(max_examples=400, deadline=None)
+    @given(rendered)
+    def check(pieces):
+        assert tokenize_pieces(pieces, every_tokenizer) == tokenize_whole(pieces, every_tokenizer)
+
+    check()
+
+
+def test_nothing_is_cut_where_a_token_crosses_a_border():
+    """In the whole text `x<y` hides `<y<|`; from the border on, `<y<|` hides `<|im_end|>`."""
+    pieces = [Piece("x", False), Piece("<y<|im_end|>", True)]
+    tokenizer = awkward_tokenizer()
+    ids, labels = tokenize_pieces(pieces, tokenizer)
+    assert (ids, labels) == tokenize_whole(pieces, tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+
+
+@pytest.mark.parametrize("version", conversation_templates)
+def test_labels_of_long_conversations_are_those_of_the_whole_text(every_tokenizer, version):
+    turns = [{**turn, "value": f"{turn['value']} {i} <|im_end|> </s>"} for i, turn in enumerate(conversation(6, "."))]
+    pieces = conversation_templates[version].render(turns)
+    assert tokenize_pieces(pieces, every_tokenizer) == tokenize_whole(pieces, every_tokenizer)
+
+
+@pytest.mark.parametrize(("name", "version"), [("tiny", "qwen_2"), ("llama, not legacy", "v1"), ("llama", "llama_2")])
+def test_the_work_grows_with_the_length_of_a_conversation(name, version, llama_tokenizer):
+    tokenizer = llama_tokenizer if name == "llama" else TOKENIZERS[name]()
+    read = []
+
+    class Spy(RememberingTokenizer):
+        def __call__(self, text, add_special_tokens=True):
+            read.append(len(text))
+            return super().__call__(text, add_special_tokens)
+
+    def work(rounds):
+        read.clear()
+        tokenize_pieces(conversation_templates[version].render(conversation(rounds, ".")), Spy(tokenizer, 0))
+        return sum(read)
+
+    text = "".join(piece.text for piece in conversation_templates[version].render(conversation(80, ".")))
+    assert work(80) < 2 * len(text)
+
+
+# --- turns that are not learned ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [{"loss": False}, {"loss": 0}, {"weight": 0}, {"weight": 0.0}, {"weight": False}])
+@pytest.mark.parametrize("version", conversation_templates)
+def test_an_answer_that_is_marked_is_read_and_not_learned(any_tokenizer, version, mark):
+    turns = conversation(3, ".")
+    plain, labels = exact(any_tokenizer, turns, version)
+    ids, less = exact(any_tokenizer, [*turns[:3], {**turns[3], **mark}, *turns[4:]], version)
+    assert torch.equal(ids, plain)
+    template = conversation_templates[version]
+    answer = template.answer_prefix + turns[3]["value"] + template.answer_end
+    assert learned_text(any_tokenizer, less).lstrip() == (answer * 2).lstrip()
+    first = (labels != less).nonzero()
+    assert set(less[first].flatten().tolist()) == {IGNORE_INDEX}
+
+
+@pytest.mark.parametrize("mark", [{"loss": True}, {"weight": 1}, {"weight": 1.0}, {"loss": None, "weight": None}])
+def test_an_answer_that_is_marked_as_learned_is_learned(mark):
+    turns = conversation(2, ".")
+    marked = [{**turn, **mark} for turn in turns]
+    assert torch.equal(exact(TOKENIZER, marked, "qwen_2")[1], exact(TOKENIZER, turns, "qwen_2")[1])
+
+
+def test_a_question_is_never_learned():
+    turns = conversation(2, ".")
+    for mark in ({"loss": True}, {"loss": False}, {"weight": 1}, {"weight": 0}):
+        marked = [{**turns[0], **mark}, *turns[1:]]
+        assert torch.equal(exact(TOKENIZER, marked, "qwen_2")[1], exact(TOKENIZER, turns, "qwen_2")[1])
+
+
+def test_counting_refuses_an_answer_that_is_not_learned():
+    turns = conversation(2, ".")
+    turns[3]["loss"] = False
+    for mode in ("tolerant", "strict"):
+        with pytest.raises(LabelMismatchError, match=rf"conversation 0, turn 4: .* mismatch='{mode}' cannot do"):
+            preprocess([turns], TOKENIZER, True, mismatch=mode)
+    with pytest.raises(LabelMismatchError, match=r"turn 4: .* counting cannot do"):
+        diagnose_labels(turns, TOKENIZER)
 
 
 def test_exact_ids_are_those_of_the_whole_text():
@@ -182,7 +367,7 @@ V1_DIFFERENCES = {(1, "."): -1, (1, ""): -2, (2, "."): -4, (2, ""): -6, (3, ".")
 
 @pytest.mark.parametrize(("case", "difference"), V1_DIFFERENCES.items())
 def test_v1_mismatches_of_the_real_qwen2_tokenizer(real_data, case, difference):
-    tokenizer = AutoTokenizer.from_pretrained(real_data / "real" / "qwen2_tokenizer")
+    tokenizer = real_qwen2(real_data)
     turns = conversation(*case)
     assert diagnose_labels(turns, tokenizer, "qwen_2").first_difference is None
     report = diagnose_labels(turns, tokenizer, "v1")
@@ -197,7 +382,7 @@ def test_v1_mismatches_of_the_real_qwen2_tokenizer(real_data, case, difference):
 
 
 def test_tolerance_trains_on_the_wrong_tokens(real_data):
-    tokenizer = AutoTokenizer.from_pretrained(real_data / "real" / "qwen2_tokenizer")
+    tokenizer = real_qwen2(real_data)
     report = diagnose_labels(conversation(2, "."), tokenizer, "v1")
     assert report.learned == "ISTANT:"
     assert report.missed == "> square.</s>"

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +17,7 @@ from fvv_lib import (
     tokenizer_image_token,
 )
 from fvv_lib.data.checking import RememberingTokenizer
+from fvv_lib.labels.exact import own_tokens
 from fvv_lib.prompt.placeholders import IGNORE_INDEX, sequence_runs
 
 
@@ -115,13 +118,41 @@ def test_budget_message_counts_frames_for_any_tokens_per_frame(tokens_per_frame)
 
 def test_a_remembering_tokenizer_says_what_its_tokenizer_says(tokenizer, llama_tokenizer):
     for one in (tokenizer, llama_tokenizer):
-        remembering = RememberingTokenizer(one, most=3)
-        for text in ["a", "It is red.", "What?", "a", "Way", "It is red.", "What?"]:
+        remembering = RememberingTokenizer(one, most_bytes=1000)
+        for text in ["a", "It is red.", "What?", "a", "Way", "It is red.", "What?", "long " * 1000]:
             for special in (True, False):
                 assert (
                     remembering(text, add_special_tokens=special).input_ids
                     == one(text, add_special_tokens=special).input_ids
                 )
             assert tokenizer_image_token(f"<image>{text}", remembering) == tokenizer_image_token(f"<image>{text}", one)
-        assert len(remembering.seen) <= 3
         assert (remembering.pad_token_id, remembering.bos_token_id) == (one.pad_token_id, one.bos_token_id)
+        assert own_tokens(remembering) == own_tokens(one)
+        assert own_tokens(one).cutting
+
+
+def test_what_a_remembering_tokenizer_holds_is_bounded_in_bytes(tokenizer):
+    """Measured as Python allocates it, not as the class counts it."""
+    remembering = RememberingTokenizer(tokenizer, most_bytes=200_000)
+    remembering("a")
+    tracemalloc.start()
+    peak = 0
+    for number in range(2000):
+        remembering(f"text {number} " * 9)
+        peak = max(peak, tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert 50_000 < peak < 260_000
+
+
+def test_a_remembering_tokenizer_asks_once(tokenizer):
+    asked = []
+
+    class Spy(RememberingTokenizer):
+        def _keep(self, key, ids):
+            asked.append(key)
+            super()._keep(key, ids)
+
+    spy = Spy(tokenizer)
+    for text in ["a", "b", "a", "b", "a"]:
+        spy(text)
+    assert asked == [("a", True), ("b", True)]

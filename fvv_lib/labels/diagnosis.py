@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.errors import LabelMismatchError
 from fvv_lib.labels.counting import count_labels
-from fvv_lib.labels.exact import tokenize_pieces
+from fvv_lib.labels.exact import check_all_learned, tokenize_pieces
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from fvv_lib.prompt.templates import check_turns, get_template
 
@@ -50,7 +51,7 @@ class MismatchReport:
 
 
 def diagnose_labels(
-    turns: Sequence[dict[str, str]],
+    turns: Sequence[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     version: str = "qwen_2",
     fixed_separator: bool = True,
@@ -64,11 +65,13 @@ def diagnose_labels(
 
     Raises:
         DataFormatError: a malformed conversation, or a template without a counting algorithm.
-        LabelMismatchError: a token crosses the border of an answer, so the two sides differ in their tokens already.
+        LabelMismatchError: a token crosses the border of an answer, so the two sides differ in their tokens already; or
+            an answer is marked as not learned, which counting does not know.
 
     Lesson: 03.
     """
     check_turns(turns, "conversation")
+    check_all_learned(turns, "conversation", "counting")
     template = get_template(version)
     pieces = template.render(turns)
     ids, exact = tokenize_pieces(pieces, tokenizer)

@@ -5,8 +5,12 @@ answers by counting tokens (`counting`). `exact` does not count: the template sa
 is tokenized piece by piece. This module knows nothing about pixels or models.
 """
 
+import re
 import warnings
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -19,14 +23,14 @@ from fvv_lib.prompt.placeholders import (
     IMAGE_TOKEN_INDEX,
     bos_ids,
 )
-from fvv_lib.prompt.templates import Piece, check_turns, get_template
+from fvv_lib.prompt.templates import Piece, check_turns, get_template, is_learned
 from fvv_lib.video_config import CHOICES
 
 MISMATCH_MODES = CHOICES["mismatch"]
 
 
 def preprocess(
-    sources: Sequence[Sequence[dict[str, str]]],
+    sources: Sequence[Sequence[dict[str, Any]]],
     tokenizer: PreTrainedTokenizerBase,
     has_image: bool = False,
     version: str = "qwen_2",
@@ -36,14 +40,14 @@ def preprocess(
     """Tokenize conversations and label their answers.
 
     Args:
-        sources: LLaVA conversations, `<image>` already expanded to one per frame.
+        sources: LLaVA conversations, `<image>` already expanded to one per frame. An answer with `"loss": false` or
+            `"weight": 0` is read and not learned, nor is its end mark.
         has_image: whether the text may hold `<image>`; False and an `<image>` in the text is an error.
         version: the template; see `conversation_templates`.
         mismatch: `exact`, from the answers' spans: no mismatch is possible. `strict`: the original algorithm, which
             drops a sample whose lengths do not add up. `tolerant`: the described one, which takes the separator's
             length from the tokenizer and accepts up to 5 tokens. The last two warn when lengths differ, with both
-            counts.
-
+            counts, and refuse conversations with an answer that is not learned.
         names: what each conversation is called in errors and warnings.
 
     Returns:
@@ -51,7 +55,7 @@ def preprocess(
 
     Raises:
         DataFormatError: a malformed conversation, an unknown template, an `<image>` where none may be.
-        LabelMismatchError: an unknown mode.
+        LabelMismatchError: an unknown mode, or one that cannot leave an answer out.
 
     Source: LLaVA (Liu et al., 2023), `preprocess_qwen_2` and `preprocess_v1`. Lesson: 03.
     """
@@ -70,6 +74,7 @@ def preprocess(
         if mismatch == "exact":
             ids, learned = tokenize_pieces(pieces, tokenizer)
         else:
+            check_all_learned(turns, name, f"mismatch={mismatch!r}")
             counted = count_labels(pieces, tokenizer, template, fixed_separator=mismatch == "strict")
             ids, learned = counted.input_ids, counted.labels
             tolerance = TOLERANCE if mismatch == "tolerant" else 0
@@ -105,27 +110,119 @@ def check_template(version: str, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def tokenize_pieces(pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def check_all_learned(turns: Sequence[dict[str, Any]], name: str, counting: str) -> None:
+    """Raise a LabelMismatchError where an answer is marked as not learned: the counting algorithm learns them all."""
+    for number, turn in enumerate(turns[1::2], 1):
+        if not is_learned(turn):
+            raise LabelMismatchError(
+                f"{name}, turn {2 * number}: it is marked as not learned, which {counting} cannot do. Use "
+                "mismatch='exact', or take the mark out."
+            )
+
+
+class OwnTokens(NamedTuple):
+    """The added tokens that a tokenizer looks for in the raw text, before it does anything else: the marks of its chat
+    template, and others.
+
+    Attributes:
+        pattern: matches each of them, the longest first, as the tokenizer does; None where there is none.
+        cutting: those that cut a text in two. The tokens before one do not depend on it or on anything after it, and
+            the tokens from it on do not depend on anything before it. So the text can be tokenized in two parts.
+    """
+
+    pattern: re.Pattern[str] | None
+    cutting: frozenset[str]
+
+
+def own_tokens(tokenizer: Any) -> OwnTokens:
+    """The added tokens of a tokenizer that are safe to cut at.
+
+    Of a fast tokenizer, those are the added tokens that are looked for before the text is normalized. Left out are
+    those that take spaces beside them along, that want a word boundary, or that touch the words beside them (they begin
+    with a letter or digit). Of a tokenizer in Python nothing is known: no token cuts.
+    """
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.split_special_tokens:
+        return OwnTokens(None, frozenset())
+    raw = [token for token in tokenizer.added_tokens_decoder.values() if not token.normalized and token.content]
+    cutting = frozenset(
+        token.content
+        for token in raw
+        if not (token.single_word or token.lstrip or token.rstrip)
+        and token.content == token.content.strip()
+        and not re.match(r"\w", token.content)
+    )
+    longest_first = sorted((token.content for token in raw), key=len, reverse=True)
+    return OwnTokens(re.compile("|".join(map(re.escape, longest_first))) if raw else None, cutting)
+
+
+def tokenize_pieces(pieces: Sequence[Piece], tokenizer: Any) -> tuple[list[int], list[int]]:
     """Tokenize a rendered conversation and label its learned pieces: ids and labels, both of length L.
 
     The text is tokenized whole as long as no token crosses the border of an answer: the tokens of `run + piece` must
     begin with the tokens of `run`. Where one does cross (a tokenizer that merges `>` and `USER` in `</s>USER:`), the
     text is cut at the border, as it is when the model generates: there, nothing follows the answer yet.
+
+    A run ends at each of the tokenizer's own tokens that cuts the text (`OwnTokens`), since nothing before it changes
+    the tokens from it on. So the time grows with the length of a conversation. With a template whose marks are not the
+    tokenizer's (`v1` with Qwen2's) a run is the whole conversation, and the time grows with its square.
     """
-    ids, labels = bos_ids(tokenizer), [IGNORE_INDEX] * len(bos_ids(tokenizer))
-    run, run_ids = "", list[int]()  # the text since the last cut, and its tokens
-    for piece in pieces:
-        for i, text in enumerate(piece.text.split(DEFAULT_IMAGE_TOKEN)):
-            if i > 0:
-                ids.append(IMAGE_TOKEN_INDEX)
-                labels.append(IGNORE_INDEX)
+    start = bos_ids(tokenizer)
+    ids, labels = list(start), [IGNORE_INDEX] * len(start)
+    own = own_tokens(tokenizer)
+    seen: dict[str, list[int]] = {}  # many parts are the same: an end mark, the start of an answer
+
+    def ids_of(text: str) -> list[int]:
+        if text not in seen:
+            seen[text] = tokenizer(text, add_special_tokens=False).input_ids
+        return seen[text]
+
+    for number, stretch in enumerate(_between_images(pieces)):
+        if number > 0:
+            ids.append(IMAGE_TOKEN_INDEX)
+            labels.append(IGNORE_INDEX)
+        run, run_ids = "", list[int]()  # the text since the last cut, and its tokens
+        for part, starts_run in _parts(stretch, own):
+            if starts_run:
                 run, run_ids = "", []
-            joined = tokenizer(run + text, add_special_tokens=False).input_ids
+            joined = ids_of(run + part.text)
             if joined[: len(run_ids)] == run_ids:
-                new, run, run_ids = joined[len(run_ids) :], run + text, joined
+                new, run, run_ids = joined[len(run_ids) :], run + part.text, joined
             else:
-                new = tokenizer(text, add_special_tokens=False).input_ids
-                run, run_ids = text, new
+                new = ids_of(part.text)
+                run, run_ids = part.text, new
             ids += new
-            labels += new if piece.learned else [IGNORE_INDEX] * len(new)
+            labels += new if part.learned else [IGNORE_INDEX] * len(new)
     return ids, labels
+
+
+def _between_images(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """The pieces before the first `<image>`, between the first and the second, ... and after the last."""
+    stretch: list[Piece] = []
+    for piece in pieces:
+        first, *others = piece.text.split(DEFAULT_IMAGE_TOKEN)
+        stretch.append(Piece(first, piece.learned))
+        for text in others:
+            yield stretch
+            stretch = [Piece(text, piece.learned)]
+    yield stretch
+
+
+def _parts(stretch: Sequence[Piece], own: OwnTokens) -> Iterator[tuple[Piece, bool]]:
+    """The pieces of a text without `<image>`, cut before each own token that cuts, and whether a part begins with one.
+
+    Where an own token crosses the border of two pieces, other tokens are found on one side of the border than in the
+    whole: nothing is cut then.
+    """
+    whole = "".join(piece.text for piece in stretch)
+    borders = list(accumulate(len(piece.text) for piece in stretch))
+    found = [] if own.pattern is None else [match.span() for match in own.pattern.finditer(whole)]
+    at = set(borders)
+    crossed = any(at.intersection(range(first + 1, last)) for first, last in found)
+    cuts = [] if crossed else [first for first, last in found if whole[first:last] in own.cutting]
+    place = 0
+    for piece, border in zip(stretch, borders, strict=True):
+        inside = cuts[bisect_left(cuts, place) : bisect_left(cuts, border)]
+        begins = inside if inside[:1] == [place] else [place, *inside]
+        for begin, end in pairwise([*begins, border]):
+            yield Piece(whole[begin:end], piece.learned), begin != place or begins is inside
+        place = border

@@ -1,0 +1,173 @@
+"""How long do the labels of a long conversation take, and what does the check of many keep? Ours beside commit 0c0ac90.
+
+    python benchmarks/labels.py     # about 5 minutes on 2 idle cores; writes benchmarks/results/labels.json
+
+`preprocess` labels one conversation of 10 to 80 rounds, with the template of FastVLM and the tokenizer of the course.
+The old build tokenizes the whole text again at each turn, so its time grows with the square of the rounds. Both sides
+run in turn, each run in a new process with this interpreter and these packages, and must give the same ids and labels.
+
+Then `RememberingTokenizer`, with which a data set is checked, labels many different conversations: memory is what the
+process holds more than before.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+OLD = "0c0ac90"
+TOKENIZER = ROOT / "data_samples" / "tiny-fastvlm"
+ROUNDS, CHECKED, ROUNDS_CHECKED = (10, 20, 40, 80), 300, 20
+TARGET = 20  # times faster than the old build, at the most rounds
+TOOLS = """
+import hashlib, json, sys, time, fvv_lib
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+
+def conversation(rounds, seed=0):
+    turns = []
+    for i in range(rounds):
+        question = f"What does the {i + seed}. shape do, and what colour is it at the end of the video?"
+        answer = f"It is a red square. It moves to the left for {i} seconds, then up, and it is {i % 7} times as large."
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return turns
+"""
+TIMES = """
+found = {}
+for rounds in map(int, sys.argv[2:]):
+    turns, times = conversation(rounds), []
+    both = fvv_lib.preprocess([turns], tokenizer)
+    for _ in range(3):
+        start = time.perf_counter()
+        fvv_lib.preprocess([turns], tokenizer)
+        times.append(time.perf_counter() - start)
+    rows = [both[key][0].tolist() for key in ("input_ids", "labels")]
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    found[rounds] = {"ms": 1000 * min(times), "tokens": len(rows[0]), "digest": digest}
+print(json.dumps(found))
+"""
+MEMORY = """
+import gc, os
+from pathlib import Path
+try:
+    from fvv_lib.data.checking import RememberingTokenizer
+except ImportError:
+    from fvv_lib.tokens import RememberingTokenizer
+
+def resident():
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+samples, rounds = map(int, sys.argv[2:])
+remembering = RememberingTokenizer(tokenizer)
+fvv_lib.preprocess([conversation(rounds, -1)], remembering)
+before = resident()
+for seed in range(samples):
+    fvv_lib.preprocess([conversation(rounds, 1000 * seed)], remembering)
+print(json.dumps(resident() - before))
+"""
+
+
+def run(source: Path, code: str, *arguments: Any) -> Any:
+    """Run code with the `fvv_lib` of `source`, in an empty folder; returns what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def check_source(source: Path) -> None:
+    """Raise unless the `fvv_lib` that is imported lies in `source`: this environment has one of its own installed."""
+    found = run(source, "import fvv_lib, json; print(json.dumps(fvv_lib.__file__))")
+    if not Path(found).resolve().is_relative_to(source.resolve()):
+        raise RuntimeError(f"{source}: another fvv_lib is imported: {found}")
+
+
+def measure_times(sources: dict[str, Path], runs: int) -> list[dict[str, Any]]:
+    """A row for each number of rounds; both sides in turn."""
+    measured: dict[str, list[Any]] = {side: [] for side in sources}
+    for _ in range(runs):
+        for side, source in sources.items():
+            measured[side].append(run(source, TOOLS + TIMES, TOKENIZER, *ROUNDS))
+    rows = []
+    for rounds in map(str, ROUNDS):
+        digests = {one[rounds]["digest"] for side in sources for one in measured[side]}
+        if len(digests) != 1:
+            raise RuntimeError(f"{rounds} rounds: the two sides give different ids or labels.")
+        old, ours = (statistics.median(one[rounds]["ms"] for one in measured[side]) for side in ("old", "ours"))
+        row = {"rounds": int(rounds), "tokens": measured["ours"][0][rounds]["tokens"]}
+        row |= {"old, ms": round(old, 1), "ours, ms": round(ours, 2), "old / ours": round(old / ours, 1)}
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def measure_memory(sources: dict[str, Path]) -> dict[str, Any]:
+    held = {side: run(source, TOOLS + MEMORY, TOKENIZER, CHECKED, ROUNDS_CHECKED) for side, source in sources.items()}
+    names = {f"{side}, MiB": round(size) for side, size in held.items()}
+    return {"conversations": CHECKED, "rounds of each": ROUNDS_CHECKED, **names}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
+
+
+@contextmanager
+def old_build(folder: Path | None) -> Iterator[Path]:
+    """The old build: the folder that was given, or a worktree of this repository that is removed afterwards."""
+    if folder is not None:
+        if not git(folder, "rev-parse", "HEAD").startswith(OLD):
+            raise RuntimeError(f"{folder}: it is not at commit {OLD}.")
+        yield folder.resolve()
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        tree = Path(parent) / "old"
+        git(ROOT, "worktree", "add", "--quiet", "--detach", str(tree), OLD)
+        try:
+            yield tree
+        finally:
+            git(ROOT, "worktree", "remove", "--force", str(tree))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--old", type=Path, help=f"a checkout of {OLD}; default: a worktree, made for this run")
+    parser.add_argument("--runs", type=int, default=5, help="processes of each side")
+    settings = parser.parse_args()
+    with old_build(settings.old) as old:
+        sources = {"old": old, "ours": ROOT}
+        for source in sources.values():
+            check_source(source)
+        rows = measure_times(sources, settings.runs)
+        memory = measure_memory(sources)
+    record = {
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "transformers", "tokenizers")},
+        },
+        "old": OLD,
+        "processes of each side": settings.runs,
+        "preprocess, best of 3 in each process, median of processes": rows,
+        "wanted, old / ours at the most rounds": TARGET,
+        "reached": rows[-1]["old / ours"] >= TARGET,
+        "memory held after labelling through RememberingTokenizer": memory,
+    }
+    print(json.dumps(record, indent=2))
+    (ROOT / "benchmarks" / "results" / "labels.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
