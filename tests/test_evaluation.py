@@ -6,8 +6,9 @@ import torch
 from conftest import SPEC
 
 from fvv_lib import DataFormatError, FvvError, LazySupervisedDataset, accuracy_by_kind, ask, evaluate
+from fvv_lib.evaluation import is_correct
 from fvv_lib.evaluation.generation import AnswerStreamer, generate_answers, prompt_ids
-from fvv_lib.evaluation.scoring import Answer, confidence_interval, is_correct
+from fvv_lib.evaluation.scoring import Answer, confidence_interval
 from fvv_lib.settings import DataArguments
 
 PLACES = ["left", "top left", "top"]
@@ -27,6 +28,47 @@ PLACES = ["left", "top left", "top"]
         ("", "It is red.", ["red"], False),
         ("To the right.", "Left.", ["Left", "Right"], False),
         ("left", "Left.", ["Left", "Right"], True),
+        # signs at the ends of choices
+        ("The answer is (B).", "(B)", ["(A)", "(B)"], True),
+        ("(B)", "(A)", ["(A)", "(B)"], False),
+        ("(b)", "(B)", ["(A)", "(B)"], True),
+        ("（Ｂ）です", "(B)", ["(A)", "(B)"], True),
+        ("1", "-1", ["-1", "1"], False),
+        ("It is -1.", "-1", ["-1", "1"], True),
+        ("x=-1", "-1", ["-1", "1"], True),
+        ("\N{MINUS SIGN}1", "-1", ["-1", "1"], True),
+        ("3-1", "-1", ["-1", "1"], False),
+        ("-1", "1", ["1", "2"], False),
+        ("1.5", "1", ["1", "2"], False),
+        ("12,000", "12", ["12", "000"], False),
+        ("1, 2", "1", ["1", "2"], False),
+        ("2, not 3.", "2", ["1", "2"], True),
+        ("C", "C++", ["C++", "C"], False),
+        ("C++.", "C++", ["C++", "C"], True),
+        ("It is written in C#, I think.", "C#", ["C", "C++", "C#"], True),
+        ("C++", "C", ["C", "Java"], False),
+        ("Java+C", "C", ["C", "Java"], False),
+        ("50%", "12%", ["12%", "50%"], False),
+        ("It is 12%.", "12%", ["12%", "50%"], True),
+        ("112%", "12%", ["12%", "50%"], False),
+        # scripts without spaces
+        ("右へ動く。", "右", ["左", "右"], True),
+        ("它向左移动", "左", ["左", "右"], True),
+        ("左上です", "左上", ["左", "左上"], True),
+        ("左上です", "左", ["左", "左上"], False),
+        ("左と右", "左", ["左", "右"], False),
+        ("ไปทางซ้าย", "ซ้าย", ["ซ้าย", "ขวา"], True),
+        ("ไม้", "ไม", ["ไม", "ขวา"], False),
+        ("答案是A。", "A", ["A", "B"], True),
+        ("3個", "3", ["3", "13"], True),
+        ("13個", "3", ["3", "13"], False),
+        # words of scripts with spaces, with marks of their own
+        ("нелевый", "левый", ["левый", "правый"], False),
+        ("Он левый.", "левый", ["левый", "правый"], True),
+        ("नीला", "नील", ["नील", "लाल"], False),
+        ("cafe\u0301", "café", ["café", "tea"], True),
+        ("cafés", "café", ["café", "tea"], False),
+        ("右へ動く", "右へ動く。", (), True),
     ],
 )
 def test_an_answer_must_name_the_right_choice_and_no_other(generated, expected, choices, right):

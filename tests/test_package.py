@@ -136,6 +136,13 @@ def test_importing_the_package_imports_nothing_heavy():
     run(f"import sys, fvv_lib; found = {heavy!r} & set(sys.modules); assert not found, found")
 
 
+def test_a_room_loads_its_names_when_they_are_used():
+    run(
+        "import sys, fvv_lib.evaluation as room; assert 'torch' not in sys.modules\n"
+        "assert 'is_correct' in dir(room); assert room.is_correct('(A).', '(A)', ['(A)', '(B)'])"
+    )
+
+
 def test_a_child_that_decodes_loads_no_torch(data_samples):
     """It is started for each thread that reads; `fvv_lib.video` loads none of its modules by itself."""
     clip = data_samples / "videos" / "test" / "motion-0001.mp4"

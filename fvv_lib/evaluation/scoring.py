@@ -6,7 +6,8 @@ This module knows nothing about training.
 
 import math
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -18,6 +19,29 @@ from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
+
+
+def _marks(first: int, last: int) -> str:
+    """Accents, vowel signs and tones among these characters: they belong to the letter before them."""
+    return "".join(char for char in map(chr, range(first, last)) if unicodedata.category(char).startswith("M"))
+
+
+# Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer; Japanese; Chinese.
+UNSPACED = (
+    "\u0e00-\u109f\u1780-\u17ff"
+    "\u3005-\u3007\u3031-\u312f\u31f0-\u31ff\uff66-\uff9f"
+    "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+LETTER = re.compile(rf"[^\W{UNSPACED}]|[{_marks(0x300, 0xE00)}\u200c\u200d]")  # or a digit, of a script with spaces
+_L = f"(?:{LETTER.pattern})"
+# What a choice may not cut: a word (with + or # at its end: C++, C#), a number (with sign, decimals and thousands:
+# -1.5, 12,000), a letter and its marks.
+UNIT = re.compile(
+    rf"[{UNSPACED}][{_marks(0xE00, 0x1800)}]+"
+    rf"|(?:(?<!{_L})-(?=\d))?{_L}+(?:(?<=\d)(?:[.:](?=\d)|,(?=\d{{3}}(?!\d))){_L}+)*(?:[+#]+(?!{_L}))?"
+)
+# Full-width ASCII (（Ａ）), its space, and the minus sign.
+NARROW = {0x3000: " ", 0x2212: "-"} | {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 
 
 @dataclass(frozen=True)
@@ -99,21 +123,55 @@ def _check_questions(dataset: LazySupervisedDataset, index: int) -> None:
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
     """Whether an answer is right: with choices, it names exactly the one that the expected text names; without, it is
-    the expected text, apart from case, spaces and the full stop."""
+    the expected text, apart from case, spaces, the full stop, and the width of East Asian letters.
+
+    A choice is named where it stands as a whole: "left" is not in "leftover", "1" is not in "-1" or "1.5", and "C" is
+    not in "C++". Of two choices in one place the longer one is named: "top left", and not "left". In scripts that put
+    no spaces between words (Chinese, Japanese, Thai and their like) a choice may stand anywhere.
+
+    Example:
+        >>> is_correct("The answer is (B).", "(B)", ["(A)", "(B)"])
+        True
+
+    Lesson: 07.
+    """
     if choices:
         return _named(generated, choices) == _named(expected, choices)
     return _plain(generated) == _plain(expected)
 
 
 def _named(text: str, choices: Sequence[str]) -> set[str]:
-    """The choices that stand in a text as whole words; "top left" is one, not also "left"."""
-    longest_first = sorted(choices, key=len, reverse=True)
-    pattern = rf"\b({'|'.join(map(re.escape, longest_first))})\b"
-    return {hit.lower() for hit in re.findall(pattern, text, re.IGNORECASE)}
+    """The choices that stand in a text as a whole, as `_folded` writes them; see `is_correct`."""
+    text = _folded(text)
+    inside = {place for unit in UNIT.finditer(text) for place in range(unit.start() + 1, unit.end())}
+    named: set[str] = set()
+    taken: set[int] = set()
+    for choice in sorted({_folded(choice) for choice in choices} - {""}, key=len, reverse=True):
+        for start in _places(choice, text):
+            end = start + len(choice)
+            is_hyphen = choice[0] in "+-" and start > 0 and LETTER.match(text[start - 1])  # in a-1
+            if start in inside or end in inside or is_hyphen or not taken.isdisjoint(range(start, end)):
+                continue
+            named.add(choice)
+            taken.update(range(start, end))
+    return named
+
+
+def _places(choice: str, text: str) -> Iterator[int]:
+    """Where a choice begins in a text."""
+    start = text.find(choice)
+    while start >= 0:
+        yield start
+        start = text.find(choice, start + 1)
+
+
+def _folded(text: str) -> str:
+    """A text in one of the ways in which it may be written: lower case, composed letters, ASCII in its usual width."""
+    return unicodedata.normalize("NFC", text.lower().translate(NARROW))
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
+    return " ".join(_folded(text).split()).rstrip(".。।")
 
 
 def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,1 @@
+from .scoring import is_correct as is_correct
