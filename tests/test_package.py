@@ -13,7 +13,7 @@ import fvv_lib
 # A folder, or a module of the ground, imports only what stands in a line before its own.
 LINES = [
     {"errors"},
-    {"video_config", "provenance", "plotting", "private_api"},
+    {"video_config", "provenance", "plotting", "private_api", "machine"},
     {"settings"},
     {"arguments"},
     {"prompt"},

@@ -180,7 +180,7 @@ def test_several_processes_find_what_one_finds(annotate, media, tokenizer, monke
     path = annotate([*SAMPLES, bad, *SAMPLES])
     one = LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)
     monkeypatch.setattr(table, "SAMPLES_PER_PROCESS", 3)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(table, "usable_cores", lambda: 2)
     several = LazySupervisedDataset(
         tokenizer, [path], DataArguments(bad_samples="skip", cache_dir=str(tmp_path / "c")), frame_spec=SPEC
     )

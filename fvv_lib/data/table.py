@@ -7,7 +7,6 @@ open at once, and all workers share them. This module knows nothing of what a sa
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from fvv_lib import errors
 from fvv_lib.data.annotations import Sample, is_path_list, media_of, read_annotations
 from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.machine import usable_cores
 from fvv_lib.provenance import code_digest
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Annotations(Sequence[Sample]):
                     column.append(value)
             return found
 
-        workers = min(os.cpu_count() or 1, len(self) // SAMPLES_PER_PROCESS)
+        workers = min(usable_cores(), len(self) // SAMPLES_PER_PROCESS)
         key = datasets.fingerprint.Hasher.hash([self.digests, self.paths, code_digest(), depends_on])
         with _bars_on_terminals_only():
             table = self.table.map(

@@ -17,6 +17,7 @@ from fvv_lib.data.dataset import DataCollatorForSupervisedDataset, LazySupervise
 from fvv_lib.data.splits import open_splits
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.labels.exact import check_template
+from fvv_lib.machine import usable_cores
 from fvv_lib.model.parts import set_trainable
 from fvv_lib.model.sharding import join_zero3, mix_batchnorm
 from fvv_lib.scaling.features import FeatureDataset, use_features
@@ -128,7 +129,7 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
         return
     rank, processes = training_args.process_index, training_args.world_size
     stop = dataset.data_args.bad_samples == "raise"
-    threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    threads = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     hidden = rank > 0 or training_args.disable_tqdm or None
     mine = range(rank, len(dataset), processes)
     problems: dict[int, FvvError] = {}

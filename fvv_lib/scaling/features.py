@@ -7,7 +7,6 @@ language model.
 """
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.machine import usable_cores
 from fvv_lib.model.encoder import tower_features
 from fvv_lib.model.sharding import whole_parameters
 from fvv_lib.model.video_model import VideoMixin
@@ -111,7 +111,7 @@ def _fill(
 ) -> tuple[dict[Path, str], dict[str, int]]:
     """Name all clips, and compute what the store does not hold; each process does a part. Returns names and counts."""
     mine = list(clips)[training_args.process_index :: training_args.world_size]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         names = dict(zip(mine, pool.map(store.name, mine), strict=True))
     missing = {names[path]: path for path in mine if not store.holds(names[path])}
     _compute(model, _Frames(store, [(name, path, *clips[path]) for name, path in missing.items()]), training_args)
