@@ -10,6 +10,7 @@ from pathlib import Path
 from fvv_lib.errors import VideoDecodeError
 
 EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+UNKNOWN = 0xFFFFFFFF  # of RIFF: written into a pipe, where it could not be corrected at the end
 ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
 
@@ -43,7 +44,8 @@ def promised_size(path: Path) -> int | None:
         live = properties[88] & 1  # broadcast: the size is not known
         return None if live else int.from_bytes(properties[40:48], "little")
     if head.startswith(b"RIFF"):
-        return 8 + int.from_bytes(head[4:8], "little")
+        size = int.from_bytes(head[4:8], "little")
+        return None if size == UNKNOWN else 8 + size
     return None
 
 
