@@ -9,7 +9,7 @@ from av.video.reformatter import VideoReformatter
 
 from fvv_lib.course.numbered import read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.video.exact.canvas import Canvas
+from fvv_lib.video.exact.canvas import TURNS, Canvas
 
 
 def picture(value, height=6, width=8):
@@ -93,6 +93,12 @@ def test_pictures_of_two_sizes_are_an_error(size):
         pictures.put(1, picture(1, *size)[1], reformatter)
     assert pictures.missing == {1}
     np.testing.assert_array_equal(pictures.pixels[0], picture(0)[0])
+
+
+@pytest.mark.parametrize("degrees", TURNS)
+def test_where_only_the_degrees_are_known_the_turn_is_counter_clockwise(degrees):
+    pixels, _ = picture(0)
+    np.testing.assert_array_equal(TURNS[degrees].apply(pixels), np.rot90(pixels, degrees // 90))
 
 
 def test_a_turn_by_no_multiple_of_90_degrees_is_an_error(decode_turned):

@@ -1,5 +1,6 @@
 """Decoding: what `read_video` promises, whatever the file. That its frames are the right ones is in test_reader."""
 
+import os
 from pathlib import Path
 
 import av
@@ -8,7 +9,7 @@ import pytest
 from conftest import assert_true_frames, decode_all
 from PIL import Image
 
-from fvv_lib.course.numbered import FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
+from fvv_lib.course.numbered import FPS, HEIGHT, WIDTH, _same_priority, paint, read_numbers, write_numbered
 from fvv_lib.course.scenes import motion_clip
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.video.kinds import VIDEO_EXTENSIONS, is_video, is_video_file
@@ -168,6 +169,177 @@ def test_an_animated_gif_is_a_video(tmp_path):
     assert load_image(tmp_path / "still.gif").shape == (1, *frames.shape[1:])
 
 
+DURATIONS = (120, 40, 200, 80, 120, 1000, 60, 90)  # milliseconds; GIF counts in tens of them
+
+
+def write_animation(path, frames, durations=DURATIONS, **options):
+    lossless = {".webp": {"lossless": True}, ".avif": {"quality": 100, "subsampling": "4:4:4"}, ".png": {}, ".gif": {}}
+    pictures = [Image.fromarray(frame) for frame in frames]
+    settings = {"append_images": pictures[1:], "duration": list(durations), **lossless[path.suffix], **options}
+    pictures[0].save(path, save_all=True, **settings)
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png", "avif"])
+def test_an_animation_is_a_video_with_its_frames_and_times(tmp_path, extension):
+    path = tmp_path / f"clip.{extension}"
+    write_animation(path, [paint(number) for number in range(8)])
+    assert is_video(path)
+    video = read_video(path, 8)
+    starts = np.cumsum([0, *DURATIONS[:-1]]) / 1000
+    assert video.indices.tolist() == read_numbers(video.frames) == list(range(8))
+    np.testing.assert_allclose(video.timestamps, starts, atol=1e-3 if extension == "avif" else 1e-9)
+    if extension != "avif":
+        assert np.array_equal(video.frames, [paint(number) for number in range(8)])
+    assert count_frames(path) == 8
+    part = read_video(path, 3, start=0.3, end=0.6, timeout=30)
+    assert read_numbers(part.frames) == part.indices.tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png"])
+def test_a_frame_of_no_time_is_shown_as_long_as_browsers_show_it(tmp_path, extension):
+    path = tmp_path / f"clip.{extension}"
+    write_animation(path, [paint(number) for number in range(4)], durations=[0, 50, 10, 0])
+    np.testing.assert_allclose(read_video(path, 4).timestamps, [0, 0.1, 0.15, 0.25])
+
+
+def test_times_of_an_animation_do_not_add_up_what_rounding_did_to_each(tmp_path):
+    """24 frames a second are 41.67 milliseconds each."""
+    path = tmp_path / "clip.avif"
+    with _same_priority(), av.open(str(path), "w") as container:
+        stream = container.add_stream("libsvtav1", rate=24, width=WIDTH, height=HEIGHT, options={"preset": "8"})
+        stream.pix_fmt = "yuv420p"
+        for number in range(48):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
+        container.mux(stream.encode())
+    video = read_video(path, 48)
+    assert read_numbers(video.frames) == list(range(48))
+    np.testing.assert_allclose(video.timestamps, np.arange(48) / 24, atol=1e-3)
+
+
+def test_a_name_does_not_make_an_animation_another_file(tmp_path):
+    write_animation(tmp_path / "clip.webp", [paint(number) for number in range(8)])
+    for name in ("clip.jpg", "clip.mp4", "clip"):
+        (tmp_path / name).write_bytes((tmp_path / "clip.webp").read_bytes())
+        assert is_video(tmp_path / name)
+        assert read_numbers(read_video(tmp_path / name, 8).frames) == list(range(8))
+
+
+def test_the_picture_for_programs_without_animations_is_no_frame(tmp_path):
+    write_animation(tmp_path / "clip.png", [paint(number) for number in range(8)], DURATIONS[1:], default_image=True)
+    video = read_video(tmp_path / "clip.png", 7)
+    assert read_numbers(video.frames) == list(range(1, 8))
+    np.testing.assert_allclose(video.timestamps, np.cumsum([0, *DURATIONS[1:-1]]) / 1000)
+
+
+@pytest.mark.parametrize("extension", ["webp", "png", "avif"])
+def test_an_animation_that_is_cut_short_is_an_error(tmp_path, extension):
+    path = tmp_path / f"clip.{extension}"
+    write_animation(path, [paint(number) for number in range(8)])
+    content = path.read_bytes()
+    for share in (0.5, 0.9):
+        path.write_bytes(content[: int(share * len(content))])
+        for read in (lambda: read_video(path, 8), lambda: count_frames(path), lambda: load_image(path)):
+            with pytest.raises(VideoDecodeError, match=rf"clip\.{extension}: "):
+                read()
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png"])
+def test_what_is_transparent_in_an_animation_shows_white(tmp_path, extension):
+    def ring(number):
+        picture = Image.new("RGBA", (60, 40), (10, 10, 10, 0))
+        picture.paste((200, 30 * number, 30, 255), (20, 10, 40, 30))
+        return np.asarray(picture)
+
+    path = tmp_path / f"clip.{extension}"
+    write_animation(path, [ring(number) for number in range(4)], [100] * 4, disposal=2)
+    for number, frame in enumerate(read_video(path, 4).frames):
+        assert (frame[:10] == 255).all()
+        assert np.abs(frame[20, 30].astype(int) - (200, 30 * number, 30)).max() <= 1
+
+
+def test_a_still_picture_is_a_video_of_one_frame_where_it_is_asked_for_as_one(tmp_path):
+    Image.fromarray(paint(5)).save(tmp_path / "still.png")
+    assert not is_video(tmp_path / "still.png")
+    video = read_video(tmp_path / "still.png", 3)
+    assert read_numbers(video.frames) == [5, 5, 5]
+    assert video.total_frames == 1
+
+
+# --- other names, other containers ----------------------------------------------------------------------------------
+
+OTHERS = [  # extension, FFmpeg's name of the container, an encoder that it takes
+    ("ts", "mpegts", "libx264"),
+    ("mts", "mpegts", "libx264"),
+    ("m2ts", "mpegts", "libx264"),
+    ("mpg", "mpeg", "mpeg2video"),
+    ("mpeg", "mpeg", "mpeg1video"),
+    ("vob", "vob", "mpeg2video"),
+    ("m2v", "mpeg2video", "mpeg2video"),
+    ("3gp", "3gp", "libx264"),
+    ("ogv", "ogg", "libvpx"),
+    ("mxf", "mxf", "mpeg2video"),
+    ("asf", "asf", "wmv2"),
+    ("rm", "rm", "rv20"),
+    ("nut", "nut", "libx264"),
+    ("f4v", "f4v", "libx264"),
+    ("ivf", "ivf", "libvpx-vp9"),
+    ("y4m", "yuv4mpegpipe", "wrapped_avframe"),
+]
+
+
+def write_in(path, container, codec, count=24):
+    """Painted frames in any container, at 25 a second."""
+    size = (176, 144) if codec == "rv20" else (WIDTH, HEIGHT)
+    with av.open(str(path), "w", format=container) as writing:
+        stream = writing.add_stream(codec, rate=FPS, width=size[0], height=size[1], options={"bf": "0"})
+        stream.pix_fmt = "yuv420p"
+        if codec != "libx264":
+            stream.bit_rate = 4_000_000
+        for number in range(count):
+            picture = np.zeros((*size[::-1], 3), np.uint8)
+            picture[:HEIGHT, :WIDTH] = paint(number)
+            writing.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        writing.mux(stream.encode())
+
+
+@pytest.mark.parametrize(("extension", "container", "codec"), OTHERS, ids=[other[0] for other in OTHERS])
+def test_what_ffmpeg_can_demux_is_a_video(tmp_path, extension, container, codec):
+    path = tmp_path / f"clip.{extension}"
+    try:
+        write_in(path, container, codec)
+    except (av.FFmpegError, ValueError) as error:
+        pytest.skip(f"this FFmpeg cannot write it: {error}")
+    reference = decode_all(path)
+    for name in (path, tmp_path / "without_a_name", tmp_path / "clip.dat", tmp_path / f"CLIP.{extension.upper()}"):
+        name.write_bytes(path.read_bytes())
+        assert is_video(name)
+        video = read_video(name, 8)
+        assert_true_frames(video, reference)
+        assert read_numbers(frame[:HEIGHT, :WIDTH] for frame in video.frames) == video.indices.tolist()
+        np.testing.assert_allclose(video.timestamps, video.indices / FPS, atol=2e-3)
+        assert not is_video_file(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.tiff", "a.avif", "a.txt", "a.wav", "a.dat"])
+def test_what_is_no_video_is_called_none(tmp_path, name):
+    if name == "a.txt":
+        (tmp_path / name).write_text("#EXTM3U\n" * 50)
+    elif name == "a.dat":
+        (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(5000))
+    elif name == "a.wav":
+        with av.open(str(tmp_path / name), "w") as container:
+            container.mux(container.add_stream("pcm_s16le", rate=8000, layout="mono").encode())
+    else:
+        Image.fromarray(paint(1)).save(tmp_path / name)
+    assert not is_video(tmp_path / name)
+    assert not is_video(tmp_path / f"missing{name[1:]}")
+
+
+def test_a_file_that_waits_for_a_writer_is_not_opened_to_tell_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_video(tmp_path / "pipe")
+
+
 # --- what is not a video ------------------------------------------------------------------------------------------
 
 
@@ -276,9 +448,9 @@ def test_decord_gives_wrong_frames_where_ours_are_right(tmp_path, codec, extensi
 
 @pytest.mark.usefixtures("decord")
 def test_what_decord_can_not_open_is_an_error_that_names_the_file(tmp_path):
-    path = tmp_path / "text.mp4"
-    path.write_text("This is not a video. " * 50)
-    with pytest.raises(VideoDecodeError, match=r"text\.mp4: decord cannot decode it"):
+    path = tmp_path / "clip.mp4"
+    write_numbered(path, "libsvtav1", count=12)
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: decord cannot decode it"):
         read_video(path, 8, backend="decord")
 
 

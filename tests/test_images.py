@@ -1,5 +1,6 @@
 """Images: the whole picture on a square, upright; but for its border, within one grey level of the described way."""
 
+import struct
 import warnings
 
 import numpy as np
@@ -204,6 +205,162 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation, uprig
 def test_pictures_of_every_mode_become_rgb(tmp_path, mode):
     Image.fromarray(noise(20, 30, 3)).convert(mode).save(tmp_path / "a.tiff")
     assert load_image(tmp_path / "a.tiff").shape == (1, 20, 30, 3)
+
+
+# --- more than 8 bits, transparent, several in one file -----------------------------------------------------------
+
+
+def levels(dtype="<u2"):
+    """A ramp over all that 16 bits can hold: (20, 30)."""
+    return np.linspace(0, 65535, 600).astype(dtype).reshape(20, 30)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.pgm"])
+def test_grey_of_16_bits_is_its_high_byte(tmp_path, name):
+    """Not stretched to what the picture uses: two pictures of one camera stay comparable."""
+    for samples in (levels(), levels() // 16):
+        Image.fromarray(samples).save(tmp_path / name)
+        expected = np.repeat((samples >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        assert np.array_equal(load_image(tmp_path / name)[0], expected)
+
+
+def tiff(samples, bits, photometric=1, order="<", sample_format=1, floats=False):
+    """An uncompressed grey TIFF, as no writer here makes them."""
+    height, width = samples.shape
+    if bits == 12:
+        pairs = samples.astype(np.uint32).reshape(-1, 2)
+        packed = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
+        data = packed.tobytes()
+    else:
+        data = samples.astype(f"{order}{'f' if floats else 'u'}{bits // 8}").tobytes()
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    tags += [(277, 3, 1), (278, 4, height), (279, 4, len(data)), (339, 3, sample_format)]
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, 1) + struct.pack(f"{order}I" if kind == 4 else f"{order}HH", *value)
+        for tag, kind, value in ((t, k, (v,) if k == 4 else (v, 0)) for t, k, v in tags)
+    )
+    return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_16_bits_may_have_either_order_of_bytes_and_0_for_white(tmp_path, order):
+    expected = (levels() >> 8).astype(np.uint8)
+    for photometric, grey in ((1, expected), (0, 255 - expected)):
+        if order == ">" and photometric == 0:
+            continue  # Pillow does not know it, and says so
+        (tmp_path / "a.tif").write_bytes(tiff(levels(), 16, photometric, order))
+        assert np.array_equal(load_image(tmp_path / "a.tif")[0, ..., 1], grey)
+
+
+def test_a_tiff_of_12_bits_is_not_taken_for_a_dark_one_of_16(tmp_path):
+    samples = levels() >> 4
+    (tmp_path / "a.tif").write_bytes(tiff(samples, 12))
+    assert np.array_equal(load_image(tmp_path / "a.tif")[0, ..., 0], (samples >> 4).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("fractions", tiff(levels() / 65535, 32, sample_format=3, floats=True)),
+        ("numbers of 32 bits", tiff(levels(), 32)),
+        ("numbers of 32 bits", tiff(levels(), 16, sample_format=2)),
+    ],
+    ids=["float", "32 bits", "signed"],
+)
+def test_numbers_without_a_range_are_an_error(tmp_path, kind, content):
+    (tmp_path / "depth.tif").write_bytes(content)
+    with pytest.raises(VideoDecodeError, match=rf"depth\.tif: its pixels are {kind}, .*Export it with 8 or 16 bits"):
+        load_image(tmp_path / "depth.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
+@pytest.mark.parametrize("extension", ["png", "tiff", "webp"])
+def test_what_is_transparent_shows_white_and_not_the_colour_under_it(tmp_path, mode, extension):
+    if (mode == "PA" and extension != "tiff") or (mode == "P" and extension == "tiff"):
+        pytest.skip("this format has no such pictures")
+    picture = Image.new("RGBA", (30, 20), (90, 90, 90, 255))
+    picture.paste((10, 10, 10, 0), (0, 0, 10, 20))
+    options = {"lossless": True, "exact": True} if extension == "webp" else {}
+    picture.convert(mode).save(tmp_path / f"a.{extension}", **options)
+    pixels = load_image(tmp_path / f"a.{extension}")[0]
+    assert (pixels[:, :10] == 255).all()
+    assert (pixels[:, 10:] == 90).all()
+
+
+def test_half_transparent_is_half_white(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 100, 200, 128)).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png")[0, 0, 0].tolist() == [127, 177, 227]
+
+
+@pytest.mark.parametrize("value", [(1000, 0), (0, 65535)])
+def test_a_level_that_a_grey_png_calls_transparent_shows_white(tmp_path, value):
+    hidden, shown = value
+    samples = np.full((4, 8), shown, np.uint16)
+    samples[:, :4] = hidden
+    Image.fromarray(samples).save(tmp_path / "a.png", transparency=hidden)
+    pixels = load_image(tmp_path / "a.png")[0, ..., 0]
+    assert (pixels[:, :4] == 255).all()
+    assert (pixels[:, 4:] == shown >> 8).all()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.avif", "a.tiff"])
+def test_several_pictures_are_not_read_as_their_first(tmp_path, name):
+    pictures = [Image.fromarray(noise(20, 30, 3)), Image.new("RGB", (30, 20)), Image.new("RGB", (30, 20), "red")]
+    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
+    with pytest.raises(VideoDecodeError, match=rf"{name}: it holds 3 pictures. Read an animation with read_video"):
+        load_image(tmp_path / name)
+
+
+def test_a_thumbnail_in_a_tiff_is_no_second_picture(tmp_path):
+    thumbnail = Image.new("RGB", (3, 2))
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(noise(20, 30, 3)).save(tmp_path / "a.tiff", save_all=True, append_images=[thumbnail])
+    assert np.array_equal(load_image(tmp_path / "a.tiff")[0], noise(20, 30, 3))
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path):
+    """Pillow would start Ghostscript."""
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(VideoDecodeError, match=r"a\.png: it cannot be read as a picture"):
+        load_image(tmp_path / "a.png")
+
+
+# --- pixels that are not square -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aspect_ratio", ASPECT_RATIOS)
+@pytest.mark.parametrize(("pixel_aspect", "shape"), [(2, (64, 192)), (0.5, (128, 96)), (16 / 15, (60, 96))])
+def test_a_picture_is_shown_in_its_true_shape(aspect_ratio, pixel_aspect, shape):
+    """As if its pixels had been made square before. What is flat stays so, whatever is between."""
+    frames = flat(64, 96, 40)
+    frames[:, 16:48, 24:72] = 200
+    square = np.asarray(Image.fromarray(frames[0]).resize(shape[::-1], Image.Resampling.NEAREST))[None]
+    if pixel_aspect == 16 / 15:  # 64 x 102.4
+        square = flat(64, 102, 40)
+        square[:, 16:48, 26:77] = 200
+    ours = preprocess_frames(frames, 48, aspect_ratio, pixel_aspect=pixel_aspect).int()
+    theirs = preprocess_frames(square, 48, aspect_ratio).int()
+    assert (ours - theirs).abs().float().mean() < 3
+    if aspect_ratio == "pad":
+        assert torch.equal(ours[0, 0].amax(1) > 20, theirs[0, 0].amax(1) > 20)  # the same rows have a picture
+
+
+@pytest.mark.parametrize("aspect_ratio", ASPECT_RATIOS)
+def test_square_pixels_change_nothing(aspect_ratio):
+    frames = noise(2, 33, 57, 3)
+    plain = preprocess_frames(frames, 32, aspect_ratio)
+    assert torch.equal(plain, preprocess_frames(frames, 32, aspect_ratio, pixel_aspect=1.0))
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf")])
+def test_pixels_without_a_shape_are_an_error(wrong):
+    with pytest.raises(FvvError, match="pixel_aspect must be a number above 0"):
+        preprocess_frames(noise(1, 8, 8, 3), 8, pixel_aspect=wrong)
+
+
+# --- broken pictures ----------------------------------------------------------------------------------------------
 
 
 def write_truncated(path):

@@ -4,17 +4,23 @@ not only that two readers agree.
 """
 
 import os
+import re
+import struct
 from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from conftest import assert_true_frames, decode_all
 
-from fvv_lib.course.numbered import ENCODINGS, FPS, read_numbers, write_numbered
+from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import packets, reader
-from fvv_lib.video.read import read_video
+from fvv_lib.video.kinds import is_video
+from fvv_lib.video.read import count_frames, read_video
 
 COUNT = 72
 
@@ -81,6 +87,251 @@ def test_display_matrix_turns_frames_upright(tmp_path, codec, container, rotatio
     assert read_numbers(np.rot90(frame, -rotation // 90) for frame in video.frames) == video.indices.tolist()
 
 
+ONE = 1 << 16
+MATRICES = {  # a, b, c, d of a display matrix: a point (x, y) is shown at (a x + c y, b x + d y)
+    "as it is": ((1, 0, 0, 1), lambda picture: picture),
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "upside down, mirrored": ((1, 0, 0, -1), np.flipud),
+    "half a turn": ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+    "transposed": ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+    "turned right": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+    "turned left": ((0, -1, 1, 0), lambda picture: np.rot90(picture, 1)),
+    "transposed the other way": ((0, -1, -1, 0), lambda picture: np.rot90(picture, 2).transpose(1, 0, 2)),
+    "nothing": ((0, 0, 0, 0), lambda picture: picture),
+}
+
+
+def set_matrix(path, matrix):
+    """Write a display matrix into the track header of an MP4 (ISO 14496-12, 8.3.2)."""
+    a, b, c, d = (round(ONE * value) for value in matrix)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_a_display_matrix_turns_and_mirrors_as_players_do(tmp_path, name, codec):
+    """All eight ways to hold a camera, or to look into its front one."""
+    path, (matrix, upright) = tmp_path / "clip.mp4", MATRICES[name]
+    write_numbered(path, codec)
+    set_matrix(path, (1, 0, 0, 1))
+    plain = decode_all(path)
+    set_matrix(path, matrix)
+    for arguments in ({}, {"num_threads": 2}):
+        video = read_video(path, 6, **arguments)
+        for index, frame in zip(video.indices, video.frames, strict=True):
+            assert np.array_equal(frame, upright(plain[index]))
+
+
+@pytest.mark.parametrize("matrix", [(1, 0.5, 0, 1), (0.7, 0.7, 0.7, -0.7), (1, 1, 1, 1)])
+def test_a_display_matrix_that_skews_is_an_error(tmp_path, matrix):
+    write_numbered(tmp_path / "clip.mp4")
+    set_matrix(tmp_path / "clip.mp4", matrix)
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: it is turned by .*Encode it upright"):
+        read_video(tmp_path / "clip.mp4", 6)
+
+
+# --- pixels that are not square -----------------------------------------------------------------------------------
+
+
+def write_anamorphic(path, codec="libx264", aspect=Fraction(2), **options):
+    with av.open(str(path), "w", **options) as container:
+        stream = container.add_stream(codec, rate=FPS, width=WIDTH, height=HEIGHT)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
+        for number in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("aspect", [Fraction(2), Fraction(16, 15), Fraction(8, 9)])
+@pytest.mark.parametrize(
+    ("codec", "container"),
+    [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("libx264", "avi"), ("mpeg4", "mp4"), ("mpeg4", "avi")],
+)
+def test_the_shape_of_a_pixel_is_told_and_the_frames_are_those_of_the_file(tmp_path, codec, container, aspect):
+    """Whether the container knows it, or only the decoder."""
+    path = tmp_path / f"clip.{container}"
+    write_anamorphic(path, codec, aspect)
+    for arguments in ({}, {"timeout": 30}):
+        video = read_video(path, 4, **arguments)
+        assert video.pixel_aspect == pytest.approx(float(aspect), rel=0.01)
+        assert_true_frames(video, decode_all(path))
+
+
+def test_a_turned_pixel_is_as_high_as_it_was_wide(tmp_path):
+    write_anamorphic(tmp_path / "clip.mp4")
+    for name, (matrix, _) in MATRICES.items():
+        set_matrix(tmp_path / "clip.mp4", matrix)
+        height, width = read_video(tmp_path / "clip.mp4", 1).frames.shape[1:3]
+        aspect = read_video(tmp_path / "clip.mp4", 1).pixel_aspect
+        assert (aspect, width, height) == ((2, WIDTH, HEIGHT) if width > height else (0.5, HEIGHT, WIDTH)), name
+
+
+def test_where_nothing_tells_pixels_are_square(tmp_path):
+    for codec, container in (("libx264", "mp4"), ("libvpx-vp9", "webm"), ("mjpeg", "avi")):
+        write_numbered(tmp_path / f"clip.{container}", codec, count=12)
+        assert read_video(tmp_path / f"clip.{container}", 2).pixel_aspect == 1
+
+
+# --- one of several streams, pieces that were joined, names -------------------------------------------------------
+
+
+@pytest.mark.parametrize("default", [0, 1])
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_of_several_streams_the_default_one_is_read(tmp_path, container, default):
+    """By every way of reading, and by the count of frames."""
+    path = tmp_path / f"clip.{container}"
+    counts = (24, 36)
+    for number, count in enumerate(counts):
+        write_numbered(tmp_path / f"{number}.mp4", count=count, b_frames=2)
+    sources = [av.open(str(tmp_path / f"{number}.mp4")) for number in range(2)]
+    with av.open(str(path), "w") as writing:
+        streams = [writing.add_stream_from_template(source.streams.video[0]) for source in sources]
+        for number, stream in enumerate(streams):
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        for source, stream in zip(sources, streams, strict=True):
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    writing.mux(packet)
+            source.close()
+    video = read_video(path, 8)
+    assert video.total_frames == count_frames(path) == counts[default]
+    assert read_numbers(video.frames) == video.indices.tolist()
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize(
+    ("extension", "container", "codec"), [("ts", "mpegts", "libx264"), ("mpg", "mpeg", "mpeg2video")]
+)
+def test_where_the_clock_starts_again_times_and_frames_go_on(tmp_path, extension, container, codec, b_frames):
+    """Pieces of a stream, joined byte by byte, each with a clock of its own."""
+    path, pieces = tmp_path / f"clip.{extension}", []
+    for first in (0, 24, 48):
+        with av.open(str(tmp_path / "piece"), "w", format=container) as writing:
+            stream = writing.add_stream(codec, rate=FPS, width=WIDTH, height=HEIGHT, options={"bf": str(b_frames)})
+            stream.pix_fmt, stream.codec_context.gop_size, stream.bit_rate = "yuv420p", 12, 2_000_000
+            for number in range(first, first + 24):
+                writing.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
+            writing.mux(stream.encode())
+        pieces.append((tmp_path / "piece").read_bytes())
+    path.write_bytes(b"".join(pieces))
+    video = read_video(path, COUNT)
+    assert read_numbers(video.frames) == list(range(COUNT))
+    np.testing.assert_allclose(video.timestamps, np.arange(COUNT) / FPS, atol=2e-3)
+    assert count_frames(path) == COUNT
+    assert read_numbers(read_video(path, 8).frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
+
+
+def test_an_avi_that_was_written_into_a_pipe_is_read(tmp_path):
+    """Its header does not tell its size, and it has no index."""
+
+    class Pipe:
+        def __init__(self):
+            self.content = bytearray()
+
+        def write(self, part):
+            self.content += bytes(part)
+            return len(part)
+
+    pipe = Pipe()
+    with av.open(pipe, "w", format="avi") as writing:
+        stream = writing.add_stream("mpeg4", rate=FPS, width=WIDTH, height=HEIGHT)
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
+        for number in range(COUNT):
+            writing.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
+        writing.mux(stream.encode())
+    (tmp_path / "clip.avi").write_bytes(pipe.content)
+    video = read_video(tmp_path / "clip.avi", 8)
+    assert video.total_frames == COUNT
+    assert read_numbers(video.frames) == video.indices.tolist()
+
+
+NAMES = (
+    "2023-05-01T12:30:00.mp4",
+    "concat:clip.mp4",
+    "http:clip.mp4",
+    "-i.mp4",
+    "a?b#c.mp4",
+    "clip%03d.mp4",
+    "ä:ö.mp4",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_is_in_a_name_it_is_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_numbered("clip.mp4")
+    os.rename("clip.mp4", name)
+    for backend in ("pyav", *(["decord"] if find_spec("decord") else [])):
+        video = read_video(name, 8, backend=backend)
+        assert read_numbers(video.frames) == video.indices.tolist()
+    content = Path(name).read_bytes()
+    Path(name).write_bytes(content[:3000])
+    with pytest.raises(VideoDecodeError, match=rf"^{re.escape(name)}: "):
+        read_video(name, 8)
+    os.rename(name, f"{name}.unknown")
+    Path(f"{name}.unknown").write_bytes(content)
+    assert is_video(f"{name}.unknown")
+
+
+SCRIPTS = {  # what makes FFmpeg play another file
+    "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.88,\nclip.ts\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile clip.ts\n",
+    "dash": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT3S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011">\n<Period>'
+    '<AdaptationSet mimeType="video/mp2t"><Representation id="1" bandwidth="1000"><BaseURL>clip.ts</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+@pytest.mark.parametrize("name", ["list.mp4", "list.ts", "list.avi"])
+def test_a_list_under_the_name_of_a_video_is_refused_before_anything_that_it_names_is_touched(
+    tmp_path, monkeypatch, kind, backend, name
+):
+    if backend == "decord" and not find_spec("decord"):
+        pytest.skip("decord has no wheels for this machine")
+    monkeypatch.chdir(tmp_path)
+    with av.open("clip.ts", "w", format="mpegts") as writing:
+        stream = writing.add_stream("libx264", rate=FPS, width=WIDTH, height=HEIGHT)
+        stream.pix_fmt = "yuv420p"
+        for number in range(COUNT):
+            writing.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
+        writing.mux(stream.encode())
+    Path(name).write_text(SCRIPTS[kind])
+    os.utime("clip.ts", ns=(1, 10**18))  # read before it was written: the next read is noted on every Linux
+    message = "its content is no container of video|it cannot be decoded as a video"  # one is of our list, one FFmpeg's
+    with pytest.raises(VideoDecodeError, match=rf"^{re.escape(name)}: ({message})"):
+        read_video(name, 2, backend=backend)
+    assert Path("clip.ts").stat().st_atime_ns == 1
+    if kind == "concat":  # without our list of containers FFmpeg plays it
+        with av.open(name) as container:
+            assert sum(1 for _ in container.decode(video=0)) == COUNT
+
+
+@pytest.mark.parametrize(("codec", "pixels", "container"), [("png", "rgba", "mov"), ("ffv1", "bgra", "mkv")])
+def test_what_is_transparent_in_a_video_shows_white(tmp_path, codec, pixels, container):
+    path = tmp_path / f"clip.{container}"
+    picture = np.full((HEIGHT, WIDTH, 4), (30, 60, 90, 255), np.uint8)
+    picture[:, : WIDTH // 2, 3] = 0
+    with av.open(str(path), "w") as writing:
+        stream = writing.add_stream(codec, rate=FPS, width=WIDTH, height=HEIGHT)
+        stream.pix_fmt = pixels
+        for _ in range(4):
+            writing.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pixels)))
+        writing.mux(stream.encode())
+    frames = read_video(path, 2).frames
+    assert (frames[:, :, : WIDTH // 2] == 255).all()
+    assert (frames[:, :, WIDTH // 2 :] == (30, 60, 90)).all()
+
+
 @pytest.mark.parametrize(("codec", "container"), [("libx264", "mp4"), ("libvpx", "webm"), ("wmv2", "wmv")])
 def test_reading_every_frame_gives_the_whole_clip(tmp_path, codec, container):
     path = tmp_path / f"clip.{container}"
@@ -107,6 +358,29 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(reader, "_run", spy)
     return fed
+
+
+BY_KEY_FRAME = {
+    ("libx264", "mp4"): True,
+    ("libx265", "mp4"): True,
+    ("libvpx-vp9", "webm"): True,
+    ("libsvtav1", "webm"): True,
+    ("libsvtav1", "mp4"): True,
+    ("mpeg4", "mp4"): True,
+    ("mjpeg", "mov"): True,
+    ("libvpx", "webm"): False,
+    ("wmv2", "wmv"): False,
+    ("flv", "flv"): False,
+}
+
+
+@pytest.mark.parametrize(("codec", "container"), BY_KEY_FRAME, ids="-".join)
+def test_each_codec_goes_the_fastest_way_that_is_safe(tmp_path, decoded, codec, container):
+    path = tmp_path / f"clip.{container}"
+    write_numbered(path, codec, gop=12)
+    video = read_video(path, 3)
+    assert read_numbers(video.frames) == [0, 35, 71]
+    assert len(set(decoded)) == (0 if not BY_KEY_FRAME[codec, container] else 3 if codec == "mjpeg" else 1 + 12 + 12)
 
 
 def test_only_what_the_targets_need_is_decoded(tmp_path, decoded):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.video.exact.reader import first_pixel_aspect
 from fvv_lib.video.frames import Chooser, Frames
 
 
@@ -13,9 +14,12 @@ def read_decord(path: Path, choose: Chooser, num_threads: int) -> Frames:
 
     They are wrong, without an error, for most H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`.
 
+    The file is opened as the exact reader opens it first: that refuses what is no container, and tells the shape of the
+    pixels, which decord does not.
+
     Raises:
         FvvError: decord is not installed.
-        VideoDecodeError: decord cannot decode the file.
+        VideoDecodeError: decord cannot decode the file, or it is no container of video.
     """
     try:
         import decord
@@ -23,11 +27,12 @@ def read_decord(path: Path, choose: Chooser, num_threads: int) -> Frames:
         raise FvvError(
             "decord is not installed (it has no wheels for this machine): use backend='pyav', which is exact."
         ) from error
+    aspect = first_pixel_aspect(path)
     try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=num_threads)
+        reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=num_threads)
         times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
         indices = choose(times - times[0])
-        return times - times[0], indices, reader.get_batch(indices).asnumpy()
+        return Frames(times - times[0], indices, reader.get_batch(indices).asnumpy(), aspect)
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise VideoDecodeError(
             f"{path}: decord cannot decode it ({str(error).splitlines()[0]}). Try backend='pyav'."

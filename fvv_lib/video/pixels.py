@@ -4,6 +4,8 @@ Pixels stay uint8 until they reach the model's device: a quarter of the bytes th
 Scaling to [0, 1] and normalising is the encoder's first step. This module knows nothing about models or tokens.
 """
 
+import math
+
 import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
@@ -16,7 +18,11 @@ ASPECT_RATIOS = CHOICES["image_aspect_ratio"]
 
 
 def preprocess_frames(
-    frames: np.ndarray, size: int, aspect_ratio: str = "pad", background: tuple[int, int, int] = (0, 0, 0)
+    frames: np.ndarray,
+    size: int,
+    aspect_ratio: str = "pad",
+    background: tuple[int, int, int] = (0, 0, 0),
+    pixel_aspect: float = 1,
 ) -> torch.Tensor:
     """Fit frames into a square: uint8 (N, H, W, 3) -> uint8 (N, 3, size, size), contiguous.
 
@@ -25,9 +31,12 @@ def preprocess_frames(
         aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop`
             keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
         background: RGB, 0 to 255.
+        pixel_aspect: width / height of a pixel, which `VideoFrames` tells. The picture is shown in its true shape:
+            96x64 pixels of aspect 2 as 192x64 square ones would be.
 
     Raises:
-        FvvError: the frames are not uint8 (N, H, W, 3), or the aspect ratio is none of these.
+        FvvError: the frames are not uint8 (N, H, W, 3), the aspect ratio is none of these, or the pixels' is not above
+            0.
 
     Resizing is bicubic with antialiasing, to whole pixels. Differs from the described system, which pads each picture
     at full size and resizes it frame by frame: there the background bleeds into the picture's border. Lesson: 01.
@@ -36,13 +45,16 @@ def preprocess_frames(
         raise FvvError(f"Frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}.")
     if aspect_ratio not in ASPECT_RATIOS:
         raise FvvError(f"Unknown image_aspect_ratio {aspect_ratio!r}: choose one of {', '.join(ASPECT_RATIOS)}.")
+    if not 0 < pixel_aspect < math.inf:
+        raise FvvError(f"pixel_aspect must be a number above 0, got {pixel_aspect!r}.")
     frames = np.require(frames, requirements=["C", "W"])  # copies only what torch would warn of
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W), still channels-last: resized twice as fast
     height, width = pixels.shape[-2:]
     if aspect_ratio == "resize":
         return _resize(pixels, size, size).contiguous()
-    scale = size / (max(height, width) if aspect_ratio == "pad" else min(height, width))
-    pixels = _resize(pixels, max(round(height * scale), 1), max(round(width * scale), 1))
+    shown_width = width * pixel_aspect
+    scale = size / (max(height, shown_width) if aspect_ratio == "pad" else min(height, shown_width))
+    pixels = _resize(pixels, max(round(height * scale), 1), max(round(shown_width * scale), 1))
     if aspect_ratio == "crop":
         return transforms.center_crop(pixels, [size, size]).contiguous()
     top, left = (size - pixels.shape[-2]) // 2, (size - pixels.shape[-1]) // 2

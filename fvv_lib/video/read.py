@@ -1,7 +1,7 @@
 """Frames of a file: PyAV (exact, default) and decord (the described backend) behind one door.              Lesson 1
 
-A video is a file, an animated GIF, a folder of numbered pictures or a list of pictures; a picture is a video of one
-frame. How frames are found exactly is `reader`'s part. This module knows nothing about tensors or models.
+A video is a file, an animation, a folder of numbered pictures or a list of pictures; a picture is a video of one frame.
+How frames are found exactly is `reader`'s part. This module knows nothing about tensors or models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ from fvv_lib.video.decord_backend import read_decord
 from fvv_lib.video.exact.reader import frame_times, read_exact
 from fvv_lib.video.exact.truncation import check_size
 from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
-from fvv_lib.video.kinds import is_video
+from fvv_lib.video.kinds import is_animation, is_video
 from fvv_lib.video.sampling import sample_frame_indices
-from fvv_lib.video.stills import load_image, numbered_pictures, read_pictures
+from fvv_lib.video.stills import animation_times, load_image, numbered_pictures, read_animation, read_pictures
 from fvv_lib.video_config import CHOICES
 
 BACKENDS = CHOICES["video_backend"]
@@ -54,7 +54,9 @@ def read_video(
     """Sample frames of a video, with their numbers and times.
 
     Args:
-        video_path: a video file, an animated GIF, a folder of numbered pictures, or a list of picture files.
+        video_path: a video file in a container that FFmpeg knows, whatever its name; an animated GIF, PNG, WebP or
+            AVIF; a folder of numbered pictures; or a list of picture files. Playlists and scripts are refused, and
+            nothing that they name is opened.
         num_frames: how many; always exactly as many come.
         strategy, seed, sample_fps: see `sampling.sample_frame_indices`.
         start, end: seconds; only frames with start <= time < end are sampled.
@@ -107,10 +109,10 @@ def read_video(
         return asked
 
     with readable(name):
-        times, indices, frames = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
+        times, indices, frames, aspect = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
     fps = _average_fps(times)
     errors = times[indices] - times[asked]
-    return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors)
+    return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors, aspect)
 
 
 def read_media(path: str | Path, num_frames: int, **options: Any) -> VideoFrames:
@@ -131,7 +133,9 @@ def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
     path = Path(video_path)
     with readable(path):
-        return len(numbered_pictures(path)) if path.is_dir() else len(frame_times(_existing(path), num_threads))
+        if path.is_dir():
+            return len(numbered_pictures(path))
+        return len(animation_times(path) if is_animation(_existing(path)) else frame_times(path, num_threads))
 
 
 @contextmanager
@@ -152,6 +156,10 @@ def _read(
     if path.is_dir():
         return read_pictures(numbered_pictures(path), choose, picture_rate)
     _existing(path)
+    if is_animation(path):
+        return read_animation(path, choose)
+    if not is_video(path):
+        return read_pictures([path], choose, picture_rate)
     if backend == "decord":
         return read_decord(path, choose, num_threads)
     return read_exact(path, choose, num_threads, nearest_key=accuracy == "keyframe")
@@ -178,6 +186,11 @@ def _in_child(function: str, arguments: dict[str, Any], timeout: float) -> Any:
     except isolation.ChildTimeoutError as error:
         raise VideoDecodeError(
             f"{name}: it was not decoded within {timeout:g} seconds. Cut or encode it again, or allow more time."
+        ) from error
+    except MemoryError as error:
+        raise VideoDecodeError(
+            f"{name}: reading it takes more than {isolation.MEMORY / 2**30:.3g} GiB. Take fewer frames of it, or "
+            "encode it smaller."
         ) from error
     except isolation.ChildCrashError as error:
         raise VideoDecodeError(

@@ -1,33 +1,143 @@
-"""Pictures, alone or as the frames of a video.                                                             Lesson 1"""
+"""Pictures, alone, as the frames of a video, or one after the other in an animation.                      Lesson 1"""
 
 import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.video.frames import Chooser, Frames
-from fvv_lib.video.kinds import PICTURE_EXTENSIONS
+from fvv_lib.video.frames import Chooser, Frames, on_white
+from fvv_lib.video.kinds import ANIMATED_FORMATS, PICTURE_EXTENSIONS, first_picture, last_picture
+
+# What Pillow decodes itself. Not here: EPS, a program that another one would be started to run.
+PICTURE_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PSD", "SGI"),
+    *("PCX", "QOI", "DDS"),
+)
+BITS_PER_SAMPLE, PHOTOMETRIC, SUBFILE_TYPE = 258, 262, 254  # tags of TIFF
+SHORTEST, INSTEAD = 10.0, 100.0  # milliseconds
 
 
 def load_image(path: str | Path) -> np.ndarray:
     """Read a still picture, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
 
+    16-bit samples, grey or colour, become their high bytes (0 to 65535 is 0 to 255), whatever values the picture uses:
+    two pictures of one camera stay comparable. What is transparent shows white.
+
     Raises:
-        VideoDecodeError: the file is missing or is not a whole picture.
+        VideoDecodeError: the file is missing or is not a whole picture, is several (an animation, pages), or has
+            numbers without a range (floating point, 32 bits), which nobody can say how bright to show.
 
     Lesson: 01.
     """
+    with _opened(path) as picture:
+        several = _pages(picture)
+        if several > 1:
+            raise VideoDecodeError(
+                f"{path}: it holds {several} pictures. Read an animation with read_video; of other files save the "
+                "picture that you mean."
+            )
+        return _to_rgb(picture, path)[None]
+
+
+def read_animation(path: Path, choose: Chooser) -> Frames:
+    """The frames of an animated GIF, PNG, WebP or AVIF, each as it looks when it is shown.
+
+    Raises:
+        VideoDecodeError: as `load_image`, wherever in the file it is damaged.
+    """
+    times = animation_times(path)
+    indices = choose(times)
+    frames = {}
+    with _opened(path) as picture:
+        for index in sorted(set(indices.tolist())):
+            picture.seek(first_picture(picture) + index)
+            frames[index] = _to_rgb(picture, path)
+    return Frames(times, indices, np.stack([frames[index] for index in indices.tolist()]))
+
+
+def animation_times(path: Path) -> np.ndarray:
+    """Seconds at which each frame of an animation is shown, by decoding all of them: float64 (F,).
+
+    A frame that would be shown for 10 milliseconds or less is shown for 100, as in browsers: such files mean "fast".
+    """
+    durations: list[float] = []
+    starts: list[Any] = []  # milliseconds, of WebP and AVIF
+    with _opened(path) as picture:
+        for number in range(first_picture(picture), last_picture(picture) + 1):
+            picture.seek(number)
+            picture.load()
+            durations.append(float(picture.info.get("duration", 0)))
+            starts.append(picture.info.get("timestamp"))
+    if None not in starts:  # rounded once, where durations add up what rounding did to each
+        durations = [*np.diff(starts).tolist(), durations[-1]]
+    shown = [INSTEAD if duration <= SHORTEST else duration for duration in durations]
+    return np.cumsum([0.0, *shown[:-1]]) / 1000
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture file; whatever Pillow says against it becomes one `VideoDecodeError`."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+            yield picture
+    except FvvError:
+        raise
     except FileNotFoundError as error:
         raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError, struct.error),
+        Image.DecompressionBombError,
+    ) as error:
         raise VideoDecodeError(
             f"{path}: it cannot be read as a picture ({error}). Export it again, or give it its true extension."
         ) from error
+
+
+def _pages(picture: Image.Image) -> int:
+    """How many pictures a file shows: those of an animation or the pages of a TIFF, without its thumbnails."""
+    if picture.format in ANIMATED_FORMATS:
+        return last_picture(picture) - first_picture(picture) + 1
+    if picture.format != "TIFF":
+        return 1  # MPO and PSD have one that stands for all
+    pages = 0
+    for number in range(last_picture(picture) + 1):
+        picture.seek(number)
+        pages += not picture.tag_v2.get(SUBFILE_TYPE, 0) & 1  # type: ignore[attr-defined]
+    picture.seek(0)
+    return pages
+
+
+def _to_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
+    """The pixels of a picture, upright, 8 bits each, on white: uint8 (H, W, 3)."""
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in ("PNG", "PPM")):
+        return _grey_of_16_bits(picture, upright)
+    if upright.mode in ("F", "I"):
+        raise VideoDecodeError(
+            f"{path}: its pixels are {'fractions' if upright.mode == 'F' else 'numbers of 32 bits'}, and nothing tells "
+            "which of them is black and which white. Export it with 8 or 16 bits."
+        )
+    if upright.has_transparency_data:
+        return on_white(np.asarray(upright.convert("RGBA")))
+    return np.asarray(upright.convert("RGB"))
+
+
+def _grey_of_16_bits(picture: Image.Image, upright: Image.Image) -> np.ndarray:
+    """The high byte of each sample, uint8 (H, W, 3). A TIFF may have fewer bits, or 0 for white."""
+    tags = picture.tag_v2 if picture.format == "TIFF" else {}  # type: ignore[attr-defined]
+    samples = np.asarray(upright).astype(np.uint16)
+    grey = (samples >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    if "transparency" in upright.info:  # of PNG: a level that is not shown
+        grey[samples == upright.info["transparency"]] = 255
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def numbered_pictures(folder: Path) -> list[Path]:
@@ -56,4 +166,4 @@ def read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
     frames = {i: load_image(files[i])[0] for i in set(indices.tolist())}
     if len({frame.shape for frame in frames.values()}) > 1:
         raise VideoDecodeError(f"{files[0].parent}: its pictures differ in size. Export them again at one size.")
-    return times, indices, np.stack([frames[i] for i in indices.tolist()])
+    return Frames(times, indices, np.stack([frames[i] for i in indices.tolist()]))

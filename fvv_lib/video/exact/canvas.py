@@ -5,15 +5,68 @@ This module knows where a frame belongs, and nothing of how it was found.
 
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.video.frames import on_white
 
 if TYPE_CHECKING:
     import av
     from av.video.reformatter import VideoReformatter
+
+SKEW = 0.01  # how far from a quarter turn a display matrix may be, as a slope: half a degree
+
+
+class Orientation(NamedTuple):
+    """How a picture must be turned to be upright: rows and columns change places, then each may be put in reverse."""
+
+    transposed: bool = False
+    rows_reversed: bool = False
+    columns_reversed: bool = False
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """Turn a picture, (H, W, C), without copying it."""
+        if self.transposed:
+            picture = picture.transpose(1, 0, 2)
+        return picture[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
+
+
+TURNS = {  # counter-clockwise, in degrees
+    0: Orientation(),
+    90: Orientation(True, True, False),
+    180: Orientation(False, True, True),
+    270: Orientation(True, False, True),
+}
+
+
+def orientation(path: Path, frame: "av.VideoFrame") -> Orientation:
+    """How a frame must be turned to be upright, by its display matrix; all eight ways of EXIF can be told by one.
+
+    Raises:
+        VideoDecodeError: it is turned by no multiple of 90 degrees.
+
+    Source: ISO 14496-12, 6.2.2; FFmpeg's libavutil/display.h. A point (x, y) is shown at (a x + c y, b x + d y).
+    """
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know the name of some other side data, and gives none
+        found = TURNS.get(frame.rotation % 360)
+    else:
+        found = Orientation() if matrix is None else _of_matrix(np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
+    if found is None:
+        raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
+    return found
+
+
+def _of_matrix(matrix: list[int]) -> Orientation | None:
+    a, b, _, c, d, *_ = matrix
+    if max(abs(b), abs(c)) <= SKEW * min(abs(a), abs(d)):  # also where all is 0, which players ignore
+        return Orientation(False, d < 0, a < 0)
+    if max(abs(a), abs(d)) <= SKEW * min(abs(b), abs(c)):
+        return Orientation(True, b < 0, c < 0)
+    return None
 
 
 class Canvas:
@@ -23,6 +76,10 @@ class Canvas:
     Args:
         order: int64 (N,), the key (a pts or a number) of the frame that belongs in each place, some perhaps more than
             once.
+
+    Attributes:
+        pixels: uint8 (N, H, W, 3), from the first picture on.
+        pixel_aspect: width / height of a pixel of these pictures.
     """
 
     def __init__(self, path: Path, order: np.ndarray) -> None:
@@ -31,24 +88,37 @@ class Canvas:
         for place, key in enumerate(order.tolist()):
             self.places.setdefault(key, []).append(place)
         self.missing = set(self.places)
-        self.pixels: np.ndarray | None = None  # uint8 (N, H, W, 3), from the first picture on
+        self.pixels: np.ndarray | None = None
+        self.pixel_aspect = 1.0
         self.lock = Lock()
 
-    def put(self, key: int, frame: "av.VideoFrame", reformatter: "VideoReformatter") -> None:
-        """Put a frame in its places. Every thread needs a reformatter of its own."""
-        if frame.rotation % 90:
-            raise VideoDecodeError(f"{self.path}: it is turned by {frame.rotation} degrees. Encode it upright.")
-        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        upright = np.rot90(rgb, frame.rotation // 90)  # phone clips: both count counter-clockwise
+    @property
+    def frames(self) -> np.ndarray:
+        """The pictures, uint8 (N, H, W, 3), once all are there."""
+        assert self.pixels is not None
+        return self.pixels
+
+    def put(self, key: int, frame: "av.VideoFrame", reformatter: "VideoReformatter", pixel_aspect: float = 1.0) -> None:
+        """Put a frame in its places. Every thread needs a reformatter of its own.
+
+        Args:
+            pixel_aspect: width / height of a pixel as it is stored.
+        """
+        turn = orientation(self.path, frame)
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        rgb = reformatter.reformat(frame, format="rgba" if has_alpha else "rgb24", threads=1).to_ndarray()
+        upright = turn.apply(on_white(rgb) if has_alpha else rgb)
+        aspect = 1 / pixel_aspect if turn.transposed else pixel_aspect
         with self.lock:
             if self.pixels is None:
                 self.pixels = np.empty((sum(map(len, self.places.values())), *upright.shape), dtype=np.uint8)
-        if self.pixels.shape[1:] != upright.shape:
+                self.pixel_aspect = aspect
+        if self.pixels.shape[1:] != upright.shape or self.pixel_aspect != aspect:
             raise VideoDecodeError(
                 f"{self.path}: the picture size changes within the clip. Encode it again at one size."
             )
         place, *others = self.places[key]
-        if frame.rotation:
+        if any(turn):
             for channel in range(3):  # nearly twice as fast as pixels of three bytes in one copy
                 self.pixels[place, ..., channel] = upright[..., channel]
         else:

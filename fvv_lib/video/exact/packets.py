@@ -40,7 +40,8 @@ class Packets:
         key: bool (P,), whether decoding can start there.
         shown: bool (P,), False for packets that an edit list cuts away.
         timed: False where it is not known which frame a pts belongs to (AVI and ASF with B-frames): then they are the
-            times of decoding, right for the clip as a whole.
+            times of decoding, right for the clip as a whole. False too where the clock starts again (`may_restart`):
+            then pts and dts go on from the packets before, and are not those of the file.
         kept: the packets, so that a short clip is read once; none where they have more than `KEPT_BYTES`.
     """
 
@@ -86,23 +87,29 @@ class Group:
 
 def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
     """Read the packets without decoding them; None where the container does not say when each is shown, or shows none.
+    MPEG-TS and its like may leave that out of some packets, and FFmpeg fills it in by what the decoder knows.
 
     Raises:
         VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
     """
     rows, kept, size = [], [], 0
-    codec, extradata = stream.codec.name, stream.codec_context.extradata or b""
+    codec, extradata = stream.codec.canonical_name, stream.codec_context.extradata or b""
     pts_given = has_pts(container, codec)
     certain = container.format.name.split(",")[0] in TIMED
     b_slices = False
+    if may_restart(container) and codec not in SEEKABLE:
+        return None
+    clock = _Clock() if may_restart(container) else None
     for packet in container.demux(stream):
         if packet.size:
             if not pts_given:
                 packet.pts = packet.dts
             if codec == "h264" and not certain:
                 b_slices = b_slices or has_b_slice(memoryview(packet), extradata)
-            dts = packet.pts if packet.dts is None else packet.dts
-            rows.append((packet.pts, dts, packet.is_keyframe, not packet.is_discard))
+            shift = 0 if clock is None else clock.offset_at(packet)
+            pts = None if packet.pts is None else packet.pts + shift
+            dts = pts if packet.dts is None else packet.dts + shift
+            rows.append((pts, dts, packet.is_keyframe, not packet.is_discard))
             size += packet.size + PACKET_BYTES
             if size <= KEPT_BYTES:
                 kept.append(packet)
@@ -120,7 +127,35 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
         return None
     pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
     timed = certain or codec == "mjpeg" or (codec == "h264" and not b_slices)
+    if clock is not None and clock.offset:
+        timed, kept = False, []  # the frames have the times of the file
     return Packets(pts, dts, key, shown, stream.time_base, timed, kept)
+
+
+class _Clock:
+    """Decoding times never go back. Where they do, the clock has started again, and goes on from the packet before."""
+
+    def __init__(self) -> None:
+        self.offset, self.step = 0, 0
+        self.last: int | None = None
+
+    def offset_at(self, packet: "av.Packet") -> int:
+        """What must be added to the times of the next packet, so that the clock never starts again."""
+        if packet.dts is not None:
+            if self.last is not None and packet.dts + self.offset < self.last:
+                self.offset = self.last + self.step - packet.dts
+            elif self.last is not None:
+                self.step = packet.duration or packet.dts + self.offset - self.last
+            self.last = packet.dts + self.offset
+        return self.offset
+
+
+def may_restart(container: "av.container.InputContainer") -> bool:
+    """Whether the clock of this format may start again within a file: pieces of MPEG-TS, MPEG-PS or Ogg that were
+    joined byte by byte, as players of HLS and dash cameras do."""
+    from av.format import Flags
+
+    return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def has_pts(container: "av.container.InputContainer", codec: str) -> bool:
