@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fvv_lib import VideoDecodeError, read_video
+from fvv_lib import FvvError, VideoDecodeError, read_video
 from fvv_lib.course.numbered import read_numbers, write_numbered
 from fvv_lib.video import isolation
 
@@ -116,6 +116,55 @@ def test_a_child_killed_between_calls_is_replaced():
     os.kill(child_pid(), signal.SIGKILL)
     time.sleep(0.2)
     assert isolation.call("os.getpid", {}, 10) == child_pid()
+
+
+@pytest.fixture
+def anew(monkeypatch):
+    """Let the next call start a child, and leave none behind that a test has changed."""
+    monkeypatch.setattr(isolation, "_mine", threading.local())
+
+
+@pytest.mark.parametrize(
+    ("code", "what"), [("raise SystemExit(3)", "exit code 3"), ("import time; time.sleep(60)", "after 1 seconds")]
+)
+@pytest.mark.usefixtures("anew")
+def test_a_child_that_dies_or_hangs_while_it_starts_is_an_error_of_no_file(clip, monkeypatch, code, what):
+    monkeypatch.setattr(isolation, "START", code)
+    monkeypatch.setattr(isolation, "START_SECONDS", 1)
+    with pytest.raises(FvvError, match=f"did not start .*{what}") as caught:
+        read_video(clip, 2, timeout=30)
+    assert not isinstance(caught.value, VideoDecodeError)
+    assert "clip.mp4" not in str(caught.value)
+    monkeypatch.undo()
+    assert read_video(clip, 2, timeout=30).total_frames == 72
+
+
+class LateTimer(threading.Timer):
+    """Its time is over in the very moment in which it is cancelled."""
+
+    def cancel(self):
+        super().cancel()
+        self.function(*self.args, **self.kwargs)
+
+
+@pytest.mark.usefixtures("anew")
+def test_a_timer_that_comes_late_ends_no_later_call(monkeypatch):
+    """A child that it ended after an answer is replaced, and no call is blamed."""
+    monkeypatch.setattr(threading, "Timer", LateTimer)
+    for _ in range(5):
+        assert isolation.call("os.path.basename", {"p": "folder/file"}, 30) == "file"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what RLIMIT_DATA limits")
+@pytest.mark.usefixtures("anew")
+def test_a_child_may_have_so_much_memory_and_no_more(clip, monkeypatch):
+    monkeypatch.setattr(isolation, "MEMORY", 2**30)
+    with pytest.raises(MemoryError):
+        isolation.call("numpy.ones", {"shape": 2**28}, 30)  # 2 GiB
+    assert isolation.call("os.path.basename", {"p": "folder/file"}, 30) == "file"
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: reading it takes more than 1 GiB"):
+        read_video(clip, 50_000, timeout=60)
+    assert read_video(clip, 8, timeout=30).total_frames == 72
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
