@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -129,6 +130,20 @@ def media(tmp_path):
     write_video(tmp_path / "short.mp4", motion_clip(rng, "up", 5)[0])
     Image.fromarray(still(rng)[0]).save(tmp_path / "still.png")
     return tmp_path
+
+
+@pytest.fixture
+def anamorphic(tmp_path):
+    """`wide.mp4`: 8 light frames of 64x64 pixels, each twice as wide as it is high."""
+    with av.open(str(tmp_path / "wide.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=8, width=64, height=64)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for _ in range(8):
+            frame = np.full((64, 64, 3), 200, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return tmp_path / "wide.mp4"
 
 
 @pytest.fixture(scope="session")

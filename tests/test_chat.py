@@ -115,6 +115,17 @@ def test_what_was_shown_is_asked_about_with_the_next_question_and_stays(chat_wit
         chat.ask("<image>?")
 
 
+def test_pixels_that_are_not_square_are_shown_as_in_training(chat_with, annotate, anamorphic):
+    chat = chat_with()
+    chat.show(anamorphic)
+    chat.ask("What colour is the shape?")
+    turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "Red."}]
+    path = annotate([{"video": anamorphic.name, "conversations": turns}])
+    dataset = LazySupervisedDataset(chat.loaded.tokenizer, [path], DataArguments(), frame_spec=SPEC)
+    assert torch.equal(chat.images, dataset[0]["images"])
+    assert (chat.images[:, 0, :, 32] > 150).sum(1).tolist() == [32] * 8
+
+
 def test_an_empty_answer_leaves_the_dialogue_as_it_was(chat_with, media):
     chat = chat_with()
     chat.show(media / "clip.mp4")

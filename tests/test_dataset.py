@@ -1,4 +1,5 @@
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from fvv_lib import (
     read_video,
 )
 from fvv_lib.course.scenes import motion_clip, write_video
+from fvv_lib.data.report import check_data
+from fvv_lib.video import isolation
 
 
 def sample(question="<image>\nWhat colour is it?", answer="It is red.", **rest):
@@ -222,6 +225,17 @@ def test_pixels_in_place_of_a_path_are_an_error_about_the_sample(make):
     assert len(str(error.value)) < 1000
 
 
+def test_where_no_clip_can_be_decoded_no_sample_is_to_blame(make, monkeypatch):
+    """Nor is any left out."""
+    monkeypatch.setattr(isolation, "_mine", threading.local())
+    monkeypatch.setattr(isolation, "START", "raise SystemExit(3)")
+    dataset = make([sample(video="clip.mp4")], bad_samples="skip", decode_timeout=30)
+    with pytest.raises(FvvError, match=r"did not start .*exit code 3"):
+        list(dataset.check_media())
+    with pytest.raises(FvvError, match=r"did not start .*exit code 3"):
+        check_data(dataset, quiet=True)
+
+
 def test_bad_samples_are_raised_or_left_out_and_listed(make, media):
     (media / "text.mp4").write_text("not a video")
     good = sample(video="clip.mp4", id="good")
@@ -257,6 +271,14 @@ def test_a_folder_of_frames_is_a_video(make, media):
         Image.new("RGB", (40, 30), (60 * number, 0, 0)).save(media / "frames" / f"{number}.png")
     item = make([sample(video="frames")], num_video_frames=4)[0]
     assert item["images"][:, 0, 32, 32].tolist() == [0, 60, 120, 180]
+
+
+@pytest.mark.usefixtures("anamorphic")
+def test_pixels_that_are_not_square_are_shown_in_their_true_shape(make):
+    """64 x 64 of them, twice as wide as high, are 2:1 on a square of black."""
+    for aspect_ratio, light in (("pad", 32), ("crop", 64), ("resize", 64)):
+        images = make([sample(video="wide.mp4")], image_aspect_ratio=aspect_ratio)[0]["images"]
+        assert (images[:, 0, :, 32] > 150).sum(1).tolist() == [light] * 8
 
 
 def test_an_unknown_template_is_refused_at_once(tokenizer, annotate):

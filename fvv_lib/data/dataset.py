@@ -4,7 +4,6 @@ The text is checked for every sample when the dataset is made (`checking`); pixe
 when a sample is asked for. This module knows nothing about models.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from fvv_lib.data.checking import SampleText, Tokens, Turns
 from fvv_lib.data.table import Annotations, LazySequence
 from fvv_lib.errors import FvvError, LabelMismatchError, VideoDecodeError
+from fvv_lib.machine import usable_cores
 from fvv_lib.prompt.placeholders import (
     IGNORE_INDEX,
 )
@@ -131,7 +131,9 @@ class LazySupervisedDataset(Dataset):
         """The frames of pictures and videos as the model takes them, uint8 (T, 3, S, S)."""
         size, background = self.frame_spec.image_size, self.frame_spec.background
         aspect_ratio = self.data_args.image_aspect_ratio
-        clips = [preprocess_frames(video.frames, size, aspect_ratio, background) for video in videos]
+        clips = [
+            preprocess_frames(video.frames, size, aspect_ratio, background, video.pixel_aspect) for video in videos
+        ]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
     def read(self, path: Path, index: int) -> VideoFrames:
@@ -168,11 +170,13 @@ class LazySupervisedDataset(Dataset):
             try:
                 self.lengths[index] = self.measure(index, [self.read_all(path, index) for path in self.media(index)])
             except FvvError as error:
+                if type(error) is FvvError:  # not about the sample: no decoder, a process that does not start
+                    raise
                 return index, error
             return index, None
 
         indices = range(len(self)) if some is None else some
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(threads or usable_cores()) as pool:
             for start in range(0, len(indices), 1000):  # what `map` is given, it puts in line at once
                 yield from pool.map(check, indices[start : start + 1000])
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import FvvError
+from fvv_lib.machine import usable_cores
 from fvv_lib.settings import DataArguments
 from fvv_lib.video.kinds import is_video
 
@@ -66,7 +67,7 @@ def check_data(
     if not media:
         reports += [SampleReport(dataset.names[i], int(dataset.lengths[i]), index=i) for i in range(len(dataset))]
         return sorted(reports, key=lambda report: not report.problem)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         rest = pool.map(lambda index: _inspect(dataset, index), range(len(dataset)))
         reports += tqdm(rest, total=len(dataset), desc="checking", disable=quiet or None)
     return sorted(reports, key=lambda report: not report.problem)
@@ -88,6 +89,8 @@ def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
             media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
         tokens = dataset.measure(index, videos)
     except FvvError as error:
+        if type(error) is FvvError:  # not about the sample, see `check_media`
+            raise
         return SampleReport(name, tokens, media, _kind(error), str(error), index)
     return SampleReport(name, tokens, media, index=index)
 

@@ -91,7 +91,9 @@ class Chat:
         prompt = self.prompt(question)
         config, spec = self.config, self.frame_spec
         pixels = [
-            preprocess_frames(video.frames, spec.image_size, config.image_aspect_ratio, spec.background)
+            preprocess_frames(
+                video.frames, spec.image_size, config.image_aspect_ratio, spec.background, video.pixel_aspect
+            )
             for _, video in self._next
         ]
         images = torch.cat([self.images, *pixels])
