@@ -14,44 +14,72 @@ from fvv_lib.cli import VERBS
 from fvv_lib.cli.chat import ChatSettings
 from fvv_lib.cli.check import CheckOptions
 from fvv_lib.cli.convert import ConvertSettings
-from fvv_lib.cli.finetune import transformers_flags
-from fvv_lib.cli.flags import flags_of
+from fvv_lib.cli.finetune import OURS, transformers_flags
+from fvv_lib.cli.flags import Flag, flags_of
 from fvv_lib.cli.memory import MemoryOptions
-from fvv_lib.settings import DataArguments, MemorySettings, ModelArguments, TrainingSettings
+from fvv_lib.settings import DataArguments, MemorySettings
 
-SETTINGS = (
-    *(ModelArguments, DataArguments, TrainingSettings, MemorySettings),
-    *(ChatSettings, CheckOptions, ConvertSettings, MemoryOptions),
-)
+SETTINGS = {  # of each verb
+    "doctor": (),
+    "check": (CheckOptions, DataArguments),
+    "memory": (MemorySettings, MemoryOptions),
+    "finetune": OURS,
+    "chat": (ChatSettings,),
+    "convert": (ConvertSettings,),
+}
 
 README = (ROOT / "README.md").read_text()
+GUIDES = [f"docs/guide/{path.name}" for path in sorted((ROOT / "docs" / "guide").glob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "data_samples/README.md", *GUIDES]
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 
 
-@pytest.mark.parametrize("document", ["README.md", "data_samples/README.md"])
+def flags_of_verb(verb: str) -> list[Flag]:
+    mine = {flag.name: flag for settings in SETTINGS[verb] for flag in flags_of(settings)}
+    theirs = transformers_flags() if verb == "finetune" else []
+    return [*mine.values(), *(flag for flag in theirs if flag.name not in mine)]
+
+
+def without_code(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S)
+
+
+def anchors(page: str) -> set[str]:
+    """What links to a heading of this page name, as GitHub and the book make it of the heading's text."""
+    headings = re.findall(r"^#+ (.+)", without_code(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_verb_has_its_settings_here():
+    assert set(SETTINGS) == set(VERBS)
+
+
+@pytest.mark.parametrize("document", PAGES)
 def test_links_lead_somewhere(document):
     path = ROOT / document
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
-        assert (path.parent / target).exists(), target
+    for target, anchor in LINK.findall(without_code(path.read_text())):
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text()), f"{target}#{anchor}"
 
 
-def test_every_module_and_every_flag_of_the_readme_exists():
-    for name in set(re.findall(r"fvv_lib\.(\w+)", README)):
+@pytest.mark.parametrize("document", ["README.md", *GUIDES])
+def test_every_module_every_flag_and_every_verb_exists(document):
+    page = (ROOT / document).read_text()
+    for name in set(re.findall(r"fvv_lib\.(\w+)", page)):
         assert (ROOT / "fvv_lib" / name).exists() or hasattr(fvv_lib, name), name
-    known = {flag.name for settings in SETTINGS for flag in flags_of(settings)}
-    known |= {flag.name for flag in transformers_flags()} | {"help", "nbval"}
-    assert {flag.replace("-", "_") for flag in re.findall(r"(?<![-\w])--([a-z][\w-]*)", README)} <= known
-    assert set(re.findall(r"\bfvv (\w+)", README)) <= set(VERBS)
+    known = {flag.name for verb in VERBS for flag in flags_of_verb(verb)} | {"help", "nbval"}
+    assert {flag.replace("-", "_") for flag in re.findall(r"(?<![-\w])--([a-z][\w-]*)", page)} <= known
+    assert set(re.findall(r"\bfvv ([a-z]\w*)", page)) <= set(VERBS)
 
 
-def test_the_readme_names_every_folder_and_every_script():
+def test_the_readme_names_every_folder():
     files = README.split("\n## Files\n")[1].split("\n## ")[0]
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not listed:
         pytest.skip("not a git checkout")
     folders = {path.split("/")[0] for path in listed if "/" in path and not path.startswith(".")}
     assert set(re.findall(r"^\| `([\w-]+)/`", files, re.M)) == folders
-    for script in (ROOT / "scripts").glob("*.*"):
-        assert f"`{script.name}`" in files, script.name
 
 
 def test_conda_users_get_the_same_packages():
