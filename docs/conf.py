@@ -1,4 +1,4 @@
-"""Settings of `make book`: README, lessons and docstrings as one static site, for reading without a network.
+"""Settings of `make book`: README, lessons, guides and docstrings as one static site, for reading without a network.
 
 Sphinx reads the repository itself: nothing is copied and nothing is run. The first page is the README.
 """
@@ -10,6 +10,8 @@ import json
 import re
 from pathlib import Path
 
+from fvv_lib import LESSONS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 project = "FastVLM watches video"
@@ -18,7 +20,9 @@ root_doc = "README"
 include_patterns = [
     "README.md",
     "data_samples/README.md",
+    "CONTRIBUTING.md",
     "docs/*.md",
+    "docs/guide/*.md",
     *(f"notebooks/{folder}*.ipynb" for folder in ("", "exercises/", "solutions/")),
 ]
 exclude_patterns = [".*", "build", "output"]  # not to be walked through
@@ -45,9 +49,17 @@ html_additional_pages = {"index": "index.html"}  # leads to the README
 
 TREE = "\n\n```{toctree}\n:hidden:\n%s\n```\n"
 COURSE = TREE % ":caption: The course\n:glob:\n\nnotebooks/*"
-COURSE += TREE % ":caption: Reference\n\ndata_samples/README\ndocs/api"
-API = """
-## {0}
+GUIDES = ("data", "training", "scaling", "video", "weights", "evaluation", "troubleshooting")
+GUIDE_PAGES = "\n".join(f"docs/guide/{name}" for name in GUIDES)
+COURSE += TREE % f":caption: Guides\n\n{GUIDE_PAGES}\nCONTRIBUTING"
+COURSE += TREE % ":caption: Reference\n\ndocs/api\ndocs/benchmarks\ndata_samples/README"
+ROOM = """
+## {room}
+
+{sentence} Lesson: [{lesson.stem}](../notebooks/{lesson.name}).
+"""
+MODULE = """
+### {0}
 
 ```{{eval-rst}}
 .. automodule:: fvv_lib.{0}
@@ -64,14 +76,26 @@ def public_names() -> dict[str, list[str]]:
     return {node.module: [alias.name for alias in node.names] for node in imports}
 
 
+def reference() -> str:
+    """The docstrings of the public names: what belongs to no room, then each room in the order of the lessons."""
+    sections = {module: MODULE.format(module, ", ".join(names)) for module, names in public_names().items()}
+    parts = ["\n## Settings and errors\n", *(text for module, text in sections.items() if "." not in module)]
+    for number, room in LESSONS.items():
+        sentence = ast.get_docstring(ast.parse((ROOT / "fvv_lib" / room / "__init__.py").read_text()))
+        (lesson,) = (ROOT / "notebooks").glob(f"{number:02}_*.ipynb")
+        parts.append(ROOM.format(room=room, sentence=sentence, lesson=lesson))
+        parts += [text for module, text in sections.items() if module.startswith(f"{room}.")]
+    return "".join(parts)
+
+
 def add_contents(app, docname: str, source: list[str]) -> None:
-    """Put the lessons below the README, their exercises and solutions below them, and the docstrings on the page of
-    the library."""
+    """Put lessons and guides below the README, exercises and solutions below their lesson, and the docstrings on the
+    page of the library."""
     if docname == root_doc:
         text = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
         source[0] = text + COURSE  # a folder has no page to lead to
     elif docname == "docs/api":
-        source[0] += "".join(API.format(module, ", ".join(names)) for module, names in public_names().items())
+        source[0] += reference()
     elif docname.startswith("notebooks/0"):
         notebook, name = json.loads(source[0]), Path(docname).name
         tree = TREE % f"\nexercises/{name}\nsolutions/{name}"

@@ -12,6 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import ROOT as REPOSITORY
 from notebook_rules import ALL, LESSONS, ROOT, code_cells, read
+from test_docs import GUIDES
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,12 @@ def test_every_lesson_is_in_the_navigation_with_its_exercises_and_solutions_belo
         page = page_of(book, lesson)
         below = leads_to(page, pages[page].select(".sidebar-tree li.current-page li.toctree-l2 > a"))
         assert below == {page_of(book, ROOT / folder / lesson.name) for folder in ("exercises", "solutions")}
+
+
+def test_every_guide_is_in_the_navigation(book, pages):
+    front = book / "README.html"
+    listed = leads_to(front, pages[front].select(".sidebar-tree li.toctree-l1 > a"))
+    assert {(book / guide).with_suffix(".html") for guide in ("CONTRIBUTING.md", *GUIDES)} <= listed
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
@@ -86,12 +93,16 @@ def test_nothing_is_fetched_from_elsewhere(book, pages):
 def test_what_the_course_says_is_found(book):
     index = json.loads(re.fullmatch(r"Search\.setIndex\((.*)\)", (book / "searchindex.js").read_text().strip())[1])
     notebooks = {f"notebooks/{path.relative_to(ROOT).with_suffix('')}" for path in ALL}
-    assert notebooks | {"README", "docs/api"} <= set(index["docnames"])
+    guides = {guide.removesuffix(".md") for guide in GUIDES}
+    assert notebooks | guides | {"README", "docs/api"} <= set(index["docnames"])
     assert index["docnames"].index("notebooks/01_sparse_sampling") in np.atleast_1d(index["terms"]["clipbert"])
 
 
 def test_the_page_of_the_library_has_every_public_name(book, pages):
     import fvv_lib
 
-    anchors = {tag["id"].split(".")[-1] for tag in pages[book / "docs" / "api.html"].select("dt[id]")}
+    page = pages[book / "docs" / "api.html"]
+    anchors = {tag["id"].split(".")[-1] for tag in page.select("dt[id]")}
     assert {*fvv_lib.__all__} - {"LESSONS", "__version__"} <= anchors
+    sections = [heading.parent["id"] for heading in page.select("section > h2")]
+    assert sections[1:] == list(fvv_lib.LESSONS.values())
