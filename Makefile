@@ -8,7 +8,7 @@ TRAINED := output/tiny-fastvlm-video
 FILES   := config.json fvv_config.json generation_config.json model.safetensors \
            tokenizer.json tokenizer_config.json processor_config.json chat_template.jinja
 
-.PHONY: help finetune test test-browser lab book notebooks samples base trained flags lint clean
+.PHONY: help finetune test test-browser lab book notebooks samples base trained flags results lint clean
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
 	@echo "make trained    make finetune, and keep its result as data_samples/tiny-fastvlm-video"
 	@echo "make flags      list the flags of the installed transformers again, for fvv finetune"
+	@echo "make results    write docs/benchmarks.md and the figures of the README from benchmarks/results"
 	@echo "make lint       ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt
@@ -59,6 +60,9 @@ trained: finetune
 
 flags: $(READY)
 	$(PY) scripts/build_flags.py
+
+results: $(READY)
+	$(PY) scripts/build_results.py
 
 lint: $(READY)
 	$(PY) -m ruff check .

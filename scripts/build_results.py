@@ -1,0 +1,362 @@
+"""Write docs/benchmarks.md, and the five rows that the README quotes, from benchmarks/results/*.json.
+
+    make results    # python scripts/build_results.py
+
+Each benchmark has one function here: it takes the record that the benchmark wrote and returns its section. No figure is
+written by hand.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results: make results -->\n", "<!-- end of results -->\n"
+READERS = {
+    "ours": "fvv_lib",
+    "torchcodec": "torchcodec",
+    "described": "decord",
+    "opencv": "OpenCV",
+    "pyav naive": "PyAV, one seek per frame",
+}
+
+Record = dict[str, Any]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)
+
+
+def percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def fastest(clips: dict[str, dict[str, float | None]], reader: str) -> tuple[float, float]:
+    """How many times faster ours is than a reader: the geometric mean over the clips that both read, and the least."""
+    ratios = [times[reader] / times["ours"] for times in clips.values() if times[reader] is not None]
+    return statistics.geometric_mean(ratios), min(ratios)
+
+
+def all_clips(record: Record, threads: str) -> dict[str, dict[str, float | None]]:
+    return {**record["generated, 60 s of 1080p"][threads]["milliseconds"], **record["real"][threads]["milliseconds"]}
+
+
+# --- one function for each benchmark ----------------------------------------------------------------------------------
+
+
+def decode(record: Record) -> str:
+    counts = record["encodings"]["counts"]
+    right = table(
+        ["reader", "right", "wrong frames, no error", "refused"],
+        [[title, *(counts[name][kind] for kind in ("right", "wrong", "refused"))] for name, title in READERS.items()],
+    )
+    rows = []
+    for threads in ("one thread", "all threads"):
+        for name in ("torchcodec", "described", "opencv", "pyav naive"):
+            mean, least = fastest(all_clips(record, threads), name)
+            rows.append([READERS[name], threads, f"{mean:.2f}x", f"{least:.2f}x"])
+    speed = table(["fvv_lib is faster than", "threads", "geometric mean", "slowest clip"], rows)
+    return f"""Each encoding is a combination of codec, container, key-frame distance, B-frames, frame rate and
+rotation. The number of each frame is painted in it. A reader is right if all frames it returns have the
+expected numbers.
+
+{right}
+
+Speed: {len(all_clips(record, "one thread"))} clips (generated 60 s clips of 1080p, and real clips of a few seconds), 8
+frames of each, the median of several rounds. Above 1x, fvv_lib is faster.
+
+{speed}
+
+Not measured: GPU decoding, more than 2 cores."""
+
+
+def pixels(record: Record) -> str:
+    names = {
+        "ours, uint8": "fvv_lib, scaled on the model's device",
+        "ours, scaled on the CPU": "fvv_lib, scaled on the CPU",
+        "described, torchvision": "decord and the torchvision processor",
+        "described": "decord, Pillow and the CLIP image processor",
+    }
+    rows = [[names[key], record["pixels, ms"][key], record["file to tensor, ms"][key]] for key in names]
+    return f"""One clip ({record["clip"]}), 8 frames, padded to 1024x1024.
+
+{table(["pipeline", "pixels, ms", "file to tensor, ms"], rows)}"""
+
+
+def fuzz(record: Record) -> str:
+    more = json.loads((RESULTS / "fuzz_more.json").read_text())
+    kinds = {
+        "right": "right frames",
+        "error": "an error",
+        "wrong": "wrong frames",
+        "timeout": "time limit",
+        "crash": "crash",
+    }
+    rows = [[one["files"], *(one["results"][kind] for kind in kinds)] for one in (record, more)]
+    return f"""Bytes of good files are flipped, zeroed, cut or moved, and the reader decodes what is left.
+
+{table(["damaged files", *kinds.values()], rows)}
+
+All wrong frames are HEVC: FFmpeg's decoder does not notice all of its damage."""
+
+
+def leak(record: Record) -> str:
+    rows = []
+    for place in ("in this process", "in a child"):
+        held = record[place]["resident, MiB"]
+        rows.append([place, f"{min(held)} to {max(held)}", f"{record[place]['change after the first 500, %']} %"])
+    return f"""{record["reads"]:,} reads of clips, resident memory.
+
+{table(["where", "resident, MiB", "change after the first 500 reads"], rows)}"""
+
+
+def big_index(record: Record) -> str:
+    names = {
+        "seconds to open": "seconds to open",
+        "seconds to first batch": "seconds to first batch",
+        "pss of the index per worker, MiB": "memory of the index per worker, MiB (PSS)",
+    }
+    rows = [[title, record["ours"][key], record["described"][key]] for key, title in names.items()]
+    first = record["seconds to first batch, when every sample is checked"]
+    return f"""{record["samples"]:,} samples, {record["workers"]} workers. A list of samples is what LLaVA's code holds.
+
+{table(["", "fvv_lib", "a list of samples"], rows)}
+
+The first time a file is read, every sample is checked: {first} seconds to the first batch."""
+
+
+def motion(record: Record) -> str:
+    rows = []
+    for run in record["runs"]:
+        before, after = run["before"], run["after"]
+        scores = [f"{percent(before[kind])} → {percent(after[kind])}" for kind in run["questions"]]
+        rows.append([run["frames"], run["seed"], *scores, run["train_seconds"]])
+    questions = record["runs"][0]["questions"]
+    columns = ["frames", "seed", *(f"{kind} ({count})" for kind, count in questions.items()), "training, s"]
+    return f"""`make finetune`: accuracy on the test split before and after training, number of questions in brackets.
+
+{table(columns, rows)}
+
+Not measured: another processor rounds differently, so an answer or two may differ there."""
+
+
+def backwards(record: Record) -> str:
+    trained = {
+        "forwards": "forwards only",
+        "both ways": "both ways",
+        "forwards, then both ways": "forwards, then both ways",
+    }
+    rows = [
+        [title, *(percent(record[key][way][kind]) for kind in ("motion", "order") for way in ("forwards", "backwards"))]
+        for key, title in trained.items()
+    ]
+    columns = [
+        "trained on clips played",
+        "motion, forwards",
+        "motion, backwards",
+        "order, forwards",
+        "order, backwards",
+    ]
+    return f"""Test clips played backwards have the opposite answers. A model that uses time answers both.
+
+{table(columns, rows)}
+
+One run each. Trained forwards only, the model has learned a shortcut for motion: a shape near an edge is leaving it."""
+
+
+def train_step(record: Record) -> str:
+    rows = []
+    for case, measured in record["cases"].items():
+        for side, values in measured["sides"].items():
+            columns = ("seconds per step", "peak GiB", "peak GiB above weights")
+            rows.append([case, side, *(values[column] for column in columns)])
+    columns = ["case", "side", "seconds per step", "peak GiB", "peak GiB above the weights"]
+    return f"""Forward, backward and AdamW of FastVLM-0.5B with 2 of its 24 language layers and random weights,
+{record["precision"]}. `stock` is transformers' own class with logits at every position. All sides compute the same
+loss.
+
+{table(columns, rows)}
+
+Not measured: a GPU, more cores, the trained tower with 8 frames (stock does not fit 24 GB)."""
+
+
+def memory(record: Record) -> str:
+    rows = [[r["name"], r["predicted_gib"], r["measured_gib"], f"{r['error']:+.1%}"] for r in record["rows"]]
+    presets = "\n".join(record["presets"])
+    return f"""Predicted against measured peaks of the Trainer ({record["model"]}).
+
+{table(["setting", "predicted GiB", "measured GiB", "error"], rows)}
+
+What fits a device (`fvv memory --presets`): one sample of 8 frames of 1024x1024 at a time, bf16, with the predicted
+peak in GiB. A tenth of the device is left free.
+
+{presets}
+
+Not measured: a GPU, ZeRO."""
+
+
+def feature_cache(record: Record) -> str:
+    rows = []
+    for case, measured in record["cases"].items():
+        again, stored = (measured["sides"][side]["seconds per epoch"] for side in ("encoded again", "stored"))
+        rows.append([case, again, stored, f"{measured['times faster']}x"])
+    return f"""`--cache_features True` with a frozen tower: {record["data"]}. A frame takes
+{record["stored MB per frame"]} MB.
+
+{table(["trained", "seconds per epoch, encoded again", "seconds per epoch, stored", "faster"], rows)}"""
+
+
+def full_size(record: Record) -> str:
+    answer, step = record["answer"], record["step"]
+    rows = [
+        ["an answer of 8 tokens", answer["answer_seconds"], answer["peak_gib"]],
+        ["a training step", step["step_seconds"], step["peak_gib"]],
+    ]
+    return f"""{record["model"]}.
+
+{table(["what", "seconds", "peak GiB"], rows)}"""
+
+
+def kill(record: Record) -> str:
+    saving = sum(death["in a save"] for death in record["kills"])
+    return f"""A run of {record["steps"]} steps was killed {len(record["kills"])} times, {saving} of them during a
+save, and started again each time. The largest difference between its last weights and those of a run
+that was never killed: {record["largest difference of a weight"]}."""
+
+
+def mismatch(record: Record) -> str:
+    columns = ["version", "turns", "answers end in a", "counted - total", "strict", "tolerant"]
+    rows = [[case[column] for column in columns] for case in record["cases"]]
+    return f"""Labels by counting, as LLaVA's code finds them, on the real {record["tokenizer"]} tokenizer. A
+difference above {record["tolerance"]} is dropped in the tolerant mode, any in the strict mode.
+
+{table(columns, rows)}"""
+
+
+def labels(record: Record) -> str:
+    (rows,) = [value for key, value in record.items() if key.startswith("preprocess")]
+    columns = ["rounds", "tokens", "old, ms", "ours, ms", "old / ours"]
+    return f"""Exact labels of one conversation. The old build is commit {record["old"]}. Both sides give the
+same labels.
+
+{table(columns, [[row[column] for column in columns] for row in rows])}"""
+
+
+def start(record: Record) -> str:
+    rows = []
+    for name, row in record["rows"].items():
+        ratio = row["ours / old"]["seconds, median"]
+        sides = [f"{row[side]['seconds, median']} s, {row[side]['peak MiB']:.0f} MiB" for side in ("old", "ours")]
+        rows.append([f"`{name}`", *sides, f"{ratio:.3f}"])
+    return f"""Whole processes, start to end. The old build is commit {record["old"]}.
+
+{table(["command", "old", "now", "now / old, seconds"], rows)}"""
+
+
+def tests(record: Record) -> str:
+    rows = [[record[side]["build"], record[side]["seconds"], record[side]["passed"]] for side in ("old", "new")]
+    return f"""`make test` in fresh clones. The slowest tests of both are listed in `tests.json`.
+
+{table(["build", "seconds", "tests passed"], rows)}"""
+
+
+#: The title and the section of each benchmark, in the order of the lessons.
+SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "decode": ("Exact frames", decode),
+    "pixels": ("From file to tensor", pixels),
+    "fuzz": ("Damaged files", fuzz),
+    "leak": ("Memory of a reader", leak),
+    "mismatch": ("Labels by counting", mismatch),
+    "labels": ("Exact labels of long conversations", labels),
+    "big_index": ("A million samples", big_index),
+    "motion": ("What fine-tuning teaches", motion),
+    "backwards": ("Played backwards", backwards),
+    "kill": ("Killed and resumed", kill),
+    "train_step": ("A training step", train_step),
+    "memory": ("Predicted memory", memory),
+    "feature_cache": ("Cached features", feature_cache),
+    "full_size": ("Full size on a CPU", full_size),
+    "start": ("Commands", start),
+    "tests": ("Tests", tests),
+}
+
+
+def read(name: str) -> Record:
+    record: Record = json.loads((RESULTS / f"{name}.json").read_text())
+    return record
+
+
+def page() -> str:
+    how = "`make results` writes this page from `benchmarks/results`. Each benchmark runs both sides in one run."
+    parts = [f"# Benchmarks\n\n{how}\n"]
+    for name, (title, section) in SECTIONS.items():
+        if not (RESULTS / f"{name}.json").is_file():
+            continue
+        record = read(name)
+        versions = ", ".join(f"{package} {number}" for package, number in record.get("versions", {}).items())
+        where = (
+            f"Measured on {record['hardware']}{f'; {versions}' if versions else ''}. Run `python benchmarks/{name}.py`."
+        )
+        parts.append(f"## {title}\n\n{section(record)}\n\n{where}\n")
+    return "\n".join(parts)
+
+
+def readme_rows() -> str:
+    """The five rows of "Why trust it"."""
+    frames, killed, step, fits, labels = (read(name) for name in ("decode", "kill", "train_step", "memory", "mismatch"))
+    counts = frames["encodings"]["counts"]
+    total = sum(counts["ours"].values())
+    right = ", ".join(f"{READERS[name]} {counts[name]['right']}" for name in ("ours", "torchcodec", "described"))
+    mean, _ = fastest(all_clips(frames, "one thread"), "torchcodec")
+    decord, _ = fastest(all_clips(frames, "one thread"), "described")
+    wrong = sum(case["counted - total"] != 0 for case in labels["cases"])
+    language = step["cases"]["language side, 2,100 tokens"]["ours / stock"]
+    largest = max(abs(row["error"]) for row in fits["rows"])
+    rows = [
+        ["exact frames", f"of {total} encodings right: {right}", "exact-frames"],
+        [
+            "speed of reading",
+            f"{mean:.2f}x torchcodec, {decord:.2f}x decord (one thread, geometric mean)",
+            "exact-frames",
+        ],
+        [
+            "labels",
+            f"exact; counting as LLaVA does is wrong in {wrong} of {len(labels['cases'])} cases",
+            "labels-by-counting",
+        ],
+        [
+            "resume",
+            f"killed {len(killed['kills'])} times: weights differ by {killed['largest difference of a weight']}",
+            "killed-and-resumed",
+        ],
+        [
+            "memory and step",
+            f"prediction at most {largest:.1%} off; language side {language['steps per second']}x the steps per second "
+            f"of stock transformers in {language['peak']} of its memory (CPU)",
+            "a-training-step",
+        ],
+    ]
+    return table(
+        ["what", "measured"], [[f"[{name}](docs/benchmarks.md#{anchor})", text] for name, text, anchor in rows]
+    )
+
+
+def with_rows(readme: str) -> str:
+    """The README with its rows as the results are now."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + "\n" + readme_rows() + "\n\n" + END + rest.split(END)[1]
+
+
+def main() -> None:
+    PAGE.write_text(page())
+    README.write_text(with_rows(README.read_text()))
+
+
+if __name__ == "__main__":
+    main()
