@@ -33,8 +33,9 @@ def sample(question="<image>\nWhat colour is it?", answer="It is red.", **rest):
 
 @pytest.fixture
 def make(tokenizer, annotate, media):
-    def build(samples, frame_spec=SPEC, **settings):
-        return LazySupervisedDataset(tokenizer, [annotate(samples)], DataArguments(**settings), frame_spec=frame_spec)
+    def build(samples, frame_spec=SPEC, seed=0, **settings):
+        data_args = DataArguments(**settings)
+        return LazySupervisedDataset(tokenizer, [annotate(samples)], data_args, frame_spec=frame_spec, seed=seed)
 
     return build
 
@@ -126,7 +127,7 @@ def test_the_length_of_random_frames_with_time_marks_holds_in_every_epoch(make, 
     assert set(dict(dataset.check_media()).values()) == {None}
     for index, longest in enumerate(dataset.lengths):
         lengths = []
-        for epoch in range(6):
+        for epoch in range(12):
             dataset.set_epoch(epoch)
             ids = dataset[index]["input_ids"]
             lengths.append(len(ids) + 3 * int((ids == IMAGE_TOKEN_INDEX).sum()))
@@ -160,6 +161,30 @@ def test_random_sampling_follows_sample_and_epoch(make):
     assert not torch.equal(one[0]["images"], one[1]["images"])
     two.set_epoch(1)
     assert not torch.equal(one[0]["images"], two[0]["images"])
+
+
+def test_random_frames_follow_the_seed(make):
+    samples = [sample(video="clip.mp4")]
+    one, again, *others = (make(samples, frame_sampling="random", seed=seed)[0]["images"] for seed in (1, 1, 2, 3))
+    assert torch.equal(one, again)
+    assert not any(torch.equal(one, other) for other in others)
+    assert not torch.equal(*others)
+
+
+def test_random_frames_of_a_sample_do_not_follow_from_its_place(make, media):
+    """Whether it is left out beforehand, from the file, or by `bad_samples`; samples that say the same differ."""
+    (media / "broken.mp4").write_text("not a video")
+    bad = sample(video="broken.mp4")
+    one, two = sample("<image>\nB?", video="clip.mp4"), sample("<image>\nC?", video="clip.mp4")
+    settings = {"frame_sampling": "random", "bad_samples": "skip"}
+    whole = make([bad, one, two, one], **settings)
+    whole.leave_out({index: error for index, error in whole.check_media() if error})
+    without, other = make([one, two, one], **settings), make([two, one], **settings)
+    expected = [item["images"] for item in without]
+    assert all(torch.equal(item["images"], images) for item, images in zip(whole, expected, strict=True))
+    assert torch.equal(other[0]["images"], expected[1])
+    assert torch.equal(other[1]["images"], expected[0])
+    assert not torch.equal(expected[0], expected[2])
 
 
 def test_random_frames_are_the_same_for_any_number_of_workers(make):

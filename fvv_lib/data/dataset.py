@@ -53,6 +53,8 @@ class LazySupervisedDataset(Dataset):
         data_path: annotation files.
         data_args: which samples, and how their videos become frames and text.
         frame_spec: what a frame is to the model, see `model.geometry.make_frame_spec`.
+        seed: of the frames that `random` sampling takes, with the epoch and what the sample says; where the sample
+            stands, and which others there are, does not matter.
 
     Attributes:
         lengths: int64 (N,), positions that each sample takes, frames included. Time marks are written with the true
@@ -80,11 +82,14 @@ class LazySupervisedDataset(Dataset):
         data_args: DataArguments,
         *,
         frame_spec: FrameSpec,
+        seed: int = 0,
     ):
         self.tokenizer = tokenizer
         self.data_args = data_args
         self.frame_spec = frame_spec
         self.samples = Annotations(data_path, data_args.image_folder, data_args.cache_dir)
+        self.seed = seed
+        self.identities = self.samples.identities() if data_args.frame_sampling == "random" else None
         self.names = LazySequence(self.samples.name, self.samples)
         self.text = SampleText(self.samples, tokenizer, data_args, frame_spec)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
@@ -144,13 +149,19 @@ class LazySupervisedDataset(Dataset):
                 path,
                 args.num_video_frames,
                 strategy=args.frame_sampling,
-                seed=(int(self.epoch), index),
+                seed=self._draw(index),
                 backend=args.video_backend,
                 num_threads=1,
                 timeout=args.decode_timeout or None,
             )
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{self.names[index]}: {error}") from error
+
+    def _draw(self, index: int) -> tuple[int, ...] | None:
+        """The seed of the random frames of a sample in this epoch; None where no frames are random."""
+        if self.identities is None:
+            return None
+        return self.seed, int(self.epoch), *map(int, self.identities[index])
 
     def media(self, index: int) -> list[Path]:
         """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
@@ -215,6 +226,8 @@ class LazySupervisedDataset(Dataset):
     def _keep(self, chosen: np.ndarray) -> None:
         self.samples.keep(chosen)
         self.lengths = self.lengths[chosen]
+        if self.identities is not None:
+            self.identities = self.identities[chosen]
 
 
 @dataclass

@@ -12,9 +12,12 @@ from fvv_lib.video_config import FrameSpec
 
 
 def open_splits(
-    tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec
+    tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec, seed: int = 0
 ) -> dict[str, LazySupervisedDataset]:
     """The data sets of a run by name: `train` and, where they are set, `validation` and `test`.
+
+    Args:
+        seed: of the frames that `random` sampling takes in training.
 
     Raises:
         DataFormatError: no `data_path`; a clip of a held-out set is in the training set too.
@@ -23,7 +26,8 @@ def open_splits(
     """
     if not data_args.data_path:
         raise DataFormatError("No training data: set data_path to at least one annotation file.")
-    splits = {"train": LazySupervisedDataset(tokenizer, data_args.data_path, data_args, frame_spec=frame_spec)}
+    train = LazySupervisedDataset(tokenizer, data_args.data_path, data_args, frame_spec=frame_spec, seed=seed)
+    splits = {"train": train}
     held_out = {"validation": data_args.validation_data_path, "test": data_args.test_data_path}
     for name, path in held_out.items():
         if path is not None:
@@ -34,18 +38,19 @@ def open_splits(
 
 
 def make_supervised_data_module(
-    tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec
+    tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec, seed: int = 0
 ) -> dict[str, Any]:
     """`train_dataset`, `eval_dataset` (None without `validation_data_path`) and `data_collator`, for the Trainer.
 
     Args:
         frame_spec: what a frame is to the model, see `model.geometry.make_frame_spec`.
+        seed: of the frames that `random` sampling takes in training.
 
     Raises: as `open_splits`.
 
     Lesson: 05.
     """
-    splits = open_splits(tokenizer, replace(data_args, test_data_path=None), frame_spec=frame_spec)
+    splits = open_splits(tokenizer, replace(data_args, test_data_path=None), frame_spec=frame_spec, seed=seed)
     return {
         "train_dataset": splits["train"],
         "eval_dataset": splits.get("validation"),
