@@ -1,11 +1,23 @@
+import json
 import re
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC
+from conftest import ROOT, SPEC
+from starting import FORKSERVER
 
-from fvv_lib import DataFormatError, FvvError, LazySupervisedDataset, accuracy_by_kind, ask, evaluate
+from fvv_lib import (
+    DataFormatError,
+    FvvError,
+    LazySupervisedDataset,
+    accuracy_by_kind,
+    ask,
+    evaluate,
+    load_pretrained_model,
+)
 from fvv_lib.evaluation import is_correct
 from fvv_lib.evaluation.generation import AnswerStreamer, generate_answers, prompt_ids
 from fvv_lib.evaluation.scoring import Answer, confidence_interval
@@ -112,8 +124,6 @@ def test_a_count_that_can_not_be_is_an_error(correct, total):
 
 @pytest.fixture
 def small_test_set(loaded, data_samples, annotate):
-    import json
-
     samples = json.loads((data_samples / "val.json").read_text())
     chosen = [s for s in samples if any(part in s["id"] for part in ("motion-0000", "order-0040", "still", "text"))]
     args = DataArguments(image_folder=str(data_samples))
@@ -128,6 +138,34 @@ def test_every_question_is_asked_with_the_true_history(loaded, small_test_set):
     table = accuracy_by_kind(answers)
     assert table["colour"]["accuracy"] >= 0.9
     assert all("<image>" not in answer.generated for answer in answers)
+
+
+def shares(rank, folder):
+    """A rank of two: asks its part, and writes all answers and the number of those that it asked itself."""
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{folder}/meet")
+    loaded = load_pretrained_model(ROOT / "data_samples" / "tiny-fastvlm", device="cpu")
+    args = DataArguments(image_folder=str(ROOT / "data_samples"))
+    dataset = LazySupervisedDataset(loaded.tokenizer, [f"{folder}/data.json"], args, frame_spec=SPEC)
+    asked, generate = [], loaded.model.generate
+    loaded.model.generate = lambda ids, **settings: asked.append(len(ids)) or generate(ids, **settings)
+    answers = evaluate(loaded.model, loaded.tokenizer, dataset, batch_size=7)
+    Path(folder, f"rank{rank}").write_text(json.dumps([sum(asked), [asdict(answer) for answer in answers]]))
+
+
+def test_processes_share_the_questions_and_each_has_all_answers_in_order(loaded, small_test_set, tmp_path):
+    alone = evaluate(loaded.model, loaded.tokenizer, small_test_set, batch_size=7)
+    ranks = [FORKSERVER.Process(target=shares, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+        assert process.exitcode == 0
+    found = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(2)]
+    assert [Answer(**answer) for answer in found[0][1]] == alone
+    assert found[1][1] == found[0][1]
+    asked = [count for count, _ in found]
+    assert sum(asked) == len(alone)
+    assert abs(asked[0] - asked[1]) <= 7
 
 
 def test_batched_answers_equal_single_ones(loaded, small_test_set):

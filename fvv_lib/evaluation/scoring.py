@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
+from fvv_lib.model.sharding import is_zero3_enabled
 from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 
@@ -68,6 +70,9 @@ def evaluate(
     A sample may say what its questions are: `kinds`, a name for each question, and `choices`, for each question the
     texts of which an answer must name the right one. Without choices an answer is right when it is the expected text.
 
+    Under several processes all of them call it, each asks a part of the batches that one process would ask, and each
+    gets all answers, in order.
+
     Raises:
         DataFormatError: a sample whose `kinds` or `choices` do not match its questions, before anything is asked.
 
@@ -80,24 +85,63 @@ def evaluate(
         for index, sample in enumerate(dataset.samples)
         for number in range(len(sample["conversations"]) // 2)
     ]
+    batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
+    mine: dict[int, list[Answer]] = {}
+    for number in _my_share(len(batches)):
+        mine[number] = _ask_batch(model, tokenizer, dataset, batches[number], max_new_tokens)
+    return [answer for _, answers in sorted(_gather(mine).items()) for answer in answers]
+
+
+def _ask_batch(
+    model: VideoMixin,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: LazySupervisedDataset,
+    batch: Sequence[tuple[int, int]],
+    max_new_tokens: int,
+) -> list[Answer]:
+    """The answers to questions, each given as the index of its sample and its number in there."""
     version = dataset.data_args.version
-    answers: list[Answer] = []
-    for start in range(0, len(questions), batch_size):
-        batch = questions[start : start + batch_size]
-        shown = {index: dataset.show(index) for index in {index for index, _ in batch}}
-        asked = [shown[index].turns[: 2 * number + 1] for index, number in batch]
-        counts = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
-        generated = generate_answers(
-            model,
-            tokenizer,
-            [prompt_ids(turns, tokenizer, version) for turns in asked],
-            [shown[index].images[:count] for (index, _), count in zip(batch, counts, strict=True)],
-            version,
-            max_new_tokens,
-        )
-        for (index, number), text in zip(batch, generated, strict=True):
-            answers.append(_score(dataset, index, number, shown[index].turns, text))
-    return answers
+    shown = {index: dataset.show(index) for index in {index for index, _ in batch}}
+    asked = [shown[index].turns[: 2 * number + 1] for index, number in batch]
+    counts = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
+    generated = generate_answers(
+        model,
+        tokenizer,
+        [prompt_ids(turns, tokenizer, version) for turns in asked],
+        [shown[index].images[:count] for (index, _), count in zip(batch, counts, strict=True)],
+        version,
+        max_new_tokens,
+    )
+    return [
+        _score(dataset, index, number, shown[index].turns, text)
+        for (index, number), text in zip(batch, generated, strict=True)
+    ]
+
+
+def _my_share(batches: int) -> list[int]:
+    """The batches that this process asks. Under ZeRO-3, where all must run each layer equally often, each process asks
+    as many: one that has fewer asks its last again, or the first where it has none."""
+    if not _several_processes():
+        return list(range(batches))
+    rank, processes = distributed.get_rank(), distributed.get_world_size()
+    share = list(range(rank, batches, processes))
+    if is_zero3_enabled() and batches:
+        rounds = math.ceil(batches / processes)
+        share += (share[-1:] or [0]) * (rounds - len(share))
+    return share
+
+
+def _gather(mine: dict[int, list[Answer]]) -> dict[int, list[Answer]]:
+    """The answers of all processes, by batch."""
+    if not _several_processes():
+        return mine
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, mine)
+    return {number: answers for part in parts for number, answers in part.items()}
+
+
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _score(
