@@ -5,6 +5,7 @@
 made. This module loads neither torch nor transformers; `arguments` has the Trainer's.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,23 @@ from fvv_lib.errors import FvvError
 from fvv_lib.video_config import VideoConfig, check_choices, deterministic_sampling
 
 PARTS = ("vision_tower", "projector", "language_model")
+AUTO_PARTS = ("auto",)
+
+
+def choose_parts(chosen: Iterable[str], lora_rank: int) -> tuple[str, ...]:
+    """The parts that are trained: those that are named; for `auto` all of them, or with LoRA all but the vision tower.
+
+    LoRA's usual rate is ten to a hundred times what a vision tower that is trained in full stands.
+
+    Raises:
+        FvvError: a part that does not exist, or none.
+    """
+    parts = tuple(chosen)
+    if parts == AUTO_PARTS:
+        return PARTS[1:] if lora_rank else PARTS
+    if not parts or not set(parts) <= set(PARTS):
+        raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, or be auto; got {list(parts)}.")
+    return parts
 
 
 @dataclass(frozen=True)
@@ -20,12 +38,18 @@ class ModelArguments:
 
     model_name_or_path: str = field(metadata={"help": "Model folder, or hub name, of a FastVLM or a LLaVA-1.5."})
     tunable_parts: tuple[str, ...] = field(
-        default=PARTS,
-        metadata={"help": "Parts that are trained: any of vision_tower, projector, language_model."},
+        default=AUTO_PARTS,
+        metadata={
+            "help": "Parts that are trained: any of vision_tower, projector, language_model; auto: all, with LoRA all "
+            "but the vision tower."
+        },
     )
     lora_rank: int = field(
         default=0,
-        metadata={"help": "Train the language model through LoRA of this rank (8 to 64 is usual); 0: in full."},
+        metadata={
+            "help": "Train the language model through LoRA of this rank (8 to 64 is usual); 0: in full. The vision "
+            "tower is frozen then, unless tunable_parts names it and vision_tower_lr is set."
+        },
     )
     lora_alpha: int | None = field(
         default=None, metadata={"help": "LoRA's output is scaled by lora_alpha / lora_rank; default: 2 * lora_rank."}
@@ -33,10 +57,7 @@ class ModelArguments:
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tunable_parts", tuple(self.tunable_parts))  # a list is welcome, and could change
-        unknown = [part for part in self.tunable_parts if part not in PARTS]
-        if unknown or not self.tunable_parts:
-            raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, got {list(self.tunable_parts)}.")
+        object.__setattr__(self, "tunable_parts", choose_parts(self.tunable_parts, self.lora_rank))
         wrong_alpha = self.lora_alpha is not None and self.lora_alpha <= 0
         if self.lora_rank < 0 or wrong_alpha or not 0 <= self.lora_dropout < 1:
             raise FvvError(
@@ -80,7 +101,10 @@ class DataArguments:
     num_video_frames: int = field(default=8, metadata={"help": "Frames taken from each video."})
     frame_sampling: str = field(
         default="uniform",
-        metadata={"help": "Which frames: uniform, segment, or random (differs by epoch, the same in every run)."},
+        metadata={
+            "help": "Which frames: uniform, segment, or random (follows from seed, epoch and sample: the same in every "
+            "run)."
+        },
     )
     time_marks: str = field(
         default="none",
@@ -164,6 +188,13 @@ class TrainingSettings:
     """What this project adds to transformers' `TrainingArguments`, or sets otherwise; see `arguments`."""
 
     output_dir: str = field(default="output", metadata={"help": "Folder for checkpoints, metrics and figures."})
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Begin anew in an output_dir that has a model or checkpoints: they are deleted before the first "
+            "step. Without it such a folder is refused."
+        },
+    )
     model_max_length: int | None = field(
         default=None,
         metadata={
@@ -234,7 +265,11 @@ class MemorySettings:
         default=False, metadata={"help": "Compute activations again in the backward pass."}
     )
     tunable_parts: tuple[str, ...] = field(
-        default=PARTS, metadata={"help": "Parts that are trained: any of vision_tower, projector, language_model."}
+        default=AUTO_PARTS,
+        metadata={
+            "help": "Parts that are trained: any of vision_tower, projector, language_model; auto: all, with LoRA all "
+            "but the vision tower."
+        },
     )
     lora_rank: int = field(
         default=0, metadata={"help": "Train the language model through LoRA of this rank; 0: in full."}
@@ -253,7 +288,7 @@ class MemorySettings:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tunable_parts", tuple(self.tunable_parts))
+        object.__setattr__(self, "tunable_parts", choose_parts(self.tunable_parts, self.lora_rank))
         ModelArguments(self.model, self.tunable_parts, self.lora_rank)  # raises what training would
         for name in ("num_video_frames", "frame_pool", "frames_per_chunk", "image_size", "labelled_tokens",
                      "per_device_train_batch_size", "gradient_accumulation_steps", "num_devices"):  # fmt: skip

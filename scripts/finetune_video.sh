@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fine-tune a FastVLM on video. As it stands it trains the tiny one of the course on data_samples/. Every flag of
 # `python -m fvv_lib finetune --help` passes through, and the last one given wins; paths start where you stand. With a
-# --data_path of your own, nothing of the course's data and schedule is used:
+# --data_path of your own, nothing of the course's data and schedule is used, and the first 3 % of the steps warm up:
 #
 #   bash scripts/finetune_video.sh --model_name_or_path FOLDER --data_path mine.json --image_folder videos \
 #       --output_dir output/mine --max_steps 1000 --learning_rate 1e-5 --per_device_train_batch_size 1
@@ -63,6 +63,7 @@ exec "${launch[@]}" -m fvv_lib finetune \
     --num_video_frames 8 \
     --version qwen_2 \
     --lr_scheduler_type cosine \
+    --warmup_steps 0.03 \
     --weight_decay 0.01 \
     --save_strategy steps \
     --save_total_limit 2 \

@@ -1,6 +1,7 @@
 """Settings from flags, from YAML, and through the script; and what the command says when they are wrong."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields
@@ -376,6 +377,8 @@ def test_with_data_of_your_own_nothing_of_the_course_is_used(spelling):
     assert "--max_steps 600" in course
     assert "data_samples" not in mine
     assert "--max_steps" not in mine
+    assert re.findall(r"--warmup_steps (\S+)", mine) == ["0.03"]  # a part of the steps, however many they are
+    assert re.findall(r"--warmup_steps (\S+)", course)[-1] == "60"  # the last one wins
 
 
 def test_what_is_checked_is_what_is_trained():

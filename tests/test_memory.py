@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fvv_lib import FvvError, LazySupervisedDataset, MemorySettings, predict_memory
 from fvv_lib.scaling.budget import GIB, USABLE, find_preset, plan_run, suggest
 from fvv_lib.scaling.dryrun import _LiveBytes, dry_run
-from fvv_lib.settings import DataArguments, ModelArguments
+from fvv_lib.settings import PARTS, DataArguments, ModelArguments
 from fvv_lib.weights.lora import add_lora
 
 FROZEN = ("projector", "language_model")
@@ -85,6 +85,13 @@ def test_lora_leaves_no_gradient_and_no_optimizer_state_for_frozen_weights(setti
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     assert prediction.trained == trained
     assert states(prediction)[1:] == [4 * trained, 8 * trained]
+
+
+def test_lora_is_predicted_as_it_is_trained(base):
+    """The tower is frozen, unless it is named."""
+    auto, frozen = (MemorySettings(str(base), lora_rank=4, **parts) for parts in ({}, {"tunable_parts": FROZEN}))
+    assert auto == frozen
+    assert MemorySettings(str(base)).tunable_parts == PARTS
 
 
 @pytest.mark.parametrize(

@@ -156,10 +156,11 @@ def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[s
         yield {"gradient_checkpointing": True, "frames_per_chunk": 2}
     if math.isqrt(tokens_per_frame) % 2 == 0:
         yield {"frame_pool": 2 * settings.frame_pool}
+    without_tower = {"tunable_parts": tuple(part for part in parts if part != "vision_tower")}
     if "vision_tower" in parts and len(parts) > 1:
-        yield {"tunable_parts": tuple(part for part in parts if part != "vision_tower")}
-    if "language_model" in parts and not settings.lora_rank:
-        yield {"lora_rank": 16}
+        yield without_tower
+    if "language_model" in parts and not settings.lora_rank:  # which freezes the tower, see `settings.choose_parts`
+        yield {"lora_rank": 16, **(without_tower if "vision_tower" in parts else {})}
     for stage in range(settings.zero_stage + 1, 4):
         yield {"zero_stage": stage, "num_devices": max(settings.num_devices, 8)}
     if not settings.offload:
