@@ -116,7 +116,7 @@ def measure(folder: Path, case: str, side: str) -> dict[str, Any]:
             num_video_frames=FRAMES,
         ),
         TrainingArguments(
-            output_dir=str(folder / "output"),
+            output_dir=str(folder / f"{case}, {side}"),
             num_train_epochs=2,
             per_device_train_batch_size=1,
             learning_rate=1e-5,

@@ -1,9 +1,13 @@
 """transformers' `TrainingArguments` with what this project adds, as the Trainer takes them.
 
-They are the one settings object that may change after it is made: transformers itself does so.
+They are the one settings object that may change after it is made: transformers itself does so. A value that cannot
+work, or that would do nothing without a word, is refused here; `finetuning.trying` finds what only a try can tell.
 """
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -11,35 +15,72 @@ import transformers
 from fvv_lib.errors import FvvError
 from fvv_lib.settings import TrainingSettings
 
+_OWN_LOSS = "is not supported: the model makes embeddings and loss itself. Leave it out."
+_OWN_METRICS = "would do nothing: it is for metrics of a program of your own. Leave it out, and set test_data_path."
+_OWN_KERNELS = "is not supported: the model has a forward pass of its own. Leave it out."
+_OWN_GROUPS = "is not supported: it chooses the parameters itself, and vision_tower_lr would do nothing. Leave it out."
+_NO_COMPILER = "is not supported: each batch has other shapes, and would be compiled again. Leave it out."
+_NO_OTHER_SHARING = "is not supported: share the model out with --deepspeed."
+_FULL_EVAL = "would do nothing: validation computes in the type of training. Leave it out."
+
+# Settings that are refused with every other value than these, and why.
+REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "remove_unused_columns": ((False,), "would take the frames away: leave it out."),
+    "ignore_data_skip": ((False,), "would show a resumed run the first samples again: leave it out."),
+    "label_smoothing_factor": ((0.0,), _OWN_LOSS),
+    "neftune_noise_alpha": ((None, 0.0), _OWN_LOSS),
+    "use_liger_kernel": ((False,), _OWN_KERNELS),
+    "liger_kernel_config": ((None,), _OWN_KERNELS),
+    "torch_compile": ((False,), _NO_COMPILER),
+    "torch_compile_backend": ((None,), _NO_COMPILER),
+    "torch_compile_mode": ((None,), _NO_COMPILER),
+    "auto_find_batch_size": (
+        (False,),
+        "would take fewer samples in a step where memory is short, which gives another result: lower "
+        "per_device_train_batch_size and raise gradient_accumulation_steps; fvv memory says what fits.",
+    ),
+    "bf16_full_eval": ((False,), _FULL_EVAL),
+    "fp16_full_eval": ((False,), _FULL_EVAL),
+    "include_for_metrics": (([], None), _OWN_METRICS),
+    "batch_eval_metrics": ((False,), _OWN_METRICS),
+    "include_num_input_tokens_seen": (
+        (False, "no"),
+        "would count a frame as one token: leave it out, metrics.json has the true tokens per second.",
+    ),
+    "metric_for_best_model": ((None, "loss", "eval_loss"), "cannot be: validation measures the loss alone."),
+    "label_names": ((None, ["labels"]), "cannot be: the labels of a batch are called labels. Leave it out."),
+    "length_column_name": (("length",), "would do nothing: lengths are counted. Leave it out."),
+    "do_predict": ((False,), "would do nothing: set test_data_path, and its questions are asked."),
+    "enable_jit_checkpoint": ((False,), "is not supported: SIGTERM saves a checkpoint anyway. Leave it out."),
+    "save_on_each_node": ((False,), "is not supported: all machines must see one output_dir. Leave it out."),
+    "fsdp": ((None, False, "", []), _NO_OTHER_SHARING),
+    "fsdp_config": ((None, {}), _NO_OTHER_SHARING),
+    "parallelism_config": ((None,), _NO_OTHER_SHARING),
+    "optim_target_modules": ((None,), _OWN_GROUPS),
+}
+REFUSED_OPTIMIZERS = ("galore_", "apollo_", "lomo", "adalomo")  # names begin with these
+
+AT_LEAST_ONE = (
+    *("model_max_length", "frames_per_chunk", "gradient_accumulation_steps", "save_total_limit"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "dataloader_prefetch_factor"),
+)
+NOT_NEGATIVE = (
+    *("learning_rate", "vision_tower_lr", "projector_lr", "weight_decay", "adam_epsilon", "max_grad_norm"),
+    *("warmup_steps", "dataloader_num_workers", "eval_delay"),
+)
+
 
 @dataclass
 class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
-    """transformers' arguments, with learning rates per part, sample length, frames per chunk and packing."""
+    """transformers' arguments, with learning rates per part, sample length, frames per chunk and packing.
+
+    Raises:
+        FvvError: a value that cannot work here, or would do nothing; see `REFUSED`.
+    """
 
     def __post_init__(self) -> None:
-        if self.remove_unused_columns:
-            raise FvvError("remove_unused_columns=True would take the frames away: leave it out.")
-        if self.ignore_data_skip:
-            raise FvvError("ignore_data_skip=True would show a resumed run the first samples again: leave it out.")
-        if self.train_sampling_strategy == "batch_rebalance":
-            raise FvvError("train_sampling_strategy='batch_rebalance' would read every clip: use group_by_length.")
-        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
-            if getattr(self, name):
-                raise FvvError(f"{name} is not supported: the model makes embeddings and loss itself. Leave it out.")
-        for name in ("vision_tower_lr", "projector_lr"):
-            if (getattr(self, name) or 0) < 0:
-                raise FvvError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in (
-            *("model_max_length", "frames_per_chunk", "gradient_accumulation_steps"),
-            *("per_device_train_batch_size", "per_device_eval_batch_size"),
-        ):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.dataloader_num_workers < 0:
-            raise FvvError(f"dataloader_num_workers must be 0 or more, got {self.dataloader_num_workers}.")
-        for name in ("seed", "data_seed"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 2**32:
-                raise FvvError(f"{name} must be from 0 to 2**32 - 1, got {getattr(self, name)}.")
+        self._refuse()
+        self._check_numbers()
         if getattr(self, "activation_checkpointing", False) is None:  # the name that newer transformers asks for
             self.activation_checkpointing = self.gradient_checkpointing
         if self.bf16 is None:
@@ -47,3 +88,56 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
             self.bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory &= torch.cuda.is_available()  # without a GPU it only warns
         super().__post_init__()
+
+    def _refuse(self) -> None:
+        """Raise where a setting is not supported, or would do nothing."""
+        for name, (fine, why) in REFUSED.items():
+            value = getattr(self, name)
+            if value not in fine:
+                raise FvvError(f"{name}={value!r} {why}")
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise FvvError("train_sampling_strategy='batch_rebalance' would read every clip: use group_by_length.")
+        optimizer = str(getattr(self.optim, "value", self.optim))
+        if optimizer.startswith(REFUSED_OPTIMIZERS):
+            raise FvvError(f"optim={optimizer!r} {_OWN_GROUPS}")
+        if self.ddp_backend is not None and "LOCAL_RANK" not in os.environ:
+            raise FvvError(f"ddp_backend={self.ddp_backend!r} is for several processes: leave it out, or use torchrun.")
+        if self.do_eval and self.eval_strategy == "no":
+            raise FvvError("do_eval would do nothing: set eval_strategy and validation_data_path.")
+        if self.push_to_hub and self.hub_strategy != "end":
+            raise FvvError(
+                "push_to_hub uploads the model when the run has ended, with its metrics.json: add --hub_strategy end."
+            )
+        if self.overwrite_output_dir and str(self.resume_from_checkpoint).lower() not in ("none", "false"):
+            raise FvvError("overwrite_output_dir begins anew and resume_from_checkpoint goes on: leave one out.")
+        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        if self.lr_scheduler_kwargs and schedule.startswith("constant"):
+            raise FvvError(f"lr_scheduler_kwargs would do nothing: lr_scheduler_type={schedule} takes none.")
+        if self.warmup_steps and schedule in ("constant", "reduce_lr_on_plateau", "greedy"):
+            raise FvvError(
+                f"warmup_steps={self.warmup_steps} would do nothing: lr_scheduler_type={schedule} has no warm-up. Set "
+                "it to 0, or take constant_with_warmup."
+            )
+
+    def _check_numbers(self) -> None:
+        """Raise where a number is out of its range; NaN is out of each."""
+        for name in AT_LEAST_ONE:
+            if getattr(self, name) is not None and not getattr(self, name) >= 1:
+                raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in NOT_NEGATIVE:
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                raise FvvError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FvvError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        for name in ("seed", "data_seed"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 2**32:
+                raise FvvError(f"{name} must be from 0 to 2**32 - 1, got {getattr(self, name)}.")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise FvvError(f"max_steps must be at least 1, or -1 to train num_train_epochs; got {self.max_steps}.")
+        if self.max_steps == -1 and not self.num_train_epochs > 0:
+            raise FvvError(f"num_train_epochs must be above 0, got {self.num_train_epochs}.")
+        for kind in ("logging", "save", "eval"):
+            steps = getattr(self, f"{kind}_steps")
+            if getattr(self, f"{kind}_strategy") == "steps" and steps is not None and not steps > 0:
+                raise FvvError(f"{kind}_steps must be above 0, got {steps}. For none set {kind}_strategy to no.")

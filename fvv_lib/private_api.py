@@ -8,7 +8,7 @@ videos.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
+if TYPE_CHECKING:
+    from transformers import Trainer  # not all verbs need it
+
 __all__ = [
     "FakeTensorMode",
     "TorchDispatchMode",
@@ -29,6 +32,7 @@ __all__ = [
     "is_sharded",
     "length_grouped_sampler",
     "model_from_config",
+    "save_without_upload",
     "tied_weights",
     "torch_loader",
     "tree_leaves",
@@ -44,6 +48,7 @@ CALLED = {
     "torch.utils._python_dispatch.TorchDispatchMode": ("__torch_dispatch__(self, func, types, args, kwargs)",),
     "torch.utils._pytree": ("tree_leaves(tree, is_leaf)",),
     "transformers.PreTrainedModel": ("_from_config(config, **kwargs)",),
+    "transformers.Trainer": ("save_model(self, output_dir, _internal_call)",),
     "transformers.trainer_pt_utils": (
         "DistributedLengthGroupedSampler(batch_size, dataset, num_replicas, rank, seed, drop_last, lengths, "
         "model_input_name)",
@@ -66,7 +71,9 @@ OVERRIDDEN = {
         "_save_checkpoint(self, model, trial)",
         "compute_loss(self, model, inputs, return_outputs, num_items_in_batch)",
         "create_optimizer(self, model)",
+        "evaluation_loop(self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)",
         "get_batch_samples(self, epoch_iterator, num_batches, device)",
+        "prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)",
         "train(self, resume_from_checkpoint, trial, ignore_keys_for_eval)",
     ),
     "transformers.TrainerCallback": (
@@ -133,6 +140,12 @@ def length_grouped_sampler(lengths: list[int], batch_size: int, seed: int) -> Di
     """Batches of samples of like lengths, in an order that follows from seed and epoch. The Trainer has no argument
     for lengths, and takes them from columns of `datasets` alone."""
     return DistributedLengthGroupedSampler(batch_size, num_replicas=1, rank=0, seed=seed, lengths=lengths)
+
+
+def save_without_upload(trainer: "Trainer") -> None:
+    """Save the model, and leave the upload to the caller, who has more files to write. The Trainer has no argument for
+    that but a private one."""
+    trainer.save_model(_internal_call=True)
 
 
 # --- accelerate -------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def start(data, output, base, *flags, gpus=2, zero="", batch_size=2, use_cpu=Tru
         "per_device_train_batch_size": batch_size,
         "train_sampling_strategy": "sequential",
         "lr_scheduler_type": "cosine",
+        "warmup_steps": 0,  # the script has some
         "learning_rate": 1e-3,
         "weight_decay": 0.01,
         "adam_epsilon": 1e-3,  # a gradient that is zero but for rounding must not become a step
@@ -179,6 +180,31 @@ def test_two_processes_with_stored_features_give_the_losses_and_the_model_of_one
     assert got == pytest.approx(single_frozen[0], abs=1e-4)
     for name, weight in single_frozen[1].items():
         torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("zero", ["", "3"])
+def test_two_processes_share_the_questions_and_report_as_one(stream, base, zero):
+    """And the loss of validation. Five questions in batches of two: one process has one batch less, and each has a
+    sample of validation twice, to be even."""
+    if zero and not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("DeepSpeed compiles its communication between CPUs, and there is no C++ compiler")
+    shutil.copy(stream / "short.mp4", stream / "held_out.mp4")
+    held = sample("<image>\nWhich way does it move?", "It moves up.", video="held_out.mp4")
+    (stream / "test.json").write_text(json.dumps([held, TEXT, held, TEXT_2, held]))
+    flags = ["--test_data_path", stream / "test.json", "--validation_data_path", stream / "test.json"]
+    flags += ["--eval_strategy", "steps", "--eval_steps", "3", "--max_new_tokens", "8", "--save_strategy", "no"]
+    flags = [*map(str, flags), "--per_device_eval_batch_size", "2", "--learning_rate", "0"]
+    records = []
+    for gpus, output in ((1, f"asked1{zero}"), (2, f"asked2{zero}")):
+        start(stream / "data.json", stream / output, base, *flags, gpus=gpus, batch_size=4 // gpus,
+              zero=zero if gpus > 1 else "")  # fmt: skip
+        records.append(json.loads((stream / output / "metrics.json").read_text()))
+    one, two = records
+    assert one["before"]["all"]["total"] == one["after"]["all"]["total"] == 5
+    assert (two["before"], two["after"]) == (one["before"], one["after"])
+    losses = [[entry["eval_loss"] for entry in record["log"] if "eval_loss" in entry] for record in records]
+    assert len(losses[0]) == 1
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
 def note_lengths():

@@ -1,5 +1,6 @@
 """With a frozen vision tower, features are computed once and read in every epoch."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -105,10 +106,11 @@ def test_images_and_features_at_once_are_an_error(model):
 def run(base, annotate, media, tmp_path):
     """Train the tiny base, its tower frozen, for three epochs of two steps; returns losses and the record."""
     shutil.copy(media / "clip.mp4", media / "held_out.mp4")
+    number = itertools.count()
 
     def start(cache_features, parts=FROZEN, lora_rank=0, data=None, **settings):
         defaults = {
-            "output_dir": str(tmp_path / "output"),
+            "output_dir": str(tmp_path / f"output{next(number)}"),
             "num_train_epochs": 3,
             "per_device_train_batch_size": 2,
             "learning_rate": 1e-3,

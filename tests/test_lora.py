@@ -35,7 +35,8 @@ MATRICES = 7 * 4  # of attention and MLP, in 4 layers
 
 @pytest.fixture
 def run(base, annotate, media, tmp_path):
-    def start(output, model=base, steps=4, parts=("projector", "language_model"), lora_rank=RANK, **settings):
+    def start(output, model=base, steps=4, parts=("projector", "language_model"), **settings):
+        lora = {"lora_rank": settings.pop("lora_rank", RANK), "lora_alpha": settings.pop("lora_alpha", None)}
         samples = [
             {
                 "video": "clip.mp4",
@@ -47,7 +48,7 @@ def run(base, annotate, media, tmp_path):
             for way in ("to the left", "up", "down", "to the right")
         ]
         train(
-            ModelArguments(str(model), list(parts), lora_rank=lora_rank),
+            ModelArguments(str(model), list(parts), **lora),
             DataArguments(data_path=[annotate(samples)], num_video_frames=3),
             TrainingArguments(
                 output_dir=str(tmp_path / output),
@@ -151,11 +152,30 @@ def test_resuming_gives_what_an_unbroken_run_gives(run):
     assert any((one[name] - again[name]).abs().max() > 1e-3 for name in one)  # it did begin there
 
 
-def test_resuming_with_another_rank_or_without_lora_is_one_error(run):
-    checkpoint = str(run("straight") / "checkpoint-2")
-    for name, settings in {"more": {"lora_rank": 2 * RANK}, "full": {"lora_rank": 0}}.items():
+def test_resuming_with_another_rank_or_scale_or_without_lora_is_one_error(run):
+    """Another scale has the same parameters, and makes another model of them."""
+    checkpoint = run("straight") / "checkpoint-2"
+    others = {"more": {"lora_rank": 2 * RANK}, "full": {"lora_rank": 0}, "scaled": {"lora_alpha": 64}}
+    for name, settings in others.items():
+        with pytest.raises(CheckpointError, match=rf"checkpoint-2: that run had another {min(settings)} \("):
+            run(name, resume_from_checkpoint=str(checkpoint), **settings)
+    (checkpoint / "run_identity.json").unlink()  # as an earlier build left it
+    for name in ("more", "full"):
         with pytest.raises(CheckpointError, match=r"checkpoint-2: that run trained other parameters.*--lora_rank"):
-            run(name, resume_from_checkpoint=checkpoint, **settings)
+            run(name, resume_from_checkpoint=str(checkpoint), **others[name])
+
+
+def test_the_tower_is_frozen_unless_it_is_named_and_has_a_rate(run, base):
+    """LoRA's rate is too high for a part that is trained in full."""
+    assert ModelArguments("m", lora_rank=RANK).tunable_parts == ("projector", "language_model")
+    assert ModelArguments("m").tunable_parts == ("vision_tower", "projector", "language_model")
+    with pytest.raises(FvvError, match=r"set vision_tower_lr .*or leave vision_tower out of tunable_parts"):
+        run("output", parts=("vision_tower", "language_model"))
+    output = run("output", parts=("vision_tower", "language_model"), vision_tower_lr=1e-3, steps=1)
+    before, after = FastVlmForVideo.from_pretrained(base).state_dict(), load_pretrained_model(output).model.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before if "vision_tower" in name)
+    with pytest.raises(FvvError, match="vision_tower_lr is set, but tunable_parts leaves vision_tower out"):
+        run("other", parts=("auto",), vision_tower_lr=1e-3)
 
 
 def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_checkpoint_before(run, tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
+import threading
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -169,12 +172,115 @@ def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
     for other, message in (
         ({"learning_rate": 1e-4}, "had another learning_rate"),
         ({"num_video_frames": 4}, "had another num_video_frames"),
-        ({"max_steps": 3}, "The checkpoint has 5 steps, and this run shall have 3"),
+        ({"max_steps": 3}, "that run had max_steps=5, and this one has 3. It may only grow"),
     ):
         with pytest.raises(FvvError, match=message):
             main(flags("output", **{**steps, **other}, resume_from_checkpoint=True))
     main(flags("output", max_steps=EPOCH + 2, resume_from_checkpoint=True))
     assert len(losses(output)) == EPOCH + 2
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+def test_a_result_is_given_back_only_for_the_settings_that_it_had(flags, tmp_path, capsys, save_strategy):
+    """Refused before data are read; so is going on from a checkpoint, when the record is gone."""
+    settings = {"max_steps": 2, "save_steps": 2, "save_strategy": save_strategy}
+    main(flags("output", **settings))
+    again = {**settings, "resume_from_checkpoint": True}
+    same = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1, "logging_steps": 2, "packing": True}
+    main(flags("output", **again, **same))
+    assert "this run has ended before" in capsys.readouterr().out
+    others = [{"optim": "sgd"}, {"data_seed": 7}, {"bf16": True}, {"model_max_length": 1000}, {"max_grad_norm": 0.1}]
+    others += [
+        {"per_device_train_batch_size": 4},
+        {"image_folder": tmp_path},
+        {"test_data_path": tmp_path / "data.json"},
+    ]
+    kept = json.loads((tmp_path / "output" / "metrics.json").read_text())
+    for place in ("output: the run there has ended", "checkpoint-2"):
+        for other in others:
+            name = "samples in a step" if "per_device" in min(other) else min(other)
+            with pytest.raises(FvvError, match=rf"{place}: that run had another {name} \("):
+                main(flags("output", **again, **other))
+        (tmp_path / "output" / "metrics.json").unlink(missing_ok=True)
+        if save_strategy == "no":
+            return
+    assert kept["identity"] == json.loads((tmp_path / "output/checkpoint-2/run_identity.json").read_text())
+
+
+def test_changed_data_are_another_run(flags, tmp_path, capsys):
+    main(flags("output", max_steps=1))
+    data = tmp_path / "data.json"
+    moved = shutil.move(data, tmp_path / "moved.json")
+    main(flags("output", max_steps=1, resume_from_checkpoint=True, data_path=moved))
+    assert "this run has ended before" in capsys.readouterr().out
+    data.write_text(json.dumps(json.loads((tmp_path / "moved.json").read_text())[1:]))
+    with pytest.raises(FvvError, match=r"another data_path \(its content has changed\)"):
+        main(flags("output", max_steps=2, resume_from_checkpoint=True))
+
+
+def test_a_record_of_an_earlier_build_is_given_back(flags, tmp_path, capsys):
+    """It has no identity, and knows nothing of newer settings."""
+    main(flags("output", max_steps=1))
+    file = tmp_path / "output" / "metrics.json"
+    record = json.loads(file.read_text())
+    del record["identity"], record["arguments"]["training"]["overwrite_output_dir"]
+    file.write_text(json.dumps(record))
+    main(flags("output", max_steps=1, resume_from_checkpoint=True))
+    assert "this run has ended before" in capsys.readouterr().out
+    with pytest.raises(FvvError, match="another learning_rate"):
+        main(flags("output", max_steps=1, resume_from_checkpoint=True, learning_rate=1e-4))
+    file.write_text("{")
+    with pytest.raises(FvvError, match=r"metrics\.json: not the record of a run"):
+        main(flags("output", max_steps=1, resume_from_checkpoint=True))
+    file.unlink()
+    (tmp_path / "output" / "checkpoint-1" / "run_identity.json").unlink()
+    main(flags("output", max_steps=2, resume_from_checkpoint=True, weight_decay=0.1))
+    assert len(losses(tmp_path / "output")) == 2
+
+
+def test_a_run_in_a_thread_trains_and_leaves_signals_alone(flags, tmp_path):
+    """Of a server or a sweep; Python lets the main thread alone handle signals."""
+    before, failed = signal.getsignal(signal.SIGTERM), []
+
+    def go():
+        try:
+            main(flags("output", max_steps=1, dataloader_num_workers=1))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    thread.join()
+    assert not failed
+    assert len(losses(tmp_path / "output")) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_in_its_place(flags, tmp_path, monkeypatch):
+    """Every file of it, and the names of them; and so is the model before the record says that the run has ended."""
+    output, events = tmp_path / "output", []
+    sync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def note(kind, call):
+        def noted(where, *rest):
+            path = os.readlink(f"/proc/self/fd/{where}") if kind == "sync" else str(where)
+            events.append((kind, os.path.relpath(path, output)))
+            return call(where, *rest)
+
+        return noted
+
+    monkeypatch.setattr(os, "fsync", note("sync", sync))
+    monkeypatch.setattr(Path, "rename", note("rename", rename))
+    monkeypatch.setattr(Path, "replace", note("replace", replace))
+    main(flags("output", max_steps=1))
+    moved = events.index(("rename", "_unfinished/checkpoint-1"))
+    files = {path.name for path in (output / "checkpoint-1").iterdir()}
+    assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "run_identity.json"} <= files
+    synced = {path for kind, path in events[:moved] if kind == "sync"}
+    assert synced >= {f"_unfinished/checkpoint-1/{name}" for name in files} | {"_unfinished/checkpoint-1"}
+    assert ("sync", ".") in events[moved:]  # the folder that has the name now
+    ended = events.index(("replace", "metrics.json.unfinished"))
+    assert {"model.safetensors", "metrics.json.unfinished"} <= {path for kind, path in events[moved:ended]}
 
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(flags, tmp_path):

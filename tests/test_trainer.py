@@ -4,10 +4,13 @@
 import numpy as np
 import pytest
 import torch
+from conftest import SPEC
 from torch import nn
 from torch.utils.data import Dataset
 
+from fvv_lib import DataArguments, LazySupervisedDataset
 from fvv_lib.arguments import TrainingArguments
+from fvv_lib.data.dataset import DataCollatorForSupervisedDataset
 from fvv_lib.finetuning.trainer import Counter, VideoTrainer
 from fvv_lib.model.parts import part_of, set_trainable
 from fvv_lib.settings import PARTS
@@ -236,6 +239,32 @@ def test_the_loss_needs_the_logits_of_labelled_tokens_alone(loaded, trainer_of, 
     assert outputs.logits.shape == (3, full.logits.shape[-1])
     torch.testing.assert_close(loss, full.loss)
     assert inputs.keys() == given.keys()
+
+
+def test_validation_weighs_every_learned_token_alike(loaded, trainer_of, tokenizer, annotate):
+    """Whatever the batch size is, and whether the last batch is whole; answers of different lengths."""
+    pairs = [
+        ("Hm?", "Yes."),
+        ("Which ways can a shape move?", "To the left, to the right, up, or down."),
+        ("Or?", "No."),
+    ]
+    turns = [[{"from": "human", "value": ask}, {"from": "gpt", "value": say}] for ask, say in pairs]
+    dataset = LazySupervisedDataset(
+        tokenizer, [annotate([{"conversations": each} for each in turns])], DataArguments(), frame_spec=SPEC
+    )
+    collate = DataCollatorForSupervisedDataset(tokenizer)
+    with torch.no_grad():
+        alone = [(loaded.model(**collate([item])).loss, (item["labels"] != -100).sum()) for item in dataset]
+    expected = sum(loss * count for loss, count in alone) / sum(count for _, count in alone)
+    found = []
+    for size, settings in ((1, {}), (2, {"dataloader_drop_last": True}), (3, {"prediction_loss_only": True}), (8, {})):
+        trainer = trainer_of(loaded.model, per_device_eval_batch_size=size, **settings)
+        trainer.data_collator = collate
+        found.append(trainer.evaluate(dataset)["eval_loss"])
+        assert trainer.args.dataloader_drop_last == settings.get("dataloader_drop_last", False)
+    assert found == pytest.approx([expected.item()] * 4, abs=1e-5)
+    of_batches = sum(loss for loss, _ in alone) / len(alone)
+    assert abs(of_batches - expected) > 0.01  # the mean of means is another number
 
 
 def test_frames_count_as_the_tokens_that_the_model_makes_of_them():

@@ -2,6 +2,7 @@ import functools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from fvv_lib import (
     train,
 )
 from fvv_lib.cli.finetune import main
+from fvv_lib.data.splits import open_splits
 from fvv_lib.finetuning import preparing
 from fvv_lib.finetuning.trainer import VideoTrainer
 from fvv_lib.model.parts import count_parameters, part_of, set_trainable
@@ -315,11 +317,11 @@ def test_wrong_settings_are_errors(tmp_path):
         DataArguments(num_video_frames=0)
     for setting, message in (
         ({"remove_unused_columns": True}, "remove_unused_columns"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
-        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is not supported"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is not supported"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0 is not supported"),
         ({"ignore_data_skip": True}, "ignore_data_skip=True would show"),
         ({"train_sampling_strategy": "batch_rebalance"}, "use group_by_length"),
-        ({"projector_lr": -1.0}, "projector_lr must not be negative"),
+        ({"projector_lr": -1.0}, "projector_lr must be 0 or more"),
     ):
         with pytest.raises(FvvError, match=message):
             TrainingArguments(output_dir=str(tmp_path), **setting)
@@ -370,7 +372,7 @@ def test_bad_samples_are_skipped_on_request_and_listed_in_the_record(run, media)
         "pixels": True,
     }
     with pytest.raises(DataFormatError, match="All samples are bad"):
-        run(bad, {"bad_samples": "skip"})
+        run(bad, {"bad_samples": "skip"}, output="other")
 
 
 def test_a_test_clip_in_the_training_set_is_an_error(run, annotate):
@@ -401,6 +403,62 @@ def test_evaluation_does_without_the_logits_of_the_prompt(run, media, annotate, 
     run(data={"validation_data_path": held_out}, eval_strategy="steps", eval_steps=1)
     assert {training for training, _ in shapes} == {True, False}
     assert {dimensions for _, dimensions in shapes} == {2}  # (labelled tokens, V)
+
+
+def test_a_run_that_would_take_no_step_is_an_error(run, capsys):
+    with pytest.raises(
+        DataFormatError, match=r"dataloader_drop_last leaves out every sample: there are 4, .* take 8 at"
+    ):
+        run(per_device_train_batch_size=8, dataloader_drop_last=True)
+    assert "training begins" not in capsys.readouterr().out
+    _, metrics = run(per_device_train_batch_size=4, dataloader_drop_last=True)
+    assert len([entry for entry in metrics["log"] if "loss" in entry]) == 2
+
+
+def test_random_frames_follow_the_seed_of_the_run(run, monkeypatch):
+    """A rate of zero: the losses change with order and frames alone."""
+    seen = []
+    monkeypatch.setattr(preparing, "open_splits", lambda *a, **k: seen.append(k["seed"]) or open_splits(*a, **k))
+    data = {"frame_sampling": "random", "num_video_frames": 2}
+    losses = []
+    for number, seed in enumerate((1, 2, 3, 1)):
+        settings = {"seed": seed, "learning_rate": 0.0, "per_device_train_batch_size": 1, "max_steps": 1}
+        _, metrics = run(MIXED[:1], data, output=f"run{number}", **settings)
+        losses.append(metrics["log"][0]["loss"])
+    assert seen == [1, 2, 3, 1]
+    assert losses[0] == losses[3]
+    assert len(set(losses)) == 3
+    run(output="other", data=data, seed=5, data_seed=6)
+    assert seen[-1] == 6  # as for the order
+
+
+def test_an_upload_has_the_record_too(run, tmp_path, monkeypatch):
+    """The Hub is not there: what stands in its place notes what lies in the folder when it is asked to upload it."""
+    uploads = []
+
+    class Hub:
+        def whoami(self, token=None):
+            return {"name": "me"}
+
+        def create_repo(self, name, **_):
+            return Url()
+
+        def upload_folder(self, folder_path, **settings):
+            uploads.append({path.name for path in Path(folder_path).iterdir()})
+
+    class Url:
+        repo_id = "me/output"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
+    with pytest.raises(FvvError, match="--hub_strategy end"):
+        run(push_to_hub=True)
+    run(push_to_hub=True, hub_strategy="end", save_strategy="steps", save_steps=1)
+    assert len(uploads) == 1
+    assert {"metrics.json", "loss.png", "model.safetensors", "fvv_config.json", "README.md"} <= uploads[0]
+    monkeypatch.setattr(Hub, "whoami", lambda *_, **__: 1 / 0)
+    with pytest.raises(FvvError, match="push_to_hub=True: it cannot be used here"):
+        run(push_to_hub=True, hub_strategy="end", output="other")
 
 
 def test_a_tensorboard_log_is_written(run):

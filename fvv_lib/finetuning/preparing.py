@@ -64,6 +64,11 @@ def check_settings(model_args: ModelArguments, data_args: DataArguments, trainin
             "validation_data_path and eval_strategy go together: set both (--eval_strategy steps --eval_steps 100) or "
             "neither."
         )
+    if model_args.lora_rank and "vision_tower" in model_args.tunable_parts and training_args.vision_tower_lr is None:
+        raise FvvError(
+            "With LoRA the vision tower would be trained in full at LoRA's learning_rate, which is too high for it: "
+            "set vision_tower_lr (2e-6 is usual), or leave vision_tower out of tunable_parts."
+        )
     for part in ("vision_tower", "projector"):
         if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
             raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
@@ -107,16 +112,32 @@ def open_data(
     loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments, frame_spec: FrameSpec
 ) -> OpenedData:
     """The samples of training and, where they are set, of validation and test; every one is checked."""
+    seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     with training_args.main_process_first(desc="opening the annotation files"):  # the others find its tables
-        samples = open_splits(loaded.tokenizer, data_args, frame_spec=frame_spec)
+        samples = open_splits(loaded.tokenizer, data_args, frame_spec=frame_spec, seed=seed)
+    check_enough(samples["train"], training_args)
     for dataset in samples.values():
         leave_out_bad_media(dataset, training_args)
+    check_enough(samples["train"], training_args)
     shown: dict[str, Any] = samples
     counted = None
     if data_args.cache_features:
         shown, counted = use_features(loaded.model, samples, training_args)
     collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
     return OpenedData(samples, shown["train"], shown.get("validation"), collator, counted)
+
+
+def check_enough(train: LazySupervisedDataset, training_args: TrainingArguments) -> None:
+    """
+    Raises:
+        DataFormatError: `dataloader_drop_last` would leave out every sample, so no step would be taken.
+    """
+    needed = training_args.train_batch_size * training_args.world_size
+    if training_args.dataloader_drop_last and len(train) < needed:
+        raise DataFormatError(
+            f"dataloader_drop_last leaves out every sample: there are {len(train)}, and the processes take {needed} at "
+            "a time. Leave it out, or lower per_device_train_batch_size."
+        )
 
 
 def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:

@@ -1,37 +1,48 @@
 """Fine-tuning from settings to record.                                                                    Lesson 6
 
-`train` is the whole way on one screen: check, open model and data, ask, train, ask again, write down what happened. The
-engine is transformers' Trainer. `preparing` opens what is trained, `trainer` and `resume` are the engine's additions,
-`record` writes the result.
+`train` is the whole way on two screens: check and try the settings, see where to begin; then open model and data, ask,
+train, ask again, write down what happened. The engine is transformers' Trainer. `trying` tries settings, `output`
+guards the folder, `comparing` tells runs apart, `preparing` opens what is trained, `trainer` and `resume` are the
+engine's additions, `record` writes the result.
 """
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.errors import FvvError
 from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
+from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
+from fvv_lib.finetuning.output import check_apart, check_empty, clear, hold
 from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, open_model
-from fvv_lib.finetuning.record import RECORD, describe_run, describe_settings, find_finished, format_table, write_record
-from fvv_lib.finetuning.resume import STOPPED, find_checkpoint, remove_unfinished, resumes_last
+from fvv_lib.finetuning.record import describe_run, find_finished, format_table, write_record
+from fvv_lib.finetuning.resume import STOPPED, find_checkpoint, read_identity, resumes_last
 from fvv_lib.finetuning.trainer import Counter, VideoTrainer
+from fvv_lib.finetuning.trying import try_settings
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.model.parts import count_parameters, format_parts
 from fvv_lib.model.sharding import whole_parameters
+from fvv_lib.private_api import save_without_upload
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.weights.loading import LoadedModel, build_processor
+
+T = TypeVar("T")
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
     """Fine-tune a FastVLM on video; returns what is written to `metrics.json`.
 
     Into `output_dir` go the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
-    A run that is resumed after its end only returns that record again.
+    A run that is resumed after its end only returns that record again. Under several processes all call it. In a thread
+    that is not the main one, SIGTERM does not save a checkpoint.
 
     Raises:
         FvvError: a setting, a sample or a file is wrong; always before the first step.
@@ -40,13 +51,75 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     Lesson: 06.
     """
     check_settings(model_args, data_args, training_args)
-    settings, folder = describe_settings(model_args, data_args, training_args), Path(training_args.output_dir)
-    ended = find_finished(folder, settings) if resumes_last(training_args.resume_from_checkpoint) else None
-    if ended is not None:
-        report_ended_before(ended, training_args)
-        return ended
-    checkpoint = find_checkpoint(training_args.resume_from_checkpoint, folder)
+    folder = Path(training_args.output_dir)
+    check_apart(folder, model_args, data_args)
+    try_settings(training_args)
+    settings = describe_settings(model_args, data_args, training_args)
+    with ExitStack() as lock:
+        begin = tell_all(lambda: begin_run(lock, folder, settings, training_args), training_args)
+        if begin.ended is not None:
+            report_ended_before(begin.ended, training_args)
+            return begin.ended
+        return run(model_args, data_args, training_args, settings, begin)
 
+
+class Begin(NamedTuple):
+    """Where a run begins: with the record of one that has ended, with a checkpoint, or, where both are None, anew.
+
+    Attributes:
+        identity: what a later start must have in common with this run.
+    """
+
+    identity: Identity
+    ended: dict[str, Any] | None
+    checkpoint: str | None
+
+
+def begin_run(
+    lock: ExitStack, folder: Path, settings: dict[str, dict[str, Any]], training_args: TrainingArguments
+) -> Begin:
+    """Take the folder, and see what lies there. Called on one process.
+
+    Raises:
+        CheckpointError: another run is using the folder, or what lies there is another run's, or would be overwritten.
+    """
+    lock.enter_context(hold(folder))
+    identity = identify(settings, training_args.world_size)
+    resume = training_args.resume_from_checkpoint
+    if training_args.overwrite_output_dir:
+        return Begin(identity, None, None)
+    ended = find_finished(folder, identity) if resumes_last(resume) else None
+    checkpoint = find_checkpoint(resume, folder) if ended is None else None
+    if checkpoint is not None:
+        check_same_run(checkpoint, read_identity(checkpoint), identity)
+    if ended is None and (checkpoint is None or Path(checkpoint).resolve().parent != folder.resolve()):
+        check_empty(folder)
+    return Begin(identity, ended, checkpoint)
+
+
+def tell_all(find: Callable[[], T], training_args: TrainingArguments) -> T:
+    """What the first process finds, on all of them; or the error that it meets."""
+    found: list[Any] = [None]
+    if training_args.process_index == 0:
+        try:
+            found = [find()]
+        except FvvError as error:
+            found = [error]
+    (result,) = broadcast_object_list(found)
+    if isinstance(result, FvvError):
+        raise result
+    return cast(T, result)
+
+
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    settings: dict[str, dict[str, Any]],
+    begin: Begin,
+) -> dict[str, Any]:
+    """Train from where `begin_run` says, and write down what happened; returns the record."""
+    folder, checkpoint = Path(training_args.output_dir), begin.checkpoint
     set_seed(training_args.seed)
     loaded, model = open_model(model_args, data_args, training_args)
     spec = make_frame_spec(loaded, loaded.model.video_config, training_args.model_max_length)
@@ -54,7 +127,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     if training_args.process_index == 0:
         report_plan(model, data)
         print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
-    clear_output(folder, training_args)
+    if training_args.should_save:
+        clear(folder, begins_anew=training_args.overwrite_output_dir)
     counter = Counter(spec.tokens_per_frame)
     trainer = VideoTrainer(
         model=model,
@@ -64,6 +138,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
         data_collator=data.collator,
         processing_class=build_processor(loaded.tokenizer, loaded.image_processor, loaded.model),
         counter=counter,
+        identity=begin.identity,
     )
     test = data.samples.get("test")
     with whole_parameters(loaded.model) if test else nullcontext():  # under ZeRO-3 only training gathers them
@@ -71,16 +146,18 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
         end_on_sigterm(trainer)
-    trainer.save_model()
+    save_without_upload(trainer)
     after = evaluate_test_set(loaded, test, training_args)
     metrics = {
         "before": before,
         "after": after,
-        **describe_run(model, data, settings, trainer, counter, result.metrics),
+        **describe_run(model, data, settings, begin.identity, trainer, counter, result.metrics),
     }
     if trainer.is_world_process_zero():
         write_record(folder, metrics)
         report_end(metrics, folder)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save", revision=training_args.hub_revision)
     return metrics
 
 
@@ -92,13 +169,6 @@ def evaluate_test_set(
         return None
     batch_size = training_args.per_device_eval_batch_size
     return accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test, batch_size, test.data_args.max_new_tokens))
-
-
-def clear_output(folder: Path, training_args: TrainingArguments) -> None:
-    """Delete what a killed run was writing, and the record, which is only there where a run has ended."""
-    if training_args.should_save:
-        remove_unfinished(folder)
-        (folder / RECORD).unlink(missing_ok=True)
 
 
 def end_on_sigterm(trainer: VideoTrainer) -> None:

@@ -11,30 +11,22 @@ from typing import Any
 
 import torch
 
-from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.report import count_samples
 from fvv_lib.errors import CheckpointError
+from fvv_lib.finetuning.comparing import Identity, check_same_run, identify, length_change
+from fvv_lib.finetuning.output import RECORD
 from fvv_lib.finetuning.preparing import OpenedData
+from fvv_lib.finetuning.resume import sync_to_disk
 from fvv_lib.finetuning.trainer import Counter, VideoTrainer
 from fvv_lib.model.parts import count_parameters
 from fvv_lib.provenance import PACKAGE, git_commit, hardware, peak_memory_gib, versions
-from fvv_lib.settings import DataArguments, ModelArguments
-
-RECORD = "metrics.json"
-
-# Settings without which a run that has ended is another run.
-COMPARED = (
-    *("model_name_or_path", "tunable_parts", "lora_rank", "lora_alpha", "lora_dropout", "data_path", "bad_samples"),
-    *("num_video_frames", "frame_sampling", "time_marks", "frame_pool", "image_aspect_ratio", "version", "mismatch"),
-    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
-    *("learning_rate", "vision_tower_lr", "projector_lr", "lr_scheduler_type", "warmup_steps", "weight_decay"),
-)
 
 
 def describe_run(
     model: torch.nn.Module,
     data: OpenedData,
     settings: dict[str, dict[str, Any]],
+    identity: Identity,
     trainer: VideoTrainer,
     counter: Counter,
     result: dict[str, float],
@@ -54,6 +46,7 @@ def describe_run(
         "features": data.features,
         "samples": {name: count_samples(dataset) for name, dataset in data.samples.items()},
         "arguments": settings,
+        "identity": identity,
         "frame": asdict(data.samples["train"].frame_spec),
         "versions": versions(),
         "git_commit": git_commit(PACKAGE),
@@ -65,7 +58,7 @@ def describe_run(
 
 
 def write_record(folder: Path, metrics: dict[str, Any]) -> None:
-    """`loss.png` and `metrics.json`."""
+    """`loss.png` and `metrics.json`, which appears when the model beside it is on the disk."""
     from matplotlib import pyplot
 
     from fvv_lib.plotting import plot_loss
@@ -75,39 +68,31 @@ def write_record(folder: Path, metrics: dict[str, Any]) -> None:
     pyplot.close(figure)
     aside = folder / f"{RECORD}.unfinished"
     aside.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
+    sync_to_disk(folder)
     aside.replace(folder / RECORD)  # the last thing that a run does: where it is, the run has ended
 
 
-def describe_settings(
-    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
-) -> dict[str, dict[str, Any]]:
-    """All settings, as they are in `metrics.json`."""
-    training = training_args.to_sanitized_dict()
-    settings = {"model": asdict(model_args), "data": asdict(data_args), "training": training}
-    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(settings, default=str))
-    return plain
-
-
-def find_finished(folder: Path, settings: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def find_finished(folder: Path, identity: Identity) -> dict[str, Any] | None:
     """The record of a run that is started again after its end; None while there is something left to do.
 
     Raises:
-        CheckpointError: it has ended, and with other settings than these.
+        CheckpointError: it has ended, and was another run: see `comparing`.
     """
     file = folder / RECORD
     if not file.is_file():
         return None
-    record: dict[str, Any] = json.loads(file.read_text())
-    before, now = ({**s["model"], **s["data"], **s["training"]} for s in (record["arguments"], settings))
-    other = [name for name in COMPARED if before.get(name) != now[name]]
-    if {"max_steps", "num_train_epochs"} & {*other}:  # it goes on, or ResumableTrainer says that it cannot
-        return None
-    if other:
-        raise CheckpointError(
-            f"{folder}: the run there has ended, and had another {', '.join(other)}. Take another output_dir for this "
-            "one, or set that back to see its result again."
-        )
-    return record
+    try:
+        record: dict[str, Any] = json.loads(file.read_text())
+        before = record.get("identity") or _identity_of_old(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: not the record of a run ({error}). Delete it to train on.") from error
+    check_same_run(f"{folder}: the run there has ended", before, identity)
+    return record if length_change(before, identity) == "same" else None
+
+
+def _identity_of_old(record: dict[str, Any]) -> Identity:
+    """Of a record of an earlier build, what its settings tell."""
+    return identify(record["arguments"], record.get("hardware", {}).get("processes"), read=False)
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Stop anywhere and go on: checkpoints that are whole or not there, and an end on SIGTERM.                 Lesson 6
 
-A checkpoint is written to a folder beside its place and moved there when every process has written its part: whatever
-kills the run, each `checkpoint-N` can be loaded. SIGTERM, which schedulers send before they take the machine away, ends
-training after the present step with a checkpoint. This module knows nothing about videos or models.
+A checkpoint is written to a folder beside its place and moved there when every process has written its part and the
+disk has it: whatever kills the run or the machine, each `checkpoint-N` can be loaded. SIGTERM, which schedulers send
+before they take the machine away, ends training after the present step with a checkpoint. This module knows nothing
+about videos or models.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from fvv_lib.private_api import full_shape, tied_weights, torch_loader
 
 TRAINER_STATE = "trainer_state.json"
 TRAINED = "trained_parameters.json"
+IDENTITY = "run_identity.json"  # what another start must have in common with this run, see `comparing`
 OPTIMIZER_STATES = ("scheduler.pt", "latest")  # the Trainer's, DeepSpeed's
 UNFINISHED = "_unfinished"  # folder in output_dir for what is being written, or deleted
 STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM ended: not 0, because it has not finished
@@ -85,6 +88,32 @@ def remove_unfinished(output_dir: str | Path) -> None:
     shutil.rmtree(Path(output_dir) / UNFINISHED, ignore_errors=True)
 
 
+def read_identity(checkpoint: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of its run; empty for one of an earlier build, or of another program."""
+    file = Path(checkpoint) / IDENTITY
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
+def sync_to_disk(folder: Path, deep: bool = False) -> None:
+    """Wait until the disk has the files of a folder, and their names; with `deep` those of folders in it too. Without
+    it, a machine that loses power may show a name and no content."""
+    for path in folder.iterdir():
+        if path.is_file():
+            _sync(path)
+        elif deep and path.is_dir():
+            sync_to_disk(path, deep)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 class _Stop(TrainerCallback):
     """Ends training after a step if any process was asked to, on all of them, with one checkpoint and nothing else: an
     evaluation that is due then is left out."""
@@ -114,14 +143,19 @@ class _Stop(TrainerCallback):
 class ResumableTrainer(Trainer):
     """transformers' Trainer that can be killed at any moment, and that ends well on SIGTERM.
 
+    Args:
+        identity: is written to each checkpoint, for `read_identity`. The others are the Trainer's own.
+
     Attributes:
-        stopped: SIGTERM ended `train`; the last checkpoint is of the step it ended at.
+        stopped: SIGTERM ended `train`; the last checkpoint is of the step it ended at. In a thread that is not the main
+            one, Python lets nobody handle signals: there SIGTERM does what it did before.
 
     Differs from transformers, whose checkpoints grow in their place, and whose `enable_jit_checkpoint` does not ask the
     other processes: each would save at a step of its own. Lesson: 06.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, identity: dict[str, Any] | None = None, **kwargs: Any):
+        self.identity = identity
         self.stop_asked = self.stopped = self._saving = False
         self._training = torch.zeros((), dtype=torch.bool).share_memory_()  # workers see it change
         super().__init__(*args, **kwargs)
@@ -140,13 +174,15 @@ class ResumableTrainer(Trainer):
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
         if checkpoint is not None:
             self._check_trained(Path(checkpoint))
-        before = signal.signal(signal.SIGTERM, ask)
-        self._training.fill_(True)
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, ask) if in_main else None
+        self._training.fill_(in_main)
         try:
             return super().train(checkpoint, **kwargs)
         finally:
             self._training.fill_(False)
-            signal.signal(signal.SIGTERM, before)
+            if in_main:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Not a step too many: resumed at its end, transformers trains on until it looks (up to 5.23)."""
@@ -208,8 +244,15 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
             (aside / TRAINED).write_text(json.dumps(self._trained(), indent=0) + "\n")
+            if self.identity is not None:
+                (aside / IDENTITY).write_text(json.dumps(self.identity, indent=2) + "\n")
+        if self.is_local_process_zero():  # a disk that machines share has what each of them has synced
+            sync_to_disk(aside, deep=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
             _move_away(folder / name)  # an earlier run's
             aside.rename(folder / name)
+            _sync(folder)
             self._move_old_checkpoints_away(folder)
             remove_unfinished(folder)
         self.accelerator.wait_for_everyone()

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-from torch.utils.data import Sampler
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from fvv_lib.data.dataset import LazySupervisedDataset
@@ -15,7 +16,7 @@ from fvv_lib.finetuning.resume import ResumableTrainer
 from fvv_lib.model.parts import part_of
 from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.private_api import length_grouped_sampler
-from fvv_lib.prompt.placeholders import IMAGE_TOKEN_INDEX
+from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 
 class Counter:
@@ -52,7 +53,7 @@ class _TellEpoch(TrainerCallback):
 
 
 class VideoTrainer(ResumableTrainer):
-    """A Trainer with a learning rate for each part, and evaluation without the logits of the prompt.
+    """A Trainer with a learning rate for each part, and evaluation by learned tokens, without the logits of the prompt.
 
     Args:
         counter: counts what is trained on, if there is one. The others are the Trainer's own.
@@ -92,7 +93,8 @@ class VideoTrainer(ResumableTrainer):
         dataset = train_dataset or self.train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or dataset is None:
             return super()._get_train_sampler(train_dataset)
-        return self._grouped(dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps)
+        at_a_time = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return self._grouped(dataset, at_a_time * self.args.world_size)
 
     def _get_eval_sampler(self, eval_dataset: LazySupervisedDataset) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -104,6 +106,15 @@ class VideoTrainer(ResumableTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return length_grouped_sampler(dataset.lengths.tolist(), batch_size, seed)
 
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """`dataloader_drop_last` is for training: no sample of validation is left out."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
         if self.counter is not None:
@@ -112,6 +123,30 @@ class VideoTrainer(ResumableTrainer):
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """The loss is the mean over all learned tokens. transformers' is a mean of the means of batches, in which a
+        token counts the more the fewer there are in its batch: it changes with the batch size."""
+        self._loss_sum, self._learned = 0.0, 0
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._learned:
+            output.metrics[f"{metric_key_prefix}_loss"] = self._loss_sum / self._learned
+        return output
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)  # logits: (S, V)
+        counted = inputs["labels"][:, 1:] != IGNORE_INDEX
+        targets = inputs["labels"][:, 1:][counted].to(logits.device)  # (S,)
+        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        counts = counted.sum(1).to(logits.device)  # (B,)
+        of_samples = torch.stack([part.sum() for part in losses.split(counts.tolist())])
+        # Without the samples that fill up the last batch, so that each process has one.
+        of_samples, counts = self.accelerator.gather_for_metrics((of_samples, counts))
+        self._loss_sum += of_samples.double().sum().item()
+        self._learned += int(counts.sum())
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -1,0 +1,236 @@
+"""Is it the same run? What can change a result, and what differs between two runs.                        Lesson 6
+
+A run goes on from a checkpoint, or gives back its result, only for the settings that it had. So its identity lies in
+each checkpoint and in the record: every setting that can change the result, and a digest of every file that is read
+before the first clip. Each field of the settings is in one list below; a test holds that. This module trains nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fvv_lib.arguments import TrainingArguments
+from fvv_lib.errors import CheckpointError, DataFormatError
+from fvv_lib.settings import DataArguments, ModelArguments
+from fvv_lib.weights.lora import base_of, is_adapter
+
+Settings = Mapping[str, Any]
+Identity = dict[str, Any]
+
+# Files, compared by what is in them: a copy elsewhere is the same.
+FILES = ("model_name_or_path", "data_path", "validation_data_path", "test_data_path")
+
+# Compared as they are.
+COMPARED = (
+    *("tunable_parts", "lora_rank", "lora_alpha", "lora_dropout"),
+    *("image_folder", "num_video_frames", "frame_sampling", "time_marks", "frame_pool", "video_backend"),
+    *("image_aspect_ratio", "version", "mismatch", "max_new_tokens", "bad_samples"),
+    *("model_max_length", "learning_rate", "vision_tower_lr", "projector_lr"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "average_tokens_across_devices"),
+    *("bf16", "fp16", "tf32", "seed", "data_seed", "train_sampling_strategy", "dataloader_drop_last"),
+    *("dataloader_in_order", "accelerator_config", "deepspeed", "load_best_model_at_end"),
+)
+
+
+def _validation_chooses(settings: Settings) -> bool:
+    """True if validation bears on the weights: it chooses the best of them, or sets the rate."""
+    schedule = settings.get("lr_scheduler_type")
+    return bool(settings.get("load_best_model_at_end")) or schedule in ("reduce_lr_on_plateau", "greedy")
+
+
+def _lengths_need_media(settings: Settings) -> bool:
+    """True if the order of samples follows from lengths that only reading the media tells."""
+    return settings.get("train_sampling_strategy") == "group_by_length" and settings.get("time_marks") != "none"
+
+
+def _skips(settings: Settings) -> bool:
+    return settings.get("bad_samples") == "skip"
+
+
+# Compared where they bear on the result.
+COMPARED_WHERE: Mapping[str, Callable[[Settings], bool]] = {
+    **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), _validation_chooses),
+    **dict.fromkeys(("save_strategy", "save_steps", "greater_is_better"), _validation_chooses),
+    "check_media": _lengths_need_media,
+    "decode_timeout": _skips,
+}
+
+# May grow, and never shrink.
+GROWING = ("max_steps", "num_train_epochs")
+
+# Compared as one product, with the number of processes: the samples of a step.
+MULTIPLIED = ("per_device_train_batch_size", "gradient_accumulation_steps")
+SAMPLES = "samples in a step (processes x per_device_train_batch_size x gradient_accumulation_steps)"
+PROCESSES = "number of processes"
+
+# Change where and how a run works, how fast, what is written and shown; a result changes in its last digits at most.
+FREE = (
+    # where things are, and which way is faster
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "cache_features"),
+    *("frames_per_chunk", "packing", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
+    *("activation_checkpointing", "activation_checkpointing_kwargs", "use_cpu", "local_rank", "full_determinism"),
+    *("torch_empty_cache_steps", "skip_memory_metrics", "debug", "use_cache"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+    *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"),
+    *("ddp_backend", "ddp_timeout"),
+    # what is logged, reported, kept and uploaded
+    *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
+    *("log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project"),
+    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+    *("save_only_model", "save_total_limit", "restore_callback_states_from_checkpoint"),
+    *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
+    "hub_revision",
+    # validation: how it is done, not what comes of it
+    *("per_device_eval_batch_size", "prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"),
+    *("eval_accumulation_steps", "do_train", "do_eval"),
+    # refused with any other value than one, see `arguments.REFUSED`
+    *("remove_unused_columns", "ignore_data_skip", "label_smoothing_factor", "neftune_noise_alpha"),
+    *("use_liger_kernel", "liger_kernel_config", "torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    *("auto_find_batch_size", "bf16_full_eval", "fp16_full_eval", "include_for_metrics", "batch_eval_metrics"),
+    *("include_num_input_tokens_seen", "metric_for_best_model", "label_names", "length_column_name", "do_predict"),
+    *("enable_jit_checkpoint", "save_on_each_node", "fsdp", "fsdp_config", "parallelism_config"),
+    "optim_target_modules",
+)
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
+
+
+def describe_settings(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """All settings, as they are in `metrics.json`."""
+    training = training_args.to_sanitized_dict()
+    settings = {"model": asdict(model_args), "data": asdict(data_args), "training": training}
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(settings, default=str))
+    return plain
+
+
+def identify(settings: Mapping[str, Settings], processes: int | None, read: bool = True) -> Identity:
+    """What two runs must have in common to be the same, from what `describe_settings` returns.
+
+    Args:
+        processes: that train together; None where nobody knows.
+        read: read the files that are compared by content. Of an old record only their names are left.
+
+    Raises:
+        DataFormatError: a file cannot be read.
+    """
+    flat = {**settings["model"], **settings["data"], **settings["training"]}
+    found = {name: flat[name] for name in (*COMPARED, *GROWING) if name in flat}
+    found |= {name: flat[name] for name, where in COMPARED_WHERE.items() if name in flat and where(flat)}
+    if "tunable_parts" in found:
+        found["tunable_parts"] = sorted(found["tunable_parts"])
+    if found.get("lora_rank") and found.get("lora_alpha") is None:
+        found["lora_alpha"] = 2 * found["lora_rank"]  # the default, see `weights.lora`
+    if found.get("video_backend") == "auto":
+        found["video_backend"] = "pyav"
+    if found.get("image_folder") is not None:
+        found["image_folder"] = str(Path(found["image_folder"]).resolve())
+    if found.get("deepspeed") not in (None, "None"):  # transformers writes None as text
+        content = _read_json(found.pop("deepspeed")) if read else None
+        found |= {"deepspeed": content} if content is not None else {}
+        found[PROCESSES] = processes  # each has a share of the optimizer in its checkpoint
+    if processes is not None and all(name in flat for name in MULTIPLIED):
+        found[SAMPLES] = processes * flat[MULTIPLIED[0]] * flat[MULTIPLIED[1]]
+    for name in FILES:
+        if name in flat:
+            paths = [flat[name]] if isinstance(flat[name], str) else list(flat[name] or ())
+            digest = digest_model if name == "model_name_or_path" else digest_file
+            found[name] = {"paths": paths, "digests": [digest(path) for path in paths] if read else None}
+    return found
+
+
+def _read_json(file: str) -> Any:
+    """What a configuration of DeepSpeed says: a file, or what was written in its place."""
+    try:
+        return json.loads(Path(file).read_text())
+    except (OSError, ValueError):
+        return file
+
+
+def digest_file(path: str | Path) -> str:
+    """A digest of the bytes of a file.
+
+    Raises:
+        DataFormatError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such annotation file" if missing else f"it cannot be read ({error.strerror})"
+        raise DataFormatError(f"{path}: {reason}.") from error
+
+
+def digest_model(name: str) -> str:
+    """A digest of the weights and configurations of a model folder, and of an adapter's base; a hub name stands for
+    itself. Loading reads the same bytes."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    files = sorted({file for pattern in (*WEIGHTS, *DESCRIPTIONS) for file in folder.glob(pattern)})
+    named = [(file.name, digest_file(file)) for file in files if file.is_file()]
+    if is_adapter(folder):
+        named.append(("base", digest_model(base_of(folder))))
+    return hashlib.blake2b(repr(named).encode()).hexdigest()[:32]
+
+
+def differences(before: Identity, now: Identity) -> list[str]:
+    """What differs, in words; what one of the two does not say is not compared. Without what may only grow."""
+    found = []
+    for name in now:
+        if name in before and name not in GROWING:
+            if name in FILES:
+                if not _same_files(before[name], now[name]):
+                    found.append(f"{name} ({_content(before[name], now[name])})")
+            elif before[name] != now[name]:
+                found.append(f"{name} ({before[name]!r} then, {now[name]!r} now)")
+    return found
+
+
+def _same_files(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    known = before["digests"] is not None and now["digests"] is not None
+    key = "digests" if known else "paths"
+    return bool(before[key] == now[key])
+
+
+def _content(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is other about files: their paths, or what is in them."""
+    if before["paths"] == now["paths"]:
+        return "its content has changed"
+    return f"{', '.join(before['paths']) or 'none'} then, {', '.join(now['paths']) or 'none'} now"
+
+
+def length_change(before: Identity, now: Identity) -> str:
+    """Whether the run is now longer than before: "same", "longer", "shorter", or "unknown", where it was told in
+    epochs and is now told in steps, or the other way."""
+    steps = before.get("max_steps", -1), now.get("max_steps", -1)
+    if (steps[0] > 0) != (steps[1] > 0):
+        return "unknown"
+    if steps[0] < 0:
+        steps = before.get("num_train_epochs", 0), now.get("num_train_epochs", 0)
+    return "same" if steps[0] == steps[1] else "longer" if steps[0] < steps[1] else "shorter"
+
+
+def check_same_run(where: str | Path, before: Identity, now: Identity) -> None:
+    """
+    Raises:
+        CheckpointError: the run that left this checkpoint or record is another one, or was longer.
+    """
+    if other := differences(before, now):
+        raise CheckpointError(
+            f"{where}: that run had another {'; '.join(other)}. Set that back, or begin anew in another output_dir."
+        )
+    if length_change(before, now) == "shorter":
+        name = GROWING[0] if now.get("max_steps", -1) > 0 else GROWING[1]
+        raise CheckpointError(
+            f"{where}: that run had {name}={before[name]}, and this one has {now[name]}. It may only grow: set it "
+            "back, or begin anew in another output_dir."
+        )

@@ -1,0 +1,144 @@
+"""Try every setting on a model of one number, before data are read.                                       Lesson 6
+
+Some settings fail only where they are used: an optimizer whose package is missing, a schedule without the number that
+it needs, a service that nobody is logged in to. After hours of reading clips is too late to learn that. Each is used
+here once; what another library raises becomes one line with the name of the setting. This module reads no data.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
+
+from fvv_lib.arguments import TrainingArguments
+from fvv_lib.errors import FvvError
+
+NEEDS_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that go by the loss of validation
+LOADER = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")  # of a DataLoader
+
+
+def try_settings(training_args: TrainingArguments) -> None:
+    """
+    Raises:
+        FvvError: a setting cannot work on this machine; one line that names it.
+    """
+    if training_args.fp16 and training_args.device.type == "cpu":
+        raise FvvError("fp16=True needs a GPU: leave it out, or take bf16.")
+    if training_args.deepspeed:
+        check_deepspeed(training_args)
+    with _named(training_args, "report_to"):
+        for callback in get_reporting_integration_callbacks(training_args.report_to):
+            callback()
+    with _named(training_args, "optim", "optim_args"):
+        optimizer = _make_optimizer(training_args)
+        optimizer.step()
+    with _named(training_args, "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"):
+        schedule = _make_schedule(training_args, optimizer)
+        optimizer.step()
+        if training_args.lr_scheduler_type not in NEEDS_METRIC:
+            schedule.step()
+    with _named(training_args, *(f"dataloader_{name}" for name in LOADER)):
+        DataLoader([0], **{name: getattr(training_args, f"dataloader_{name}") for name in LOADER})  # type: ignore[arg-type]
+    if training_args.push_to_hub:
+        with _named(training_args, "push_to_hub"):
+            _try_hub(training_args)
+
+
+@contextmanager
+def _named(training_args: TrainingArguments, *names: str) -> Iterator[None]:
+    """Whatever is raised within it is a FvvError that names these settings, as far as they are set."""
+    try:
+        yield
+    except Exception as error:  # of any library: all that is known is that the settings cannot be used
+        values = {name: getattr(training_args, name) for name in names}
+        shown = ", ".join(f"{name}={getattr(value, 'value', value)}" for name, value in values.items() if value)
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FvvError(f"{shown or names[0]}: it cannot be used here: {said}") from error
+
+
+def _make_optimizer(training_args: TrainingArguments) -> torch.optim.Optimizer:
+    """As `VideoTrainer.create_optimizer` makes it, for a model that has a gradient."""
+    model = torch.nn.Linear(1, 1, device=training_args.device)
+    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training_args, model)
+    group = {"lr": training_args.learning_rate, "weight_decay": training_args.weight_decay}
+    optimizer: torch.optim.Optimizer = optimizer_class([{"params": [*model.parameters()], **group}], **settings)
+    model(torch.ones(1, 1, device=training_args.device)).sum().backward()
+    return optimizer
+
+
+def _make_schedule(training_args: TrainingArguments, optimizer: torch.optim.Optimizer) -> Any:
+    steps = training_args.max_steps if training_args.max_steps > 0 else 100
+    warmup, more = training_args.get_warmup_steps(steps), training_args.lr_scheduler_kwargs
+    return get_scheduler(training_args.lr_scheduler_type, optimizer, warmup, steps, more)
+
+
+def _try_hub(training_args: TrainingArguments) -> None:
+    from huggingface_hub import HfApi
+
+    HfApi().whoami(token=training_args.hub_token)
+
+
+# --- DeepSpeed --------------------------------------------------------------------------------------------------------
+
+AUTO = 'Set it to "auto".'
+
+
+def check_deepspeed(training_args: TrainingArguments) -> None:
+    """A configuration of DeepSpeed must leave to our settings what is theirs, or they would do nothing.
+
+    Raises:
+        FvvError: a section, or a value, that takes the place of a setting; names it and the file.
+    """
+    file = training_args.deepspeed
+    config = file if isinstance(file, dict) else _read(str(file))
+    where = "deepspeed" if isinstance(file, dict) else str(file)
+    for section, instead in (
+        ("optimizer", "optim, learning_rate, vision_tower_lr, projector_lr and weight_decay"),
+        ("scheduler", "lr_scheduler_type and warmup_steps"),
+    ):
+        if section in config:
+            raise FvvError(
+                f'{where}: its section "{section}" takes the place of {instead}, which would do nothing. Delete the '
+                "section, and set those."
+            )
+    steps, batch = training_args.gradient_accumulation_steps, training_args.per_device_train_batch_size
+    ours = {
+        "gradient_accumulation_steps": ("gradient_accumulation_steps", steps),
+        "train_micro_batch_size_per_gpu": ("per_device_train_batch_size", batch),
+        "train_batch_size": ("the samples of a step", training_args.world_size * steps * batch),
+        "gradient_clipping": ("max_grad_norm", training_args.max_grad_norm),
+        "bf16.enabled": ("bf16", training_args.bf16),
+        "fp16.enabled": ("fp16", training_args.fp16),
+    }
+    for key, (name, value) in ours.items():
+        section, _, inner = key.partition(".")
+        found = config.get(section)
+        if inner:
+            found = found.get(inner) if isinstance(found, dict) else None
+        if found is None and (key == "train_batch_size" or not value):
+            continue  # what follows from others, or is off in both
+        if found != "auto" and found != value:
+            says = "is missing" if found is None else f"is {found}"
+            raise FvvError(f'{where}: "{key}" {says}, but {name} is {value}. {AUTO}')
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
+        raise FvvError(
+            f'{where}: without "stage3_gather_16bit_weights_on_model_save": true in "zero_optimization" no model is '
+            "saved, only shares of one. Add it."
+        )
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        config = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise FvvError(f"{file}: not a configuration of DeepSpeed ({' '.join(str(error).split())}).") from error
+    if not isinstance(config, dict):
+        raise FvvError(f"{file}: not a configuration of DeepSpeed: it must be a JSON object.")
+    return config

@@ -1,0 +1,172 @@
+"""Is it the same run? Every setting is either compared or cannot change a result."""
+
+import json
+import shutil
+from dataclasses import fields
+
+import pytest
+
+from fvv_lib import CheckpointError, DataArguments, DataFormatError, ModelArguments, TrainingArguments
+from fvv_lib.arguments import REFUSED
+from fvv_lib.finetuning.comparing import (
+    COMPARED,
+    COMPARED_WHERE,
+    FILES,
+    FREE,
+    GROWING,
+    MULTIPLIED,
+    check_same_run,
+    describe_settings,
+    differences,
+    identify,
+    length_change,
+)
+
+LISTS = {"files": FILES, "compared": COMPARED, "where": COMPARED_WHERE, "growing": GROWING, "product": MULTIPLIED}
+
+
+def test_every_setting_is_in_exactly_one_list():
+    """A new setting must be decided: can it change a result?"""
+    settings = (ModelArguments, DataArguments, TrainingArguments)
+    names = sorted({field.name for each in settings for field in fields(each) if field.init})
+    assert sorted(name for one in (*LISTS.values(), FREE) for name in one) == names
+
+
+def test_what_is_refused_with_any_other_value_need_not_be_compared():
+    assert set(REFUSED) <= set(FREE)
+
+
+@pytest.fixture
+def described(base, annotate, tmp_path):
+    """The settings of a run, as they are in its record."""
+    paths = {name: annotate([{"id": name}], f"{name}.json") for name in ("train", "val", "test")}
+
+    def make(model=None, data=None, **training):
+        training = {"output_dir": str(tmp_path / "o"), "use_cpu": True, "report_to": "none", **training}
+        return describe_settings(
+            ModelArguments(**{"model_name_or_path": str(base), **(model or {})}),
+            DataArguments(**{"data_path": (paths["train"],), "test_data_path": paths["test"], **(data or {})}),
+            TrainingArguments(**training),
+        )
+
+    make.paths = paths
+    return make
+
+
+def changed(settings, name):
+    """The settings with another value of one."""
+    other = json.loads(json.dumps(settings))
+    for part in other.values():
+        if name in part:
+            part[name] = "other" if part[name] != "other" else "another"
+    return other
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_can_change_a_result_is_compared_and_named(described, name):
+    settings = described(model={"lora_rank": 4, "lora_alpha": 8})
+    (found,) = differences(identify(settings, 1), identify(changed(settings, name), 1))
+    assert found.startswith(f"{name} (")
+
+
+@pytest.mark.parametrize("name", [*FREE, *COMPARED_WHERE])
+def test_what_cannot_change_a_result_is_not_compared(described, name):
+    settings = described()
+    assert any(name in part for part in settings.values()), name
+    assert differences(identify(settings, 1), identify(changed(settings, name), 1)) == []
+
+
+@pytest.mark.parametrize("name", COMPARED_WHERE)
+def test_what_validation_or_reading_does_is_compared_where_it_bears_on_the_result(described, name):
+    settings = described()
+    settings["training"] |= {"load_best_model_at_end": True, "train_sampling_strategy": "group_by_length"}
+    settings["data"] |= {"bad_samples": "skip", "time_marks": "seconds"}
+    (found,) = differences(identify(settings, 1), identify(changed(settings, name), 1))
+    assert found.startswith(name)
+
+
+def test_the_samples_of_a_step_are_compared_as_a_product(described):
+    one = identify(described(per_device_train_batch_size=4, gradient_accumulation_steps=2), 1)
+    assert differences(one, identify(described(per_device_train_batch_size=1, gradient_accumulation_steps=4), 2)) == []
+    (found,) = differences(one, identify(described(per_device_train_batch_size=4, gradient_accumulation_steps=2), 2))
+    assert found == (
+        "samples in a step (processes x per_device_train_batch_size x gradient_accumulation_steps) (8 then, 16 now)"
+    )
+
+
+def test_data_are_compared_by_content(described, tmp_path):
+    before = identify(described(), 1)
+    moved = shutil.copy(described.paths["train"], tmp_path / "moved.json")
+    assert differences(before, identify(described(data={"data_path": (moved,)}), 1)) == []
+    other = differences(before, identify(described(data={"data_path": (described.paths["val"],)}), 1))
+    assert other == [f"data_path ({described.paths['train']} then, {described.paths['val']} now)"]
+    assert differences(before, identify(described(data={"validation_data_path": moved}), 1)) == [
+        f"validation_data_path (none then, {moved} now)"
+    ]
+    with open(described.paths["test"], "a") as file:
+        file.write("\n")
+    assert differences(before, identify(described(), 1)) == ["test_data_path (its content has changed)"]
+    with pytest.raises(DataFormatError, match=r"gone\.json: no such annotation file"):
+        identify(described(data={"data_path": ("gone.json",)}), 1)
+
+
+def test_a_model_is_compared_by_content(described, base, tmp_path):
+    before = identify(described(), 1)
+    copy = shutil.copytree(base, tmp_path / "copy")
+    moved = described(model={"model_name_or_path": str(copy)})
+    assert differences(before, identify(moved, 1)) == []
+    (copy / "README.md").write_text("a note")  # which nobody loads
+    assert differences(before, identify(moved, 1)) == []
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    (found,) = differences(before, identify(moved, 1))
+    assert found.startswith("model_name_or_path (")
+    assert differences(identify(described(model={"model_name_or_path": "org/a"}), 1), before)
+
+
+def test_two_ways_to_say_the_same_are_the_same(described, base, monkeypatch, tmp_path):
+    lora = {"lora_rank": 4, "tunable_parts": ("projector", "language_model")}
+    same = {"lora_rank": 4, "lora_alpha": 8, "tunable_parts": ("language_model", "projector")}
+    assert differences(identify(described(model=lora), 1), identify(described(model=same), 1)) == []
+    monkeypatch.chdir(tmp_path)
+    here, there = ({"image_folder": folder} for folder in (".", str(tmp_path)))
+    assert differences(identify(described(data=here), 1), identify(described(data=there), 1)) == []
+    pyav = described(data={"video_backend": "pyav"})
+    assert differences(identify(described(), 1), identify(pyav, 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "change"),
+    [
+        ({"max_steps": 5}, {"max_steps": 5}, "same"),
+        ({"max_steps": 5}, {"max_steps": 5, "num_train_epochs": 1}, "same"),  # steps overrule epochs
+        ({"max_steps": 5}, {"max_steps": 6}, "longer"),
+        ({"max_steps": 5}, {"max_steps": 4}, "shorter"),
+        ({"num_train_epochs": 2}, {"num_train_epochs": 2.5}, "longer"),
+        ({"num_train_epochs": 2}, {"num_train_epochs": 1}, "shorter"),
+        ({"num_train_epochs": 2}, {"max_steps": 1}, "unknown"),
+    ],
+)
+def test_a_run_may_grow_and_not_shrink(described, before, now, change):
+    one, other = (identify(described(**settings), 1) for settings in (before, now))
+    assert length_change(one, other) == change
+    assert differences(one, other) == []
+    if change != "shorter":
+        check_same_run("there", one, other)
+        return
+    with pytest.raises(CheckpointError, match=r"^there: that run had (max_steps=5|num_train_epochs=2), .* only grow"):
+        check_same_run("there", one, other)
+
+
+def test_what_a_record_of_an_earlier_build_does_not_say_is_not_compared(described, base, tmp_path):
+    settings = described()
+    old = json.loads(json.dumps(settings))
+    del old["training"]["optim"], old["data"]["frame_pool"], old["training"]["gradient_accumulation_steps"]
+    before = identify(old, None, read=False)
+    assert differences(before, identify(changed(settings, "optim"), 3)) == []
+    assert differences(before, identify(described(learning_rate=1e-2), 1)) == ["learning_rate (5e-05 then, 0.01 now)"]
+    moved = shutil.copy(described.paths["train"], tmp_path / "moved.json")  # only its name is known of then
+    (found,) = differences(before, identify(described(data={"data_path": (moved,)}), 1))
+    assert found.startswith("data_path (")
+    assert differences(before, {**identify(settings, 1), "a new setting": 1}) == []

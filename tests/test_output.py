@@ -1,0 +1,179 @@
+"""The folder of a run: one run at a time, and nothing in it is lost by accident."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from starting import FORKSERVER
+
+from fvv_lib import CheckpointError, DataArguments, FvvError, ModelArguments, TrainingArguments, load_pretrained_model
+from fvv_lib import train as fine_tune
+from fvv_lib.finetuning.output import check_apart, check_empty, clear, hold
+
+
+@pytest.fixture
+def train(base, annotate, tmp_path):
+    """Train for a step on text alone, into a folder of `tmp_path`."""
+    turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}]
+    path = annotate([{"conversations": turns}])
+
+    def run(output="output", model=None, **settings):
+        settings = {"max_steps": 1, "save_strategy": "no", "use_cpu": True, "report_to": "none", **settings}
+        model_args = ModelArguments(**{"model_name_or_path": str(base), **(model or {})})
+        arguments = TrainingArguments(str(tmp_path / output), disable_tqdm=True, **settings)
+        return fine_tune(model_args, DataArguments(data_path=(path,)), arguments)
+
+    return run
+
+
+# --- one run at a time ------------------------------------------------------------------------------------------------
+
+
+def hold_with_a_worker(folder):
+    """Hold a folder, with a child as a worker that reads clips: it lives on when this process is killed."""
+    with hold(Path(folder)):
+        child = os.fork()
+        if child:
+            Path(folder, "worker").write_text(str(child))
+        time.sleep(600)
+
+
+def test_two_runs_cannot_use_one_folder(train, tmp_path):
+    folder = tmp_path / "output"
+    with (
+        hold(folder),
+        pytest.raises(CheckpointError, match=rf"output: another run writes there \(process {os.getpid()}"),
+    ):
+        train()
+    assert not (folder / "model.safetensors").exists()
+    train()
+    with hold(folder):  # the run has let go of it
+        pass
+
+
+def test_a_run_that_fails_lets_go_of_its_folder(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("fvv_lib.finetuning.recipe.open_model", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train()
+    monkeypatch.undo()
+    train()
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    """Though a worker that it has forked still lives."""
+    process = FORKSERVER.Process(target=hold_with_a_worker, args=(str(tmp_path),))
+    process.start()
+    while not (tmp_path / "worker").exists() or not (tmp_path / "worker").read_text():
+        assert process.is_alive()
+        time.sleep(0.01)
+    worker = int((tmp_path / "worker").read_text())
+    try:
+        with pytest.raises(CheckpointError, match=f"process {process.pid} on "), hold(tmp_path):
+            pass
+        process.kill()
+        process.join()
+        os.kill(worker, 0)  # it lives
+        with hold(tmp_path):
+            pass
+    finally:
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(train, tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("file", "file/output"):
+        with pytest.raises(FvvError, match=r"output_dir .*file is a file\. Take a folder"):
+            train(name)
+    if os.geteuid():  # root writes anywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(FvvError, match=r"closed.output: it cannot be written"):
+            train("closed/output")
+
+
+# --- nothing is lost --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_never_writes_where_its_model_or_its_data_lie(base, tmp_path):
+    model, data = ModelArguments(str(base)), DataArguments(data_path=(str(tmp_path / "data" / "train.json"),))
+    check_apart(tmp_path / "output", model, data)
+    check_apart(tmp_path / "data", model, data)  # beside the data is allowed
+    for folder, arguments in (
+        (base, data),
+        (Path(os.path.relpath(base)), data),
+        (tmp_path, DataArguments(data_path=("x", str(tmp_path / "metrics.json")))),
+        (tmp_path, DataArguments(validation_data_path=str(tmp_path / "config.json"))),
+        (tmp_path, DataArguments(test_data_path=str(tmp_path / "_unfinished" / "test.json"))),
+    ):
+        with pytest.raises(FvvError, match=r"lies there and would be overwritten\. Take another output_dir"):
+            check_apart(folder, model, arguments)
+    with pytest.raises(FvvError, match="model_name_or_path lies there"):
+        check_apart(tmp_path, ModelArguments(str(tmp_path / "checkpoint-5")), data)
+
+
+def test_a_run_does_not_overwrite_the_base_of_its_adapter(base, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)})
+    )
+    with pytest.raises(FvvError, match="the base of model_name_or_path lies there"):
+        check_apart(base, ModelArguments(str(adapter)), DataArguments())
+
+
+def test_a_finished_model_is_overwritten_only_on_purpose(train, tmp_path):
+    train(seed=1)
+    before = (tmp_path / "output" / "model.safetensors").read_bytes()
+    for resume in (None, True):
+        with pytest.raises(CheckpointError, match=r"metrics\.json.*no checkpoint.*--overwrite_output_dir True"):
+            train(max_steps=2, seed=1, resume_from_checkpoint=resume)
+    (tmp_path / "output" / "metrics.json").unlink()
+    with pytest.raises(CheckpointError, match=r"there is a model already.*\(config\.json, .*model\.safetensors"):
+        train(seed=2)
+    assert (tmp_path / "output" / "model.safetensors").read_bytes() == before
+    train(max_steps=2, seed=2, learning_rate=1e-2, overwrite_output_dir=True)
+    assert (tmp_path / "output" / "model.safetensors").read_bytes() != before
+    assert (tmp_path / "output" / "metrics.json").is_file()
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(train, tmp_path):
+    """An adapter beside a whole model would be what is loaded."""
+    output = tmp_path / "output"
+    train(model={"lora_rank": 4}, save_strategy="steps", save_steps=1)
+    (output / "notes.txt").write_text("mine")
+    (output / "checkpoint-9-good").mkdir()
+    with pytest.raises(CheckpointError, match="a later start would take it for this run's"):
+        train()
+    train(overwrite_output_dir=True)
+    left = {path.name for path in output.iterdir()}
+    assert not {"adapter_config.json", "adapter_model.safetensors", "checkpoint-1"} & left
+    assert {"model.safetensors", "notes.txt", "checkpoint-9-good"} <= left
+    assert load_pretrained_model(output, device="cpu").model
+
+
+def test_nothing_is_deleted_by_a_run_that_never_begins(train, tmp_path):
+    train()
+    before = sorted(path.name for path in (tmp_path / "output").iterdir())
+    with pytest.raises(FvvError, match="at most 2048 positions"):
+        train(overwrite_output_dir=True, model_max_length=10**6)
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == before
+
+
+def test_what_an_earlier_build_left_is_cleared(tmp_path):
+    for name in ("metrics.json", "pytorch_model.bin", "model.safetensors.index.json", "other.json"):
+        (tmp_path / name).touch()
+    (tmp_path / "_unfinished" / "checkpoint-3").mkdir(parents=True)
+    clear(tmp_path, begins_anew=False)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "pytorch_model.bin",
+        "model.safetensors.index.json",
+        "other.json",
+    }
+    with pytest.raises(CheckpointError):
+        check_empty(tmp_path)
+    clear(tmp_path, begins_anew=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"other.json"}
+    check_empty(tmp_path)

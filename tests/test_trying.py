@@ -1,0 +1,91 @@
+"""Settings that only a try can tell; every other one is in test_training_flags."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+from fvv_lib import DataArguments, FvvError, ModelArguments, TrainingArguments, train
+from fvv_lib.finetuning.trying import check_deepspeed
+
+AUTO = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "train_batch_size": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
+    "zero_optimization": {"stage": 2},
+}
+
+
+@pytest.fixture
+def check(tmp_path):
+    """What `check_deepspeed` says to a file; the Trainer's own object would start DeepSpeed."""
+
+    def run(config, **settings):
+        file = tmp_path / "ds.json"
+        file.write_text(config if isinstance(config, str) else json.dumps(config))
+        plain = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "world_size": 2}
+        plain |= {"max_grad_norm": 1.0, "bf16": False, "fp16": False, "deepspeed": str(file)}
+        check_deepspeed(SimpleNamespace(**{**plain, **settings}))
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("settings", [{}, {"bf16": True, "max_grad_norm": 0.5, "gradient_accumulation_steps": 4}])
+def test_our_files_leave_everything_to_the_settings(check, name, settings):
+    check((ROOT / "scripts" / f"{name}.json").read_text(), **settings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"train_micro_batch_size_per_gpu": 2, "train_batch_size": 4, "gradient_accumulation_steps": 1},
+        {"gradient_clipping": 1.0, "bf16": {"enabled": False}},
+        {"fp16": {"enabled": False}},
+        {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}},
+    ],
+)
+def test_a_file_that_agrees_is_taken(check, change):
+    check({**AUTO, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({"optimizer": {"type": "AdamW"}}, {}, '"optimizer" takes the place of .*vision_tower_lr.*Delete the section'),
+        ({"scheduler": {"type": "WarmupLR"}}, {}, '"scheduler" takes the place of lr_scheduler_type'),
+        ({"gradient_clipping": 0.5}, {}, '"gradient_clipping" is 0.5, but max_grad_norm is 1.0'),
+        ({"gradient_clipping": None}, {}, '"gradient_clipping" is missing, but max_grad_norm is 1.0. Set it to "auto"'),
+        ({"bf16": {"enabled": True}}, {}, '"bf16.enabled" is True, but bf16 is False'),
+        ({"bf16": None}, {"bf16": True}, '"bf16.enabled" is missing, but bf16 is True'),
+        ({"fp16": {"enabled": True}}, {}, '"fp16.enabled" is True, but fp16 is False'),
+        ({"train_micro_batch_size_per_gpu": 8}, {}, "is 8, but per_device_train_batch_size is 2"),
+        ({"gradient_accumulation_steps": None}, {}, '"gradient_accumulation_steps" is missing'),
+        ({"train_batch_size": 5}, {}, '"train_batch_size" is 5, but the samples of a step is 4'),
+        ({"zero_optimization": {"stage": 3}}, {}, '"stage3_gather_16bit_weights_on_model_save": true'),
+    ],
+)
+def test_a_file_that_takes_the_place_of_a_setting_is_refused(check, change, settings, message):
+    config = {key: value for key, value in {**AUTO, **change}.items() if value is not None}
+    with pytest.raises(FvvError, match=message) as error:
+        check(config, **settings)
+    assert "ds.json: " in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_file_that_is_no_configuration_is_refused(check, text):
+    with pytest.raises(FvvError, match=r"ds\.json: not a configuration of DeepSpeed"):
+        check(text)
+
+
+@pytest.mark.parametrize("settings", [{"optim": "paged_adamw_8bit"}, {"report_to": "wandb"}, {"fp16": True}])
+def test_settings_are_tried_before_data_are_read(base, tmp_path, settings):
+    """The data are not there, and nobody has looked."""
+    arguments = {"output_dir": str(tmp_path / "o"), "use_cpu": True, "report_to": "none", **settings}
+    with pytest.raises(FvvError, match=next(iter(settings))):
+        train(ModelArguments(str(base)), DataArguments(data_path=("gone.json",)), TrainingArguments(**arguments))
+    assert not (tmp_path / "o").exists()
