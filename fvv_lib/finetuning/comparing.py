@@ -27,7 +27,7 @@ FILES = ("model_name_or_path", "data_path", "validation_data_path", "test_data_p
 COMPARED = (
     *("tunable_parts", "lora_rank", "lora_alpha", "lora_dropout"),
     *("image_folder", "num_video_frames", "frame_sampling", "time_marks", "frame_pool", "video_backend"),
-    *("image_aspect_ratio", "version", "mismatch", "max_new_tokens", "bad_samples"),
+    *("image_aspect_ratio", "version", "mismatch", "max_new_tokens", "bad_samples", "allow_special_tokens"),
     *("model_max_length", "learning_rate", "vision_tower_lr", "projector_lr"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "average_tokens_across_devices"),
