@@ -4,7 +4,7 @@ A decoder is a million lines of C that reads files from strangers. In the proces
 and its hang stops every GPU. So the caller may have a child do the work: it is started once for each thread, kept, and
 replaced when it had to be killed. It may have `MEMORY` bytes of its own, counted as Linux counts data (RLIMIT_DATA:
 what can be written and is not shared). The address space is not limited: it holds what is mapped and never used, more
-the more threads there are. Where the system has no such limit (macOS), there is none.
+the more threads there are. macOS and Windows have no such limit.
 
 `subprocess`, not `multiprocessing`: a DataLoader's worker may not have children of the second kind. This module knows
 nothing about videos.
@@ -12,7 +12,6 @@ nothing about videos.
 
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -151,9 +150,12 @@ def serve(memory: int) -> None:
     Args:
         memory: bytes of data that it may have.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if soft == resource.RLIM_INFINITY or soft > memory:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if soft == resource.RLIM_INFINITY or soft > memory:
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
     for number in (signal.SIGTERM, signal.SIGINT):  # sent to a whole job; the owner still needs its answer
         signal.signal(number, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
