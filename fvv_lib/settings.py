@@ -125,7 +125,7 @@ class DataArguments:
     allow_special_tokens: bool = field(
         default=False,
         metadata={
-            "help": "Learn texts as they stand that have special tokens or marks of the chat template (<|im_end|>), or "
+            "help": "Learn texts as they are if they hold special tokens or marks of the template (`<|im_end|>`), or "
             "media tags of other formats (<video>); otherwise such a sample is refused."
         },
     )

@@ -137,7 +137,7 @@ def test_what_is_trained_has_a_gradient_and_nothing_else(save_llava, lora_rank):
     model = load_pretrained_model(folder, device="cpu").model
     set_trainable(model, PARTS)
     if lora_rank:
-        add_lora(model, ModelArguments(str(folder), lora_rank=lora_rank))
+        add_lora(model, ModelArguments(str(folder), PARTS, lora_rank=lora_rank))
     images = torch.randint(0, 256, (1, 2, 3, SIZE, SIZE), dtype=torch.uint8)
     ids = torch.tensor([[1, -200, 300, -200, 301]])
     model.train()(ids, images, labels=torch.where(ids > 0, ids, IGNORE_INDEX)).loss.backward()

@@ -68,7 +68,8 @@ def test_only_cells_that_train_may_take_long():
 def test_lesson_06_trains_with_the_settings_of_the_script():
     """All of them but paths, and what says how much is shown while it trains."""
     script = (ROOT.parent / "scripts" / "finetune_video.sh").read_text()
-    flags = dict(re.findall(r"^ +--(\w+) (\S+)", script.split("set -euo")[1], re.M))
+    given = re.findall(r"^ +--(\w+) (\S+)", script.split("set -euo")[1], re.M)
+    flags = dict(reversed(given))  # the course's stand first in the script, and are given last
     lesson = jupytext.read(ROOT / "source" / "06_full_finetuning.py", fmt="py:percent")
     (recipe,) = (
         ast.literal_eval(node.value)

@@ -57,7 +57,7 @@ def test_what_wrappers_put_around_a_name_does_not_matter(name, part):
 def test_peft_moves_no_parameter_to_another_part(base, model):
     pytest.importorskip("peft")
     before = {id(parameter): part_of(name) for name, parameter in model.named_parameters()}
-    adapted = add_lora(model, ModelArguments(str(base), lora_rank=2))
+    adapted = add_lora(model, ModelArguments(str(base), PARTS, lora_rank=2))
     after = {id(parameter): part_of(name) for name, parameter in adapted.named_parameters()}
     assert before.items() <= after.items()
     new = {name for name, parameter in adapted.named_parameters() if id(parameter) not in before}
