@@ -18,14 +18,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-OLD = "0c0ac90"
+from old_build import OLD, ROOT, check_source, environment_of, old_build
+
 TOKENIZER = ROOT / "data_samples" / "tiny-fastvlm"
 ROUNDS, CHECKED, ROUNDS_CHECKED = (10, 20, 40, 80), 300, 20
 TARGET = 20  # times faster than the old build, at the most rounds
@@ -80,18 +78,11 @@ print(json.dumps(resident() - before))
 
 def run(source: Path, code: str, *arguments: Any) -> Any:
     """Run code with the `fvv_lib` of `source`, in an empty folder; returns what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
+    environment = environment_of(source)
     command = [sys.executable, "-c", code, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
-
-
-def check_source(source: Path) -> None:
-    """Raise unless the `fvv_lib` that is imported lies in `source`: this environment has one of its own installed."""
-    found = run(source, "import fvv_lib, json; print(json.dumps(fvv_lib.__file__))")
-    if not Path(found).resolve().is_relative_to(source.resolve()):
-        raise RuntimeError(f"{source}: another fvv_lib is imported: {found}")
 
 
 def measure_times(sources: dict[str, Path], runs: int) -> list[dict[str, Any]]:
@@ -117,28 +108,6 @@ def measure_memory(sources: dict[str, Path]) -> dict[str, Any]:
     held = {side: run(source, TOOLS + MEMORY, TOKENIZER, CHECKED, ROUNDS_CHECKED) for side, source in sources.items()}
     names = {f"{side}, MiB": round(size) for side, size in held.items()}
     return {"conversations": CHECKED, "rounds of each": ROUNDS_CHECKED, **names}
-
-
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip()
-
-
-@contextmanager
-def old_build(folder: Path | None) -> Iterator[Path]:
-    """The old build: the folder that was given, or a worktree of this repository that is removed afterwards."""
-    if folder is not None:
-        if not git(folder, "rev-parse", "HEAD").startswith(OLD):
-            raise RuntimeError(f"{folder}: it is not at commit {OLD}.")
-        yield folder.resolve()
-        return
-    with tempfile.TemporaryDirectory() as parent:
-        tree = Path(parent) / "old"
-        git(ROOT, "worktree", "add", "--quiet", "--detach", str(tree), OLD)
-        try:
-            yield tree
-        finally:
-            git(ROOT, "worktree", "remove", "--force", str(tree))
 
 
 def main() -> None:

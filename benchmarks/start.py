@@ -23,15 +23,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-OLD = "0c0ac90"
+from old_build import OLD, ROOT, check_source, environment_of, old_build
+
 SAMPLES = ROOT / "data_samples"
 LOGGED = re.compile(r"^\[\d{4}-\d\d-\d\d .*\n", re.M)  # DeepSpeed logs to stdout, with the time
 HELPER = """
@@ -110,7 +108,7 @@ class Run(NamedTuple):
 
 def run(source: Path, *arguments: str) -> Run:
     """Run Python in an empty folder, with the `fvv_lib` of `source`."""
-    environment = {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
+    environment = environment_of(source)
     command = [sys.executable, "-IS", "-c", HELPER, sys.executable, *arguments]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
@@ -119,13 +117,6 @@ def run(source: Path, *arguments: str) -> Run:
     printed = LOGGED.sub("", done.stdout)
     output = "\n".join([printed, *(hashlib.sha256(file).hexdigest() for file in weights)])
     return Run(float(seconds), float(peak_mib), int(code), output, done.stderr)
-
-
-def check_source(source: Path) -> None:
-    """Raise unless the `fvv_lib` that is imported lies in `source`: this environment has one of its own installed."""
-    found = run(source, "-c", "import fvv_lib; print(fvv_lib.__file__)")
-    if found.code or not Path(found.output.strip()).resolve().is_relative_to(source.resolve()):
-        raise RuntimeError(f"{source}: another fvv_lib is imported: {found.output or found.errors}")
 
 
 def compare(row: Row, sources: dict[str, Path], runs: int) -> dict[str, Any]:
@@ -168,28 +159,6 @@ def verdict(target: Target, old: dict[str, Any], ours: dict[str, Any]) -> dict[s
         wanted["ours, peak MiB"] = round(target.peak_mib, 1)
         reached = reached and ours["peak MiB"] <= target.peak_mib
     return {"ours / old": ratios, "wanted, at most": wanted, "reached": reached}
-
-
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip()
-
-
-@contextmanager
-def old_build(folder: Path | None) -> Iterator[Path]:
-    """The old build: the folder that was given, or a worktree of this repository that is removed afterwards."""
-    if folder is not None:
-        if not git(folder, "rev-parse", "HEAD").startswith(OLD):
-            raise RuntimeError(f"{folder}: it is not at commit {OLD}.")
-        yield folder.resolve()
-        return
-    with tempfile.TemporaryDirectory() as parent:
-        tree = Path(parent) / "old"
-        git(ROOT, "worktree", "add", "--quiet", "--detach", str(tree), OLD)
-        try:
-            yield tree
-        finally:
-            git(ROOT, "worktree", "remove", "--force", str(tree))
 
 
 def main() -> None:

@@ -39,6 +39,34 @@ def decode_all(path):
         return [np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90) for frame in container.decode(video=0)]
 
 
+class Pipe:
+    """A file that can only be written on, as a live recording is: no header is corrected at its end."""
+
+    def __init__(self):
+        self.content = bytearray()
+
+    def write(self, part):
+        self.content += bytes(part)
+        return len(part)
+
+
+def join_streams(path, sources, dispositions):
+    """Write the first video streams of several files into one, without encoding them again; None leaves a disposition
+    as it is."""
+    containers = [av.open(str(source)) for source in sources]
+    with av.open(str(path), "w") as writing:
+        streams = [writing.add_stream_from_template(container.streams.video[0]) for container in containers]
+        for stream, disposition in zip(streams, dispositions, strict=True):
+            if disposition is not None:
+                stream.disposition = disposition
+        for container, stream in zip(containers, streams, strict=True):
+            for packet in container.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    writing.mux(packet)
+            container.close()
+
+
 def assert_true_frames(video, reference):
     assert video.total_frames == len(reference)
     for index, frame in zip(video.indices, video.frames, strict=True):

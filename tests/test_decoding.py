@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import assert_true_frames, decode_all
+from conftest import assert_true_frames, decode_all, join_streams
 from PIL import Image
 
 from fvv_lib.course.numbered import FPS, HEIGHT, WIDTH, _same_priority, paint, read_numbers, write_numbered
@@ -543,16 +543,8 @@ def test_the_cover_of_an_album_is_no_video(tmp_path, clip):
     Image.fromarray(paint(1)).save(tmp_path / "cover.png")
 
     def write_with_cover(path, sources):
-        containers = [av.open(str(source)) for source in [tmp_path / "cover.png", *sources]]
-        with av.open(str(path), "w") as writing:
-            streams = [writing.add_stream_from_template(container.streams.video[0]) for container in containers]
-            streams[0].disposition = av.stream.Disposition.attached_pic
-            for container, stream in zip(containers, streams, strict=True):
-                for packet in container.demux(video=0):
-                    if packet.size:
-                        packet.stream = stream
-                        writing.mux(packet)
-                container.close()
+        dispositions = [av.stream.Disposition.attached_pic, *[None] * len(sources)]
+        join_streams(path, [tmp_path / "cover.png", *sources], dispositions)
 
     write_with_cover(tmp_path / "album.mp4", [])
     with pytest.raises(VideoDecodeError, match=r"album\.mp4: the file has no video stream"):

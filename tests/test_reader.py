@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from conftest import assert_true_frames, decode_all
+from conftest import Pipe, assert_true_frames, decode_all, join_streams
 
 from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
@@ -187,17 +187,8 @@ def test_of_several_streams_the_default_one_is_read(tmp_path, container, default
     counts = (24, 36)
     for number, count in enumerate(counts):
         write_numbered(tmp_path / f"{number}.mp4", count=count, b_frames=2)
-    sources = [av.open(str(tmp_path / f"{number}.mp4")) for number in range(2)]
-    with av.open(str(path), "w") as writing:
-        streams = [writing.add_stream_from_template(source.streams.video[0]) for source in sources]
-        for number, stream in enumerate(streams):
-            stream.disposition = Disposition.default if number == default else Disposition(0)
-        for source, stream in zip(sources, streams, strict=True):
-            for packet in source.demux(video=0):
-                if packet.size:
-                    packet.stream = stream
-                    writing.mux(packet)
-            source.close()
+    dispositions = [Disposition.default if number == default else Disposition(0) for number in range(2)]
+    join_streams(path, [tmp_path / f"{number}.mp4" for number in range(2)], dispositions)
     video = read_video(path, 8)
     assert video.total_frames == count_frames(path) == counts[default]
     assert read_numbers(video.frames) == video.indices.tolist()
@@ -228,15 +219,6 @@ def test_where_the_clock_starts_again_times_and_frames_go_on(tmp_path, extension
 
 def test_an_avi_that_was_written_into_a_pipe_is_read(tmp_path):
     """Its header does not tell its size, and it has no index."""
-
-    class Pipe:
-        def __init__(self):
-            self.content = bytearray()
-
-        def write(self, part):
-            self.content += bytes(part)
-            return len(part)
-
     pipe = Pipe()
     with av.open(pipe, "w", format="avi") as writing:
         stream = writing.add_stream("mpeg4", rate=FPS, width=WIDTH, height=HEIGHT)

@@ -5,23 +5,13 @@ from contextlib import suppress
 
 import av
 import pytest
+from conftest import Pipe
 
 from fvv_lib.course.numbered import write_numbered
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact.truncation import EBML, SEGMENT, check_size, promised_size
 
 TELL = (("mpeg4", "avi"), ("libx264", "avi"), ("libx264", "mkv"), ("libvpx-vp9", "webm"), ("wmv2", "wmv"))
-
-
-class Pipe:
-    """A file that can only be written on, as a live recording is: no header is corrected at its end."""
-
-    def __init__(self):
-        self.content = bytearray()
-
-    def write(self, part):
-        self.content += bytes(part)
-        return len(part)
 
 
 def record_live(codec, container):
