@@ -26,10 +26,27 @@ from fvv_lib.video_config import VideoConfig
 
 BATCHNORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 
+REGISTER_FLOATS = 16  # in the vector registers of AVX-512
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
 else:
     _Model = object
+
+
+def cannot_train_channels_last(tower: torch.nn.Module) -> bool:
+    """Whether a tower has a 1x1 convolution with a stride over few channels, as some FastViTs have over the colours.
+
+    On a CPU the backward pass of such a layer in channels-last order writes outside its memory, and the process crashes
+    (oneDNN's issue 6035; PyTorch 2.12 to 2.15). Neither Apple's towers nor that of the course have one.
+    """
+    return any(
+        isinstance(layer, torch.nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and 1 < layer.in_channels // layer.groups < REGISTER_FLOATS
+        for layer in tower.modules()
+    )
 
 
 class VideoMixin(_Model):
@@ -67,9 +84,8 @@ class VideoMixin(_Model):
         """Frames as the vision tower wants them: uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float is
         not.
 
-        On a CPU a tower that gets no gradient has them in channels-last order, in which its convolutions are faster.
-        In the backward pass a 1x1 convolution with a stride over few channels, as some FastViTs have over the three
-        colours, then writes outside its memory, and the process crashes (oneDNN's issue 6035; PyTorch 2.12 to 2.15).
+        On a CPU they are in channels-last order, in which convolutions are faster. Only a tower that
+        `cannot_train_channels_last` keeps the usual order while it is trained.
         """
         parameters = list(self.model.vision_tower.parameters())
         device, dtype = parameters[0].device, parameters[0].dtype
@@ -81,8 +97,10 @@ class VideoMixin(_Model):
             )
             frames = (frames / 255 - mean) / std
         trained = torch.is_grad_enabled() and (frames.requires_grad or any(p.requires_grad for p in parameters))
-        memory_format = torch.channels_last if device.type == "cpu" and not trained else torch.contiguous_format
-        return frames.to(dtype, memory_format=memory_format)
+        channels_last = device.type == "cpu" and frames.ndim == 4
+        if trained and cannot_train_channels_last(self.model.vision_tower):
+            channels_last = False
+        return frames.to(dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def train(self, mode: bool = True) -> "VideoMixin":
         super().train(mode)
