@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis.configuration import set_hypothesis_home_dir
+from kernels import fork_kernels
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -78,12 +79,14 @@ def pytest_configure(config):
     profile of the notebooks' kernels, in which nothing of the user's is."""
     folder = tempfile.TemporaryDirectory(prefix="fvv-tests-")
     config.add_cleanup(folder.cleanup)
+    config.add_cleanup(gc.unfreeze)
     set_hypothesis_home_dir(folder.name)
     os.environ["HF_DATASETS_CACHE"] = datasets.config.HF_DATASETS_CACHE = str(Path(folder.name) / "datasets")
     os.environ["IPYTHONDIR"] = str(Path(folder.name) / "ipython")
     startup = Path(folder.name) / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "seldom.py").write_text("import gc\ngc.set_threshold(200_000, 20, 20)\ndel gc\n")
+    fork_kernels()
 
 
 # What takes longest begins first, so that no worker is left alone with it; `make test` gives each worker whole files.
@@ -91,6 +94,10 @@ FIRST = (
     *("06_full_finetuning.ipynb", "09_scaling.ipynb", "test_distributed.py", "test_reader.py", "test_resume.py"),
     *("test_features.py", "test_training.py", "test_memory.py", "test_private_api.py", "test_lora.py", "test_book.py"),
 )
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what has been imported stays: no search for garbage looks through it again
 
 
 def pytest_collection_modifyitems(items):

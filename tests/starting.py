@@ -4,6 +4,7 @@ A start is five seconds of imports, and some tests need dozens of starts. So eac
 imported everything (multiprocessing's forkserver), and gets the environment that torchrun sets.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -19,11 +20,19 @@ PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DeepS
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "agg"}
 ENVIRONMENT |= {"PATH": PATH}
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["fvv_lib.finetuning.recipe", "deepspeed", "peft"])
+FORKSERVER.set_forkserver_preload(
+    ["fvv_lib.finetuning.recipe", "deepspeed", "peft", "fvv_lib.plotting", "ipykernel.kernelapp"]
+)
+
+
+def leave_tests():
+    """Call this first in a process that is forked."""
+    os.setsid()  # a signal to the group reaches the workers that read frames, and not the tests
+    gc.freeze()  # no search for garbage looks through what has been imported
 
 
 def _finetune(flags, environment, log, before):
-    os.setsid()  # a signal to the group reaches the workers that read frames, and not the tests
+    leave_tests()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):

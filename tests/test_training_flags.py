@@ -242,14 +242,32 @@ def text(tokenizer, tmp_path_factory):
     return LazySupervisedDataset(tokenizer, [str(path)], DataArguments(), frame_spec=SPEC)
 
 
-CASES = [(name, settings) for name, several in WORKS.items() for settings in several]
+CASES = [settings for several in WORKS.values() for settings in several]
+# These decide which steps are made, or what another setting may be.
+ALONE = {"learning_rate", "num_train_epochs", "eval_delay", "warmup_steps", "lr_scheduler_type", "full_determinism"}
+
+
+def groups():
+    """The cases, put together unless two of them set one name to two values. Each group is tried in one run."""
+    together = []
+    for case in CASES:
+        fits = (
+            group
+            for group in together
+            if not ALONE & (case.keys() | group.keys()) and all(group.get(key, case[key]) == case[key] for key in case)
+        )
+        group = next(fits, None)
+        if group is None:
+            together.append(dict(case))
+        else:
+            group |= case
+    return together
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(CASES)])
-def test_a_setting_that_is_taken_works_for_a_step(name, settings, make, loaded, text):
+@pytest.mark.parametrize("settings", groups(), ids=lambda settings: next(iter(settings)))
+def test_settings_that_are_taken_work_for_a_step(settings, make, loaded, text):
     arguments = make(**settings)
-    try_settings(arguments)
     model = copy.deepcopy(loaded.model)
     model.frames_per_chunk, model.packing = arguments.frames_per_chunk, arguments.packing
     collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
@@ -261,6 +279,11 @@ def test_a_setting_that_is_taken_works_for_a_step(name, settings, make, loaded, 
     if arguments.learning_rate and not arguments.warmup_steps:
         before = loaded.model.state_dict()
         assert any(not torch.equal(before[key], value) for key, value in trainer.model.state_dict().items())
+
+
+def test_each_setting_that_is_taken_is_taken_alone(make):
+    for case in CASES:
+        try_settings(make(**case))
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED, ids=["-".join(settings) for settings, _ in REFUSED])
