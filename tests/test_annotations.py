@@ -1,4 +1,4 @@
-"""Annotation files of every kind give the same samples; what is wrong with one is told with its line."""
+"""Annotation files of every format give the same samples; errors name the file and the line."""
 
 import json
 
@@ -32,7 +32,7 @@ def contents(path):
 
 @pytest.mark.parametrize("indent", [None, 1, 4])
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
-def test_irregular_samples_come_as_they_were_written(tmp_path, monkeypatch, indent, chunk):
+def test_irregular_samples_are_read_unchanged(tmp_path, monkeypatch, indent, chunk):
     monkeypatch.setattr(annotations, "CHUNK", chunk)
     (tmp_path / "a.json").write_text(json.dumps(IRREGULAR, indent=indent))
     assert contents(tmp_path / "a.json") == IRREGULAR
@@ -51,7 +51,7 @@ def test_json_jsonl_and_parquet_give_the_same_samples(tmp_path):
 
 
 def write_rows(path, rows):
-    """As pandas and `datasets` write them: what one row has and another has not is null there."""
+    """Write rows as pandas and `datasets` do: a field that a row does not have is null."""
     if path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".jsonl":
@@ -61,7 +61,7 @@ def write_rows(path, rows):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
-def test_a_null_field_is_one_that_the_sample_does_not_have(tmp_path, suffix):
+def test_a_null_field_counts_as_missing(tmp_path, suffix):
     turns = sample()["conversations"]
     nulls = [{**turns[0], "loss": None}, {**turns[1], "loss": False}]
     rows = [
@@ -77,7 +77,7 @@ def test_a_null_field_is_one_that_the_sample_does_not_have(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
-def test_a_byte_order_mark_is_no_text(tmp_path, name):
+def test_a_byte_order_mark_is_skipped(tmp_path, name):
     text = json.dumps([sample("Größer?")] if name == "a.json" else sample("Größer?"), ensure_ascii=False)
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert contents(tmp_path / name) == [sample("Größer?")]
@@ -97,12 +97,12 @@ def test_joined_files_may_have_a_byte_order_mark_in_the_middle(tmp_path):
         ("a.json", '[\n{"id": 1}\n{"id": 2}]', r"not valid JSON \(line 3: ',' or '\]' is expected"),
         ("a.json", '[{"id": 1}', r"not valid JSON \(line 1: ',' or '\]' is expected"),
         ("a.json", '[{"id": 1}]\n]', r"not valid JSON \(line 2: there is text after"),
-        ("a.json", '[\n{"id": 1},\n3]', "each a JSON object; line 3 has none"),
-        ("a.json", '[{"id": 1},]', "line 1 has none"),
-        ("a.json", '{"id": 1}\n{"id": 2}', r"must be a list .* name it \.jsonl"),
+        ("a.json", '[\n{"id": 1},\n3]', r"each a JSON object\. Expected a sample in line 3"),
+        ("a.json", '[{"id": 1},]', "Expected a sample in line 1"),
+        ("a.json", '{"id": 1}\n{"id": 2}', r"must be a list .* rename the file to \.jsonl"),
         ("a.json", "", "must be a list"),
         ("a.json", " [ ] ", "at least one sample"),
-        ("a.json", b'[\n{"id": "\xff"}]', r"not valid JSON \(line 1: here or below, .*utf-8"),
+        ("a.json", b'[\n{"id": "\xff"}]', r"not valid JSON \(line 1: in this line or a later one, .*utf-8"),
         ("a.jsonl", '{"id": 1}\n\n{"id": }\n', r"a\.jsonl: not valid JSON \(line 3: "),
         ("a.jsonl", '{"id": 1}\n[2]\n', r"a\.jsonl, line 2: each line must be a sample"),
         ("a.jsonl", b'{"id": 1}\n"\xff"\n', r"line 2: .*utf-8"),
@@ -116,7 +116,7 @@ def test_broken_files_name_file_and_line(tmp_path, name, text, message):
         list(read_annotations(tmp_path / name))
 
 
-def test_a_parquet_column_that_is_no_text_is_an_error(tmp_path):
+def test_a_parquet_column_that_json_cannot_hold_is_an_error(tmp_path):
     pq.write_table(pa.table({"image": [b"pixels"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataFormatError, match=r"a\.parquet: a column is no text"):
+    with pytest.raises(DataFormatError, match=r"a\.parquet: a column has values that JSON cannot hold"):
         list(read_annotations(tmp_path / "a.parquet"))

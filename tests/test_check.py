@@ -1,4 +1,4 @@
-"""`fvv check` finds what training would stumble over, and nothing else."""
+"""`fvv check` reports every sample that training cannot use, and no other."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def sample(name, question="<image>\nWhat colour is it?", answer="It is red.", **
 
 @pytest.fixture
 def samples(media):
-    """Good ones, and one for each thing that can be wrong."""
+    """Good samples, and one for each kind of error."""
     (media / "broken.mp4").write_bytes((media / "clip.mp4").read_bytes()[:700])
     (media / "text.mp4").write_text("not a video")
     return {
@@ -49,7 +49,7 @@ BAD = {
 
 @pytest.fixture
 def run(fvv):
-    """`fvv check` with these arguments, in a folder."""
+    """Run `fvv check` with these arguments in a folder."""
     return lambda *arguments, cwd: fvv("check", *arguments, cwd=cwd)
 
 
@@ -57,7 +57,7 @@ def name_of(report):
     return report["name"].split("sample ")[1]
 
 
-def test_every_bad_sample_is_found_and_no_good_one(samples, annotate, media, base, run):
+def test_every_bad_sample_is_reported_and_no_good_one(samples, annotate, media, base, run):
     path = annotate(list(samples.values()))
     outputs = ["--report", "report.json", "--histograms", "data.png", "--write-clean", "clean.json"]
     result = run(path, "--model-name-or-path", base, *outputs, cwd=media)
@@ -88,7 +88,7 @@ def test_the_clean_file_is_clean_and_the_others_are_listed(samples, annotate, me
     assert [row["problem"] for row in rows] == ["", "", ""]
 
 
-def test_a_setting_that_is_wrong_is_an_error_and_not_a_report(annotate, media, base, samples, run):
+def test_a_wrong_setting_is_an_error_and_not_a_report(annotate, media, base, samples, run):
     path = annotate([samples["video"]])
     result = run(path, "--model-name-or-path", base, "--version", "qwen", cwd=media)
     assert result.returncode == 1
@@ -118,21 +118,21 @@ def test_a_wrong_setting_or_model_is_one_line(annotate, media, base, samples, fl
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ({"write_clean": "data.json"}, "data.json is asked for twice, or is an annotation file that is checked"),
-        ({"report": "folder/../data.json"}, "data.json is asked for twice, or is an annotation file that is checked"),
-        ({"report": "one.json", "write_clean": "one.json"}, "one.json is asked for twice"),
-        ({"report": "val.json", "validation_data_path": "val.json"}, "val.json is asked for twice"),
-        ({"report": "one.dropped.json", "write_clean": "one.json"}, "one.dropped.json is asked for twice"),
+        ({"write_clean": "data.json"}, "data.json is named twice, or is one of the checked annotation files"),
+        ({"report": "folder/../data.json"}, "data.json is named twice, or is one of the checked annotation files"),
+        ({"report": "one.json", "write_clean": "one.json"}, "one.json is named twice"),
+        ({"report": "val.json", "validation_data_path": "val.json"}, "val.json is named twice"),
+        ({"report": "one.dropped.json", "write_clean": "one.json"}, "one.dropped.json is named twice"),
         ({"report": "folder.json"}, "report: folder.json is a folder"),
         ({"write_clean": "gone/clean.json"}, "write_clean: the folder of gone/clean.json does not exist"),
         ({"histograms": "gone/data.png"}, "histograms: the folder of gone/data.png does not exist"),
         ({"report": "report.xlsx"}, "report: report.xlsx must end with .json or .csv"),
         ({"write_clean": "clean.jsonl"}, "write_clean: clean.jsonl must end with .json"),
-        ({"write_clean": "../clean.json"}, "write_clean: without an image_folder, paths of media start from"),
+        ({"write_clean": "../clean.json"}, "write_clean: without image_folder, media paths are relative to"),
     ],
 )
-def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media, run, outputs, message):
-    """There is no such model: nothing has been opened when the error comes."""
+def test_an_output_that_cannot_be_written_is_an_error_before_anything_is_read(annotate, media, run, outputs, message):
+    """The model does not exist: an error about the output shows that the model was not opened."""
     path = Path(annotate([sample("text", "Which colours?")]))
     before = path.read_bytes()
     for name in ("folder", "folder.json"):
@@ -145,7 +145,7 @@ def test_what_can_not_be_written_is_said_before_anything_is_read(annotate, media
     assert path.read_bytes() == before
 
 
-def test_with_an_image_folder_the_clean_file_may_lie_anywhere(annotate, media, base, samples, tmp_path, run):
+def test_with_an_image_folder_the_clean_file_may_be_anywhere(annotate, media, base, samples, tmp_path, run):
     path, clean = annotate([samples["video"], samples["gone"]]), tmp_path / "elsewhere" / "clean.json"
     clean.parent.mkdir()
     flags = ["--model-name-or-path", base, "--image-folder", media]
@@ -175,7 +175,7 @@ def test_time_marks_and_pooling_count_in_the_report(annotate, media, base, sampl
 
 
 def test_with_random_sampling_every_frame_is_checked(annotate, media, base, samples, run):
-    """The frames of the first epoch may lie beside the damage; training would refuse the clip all the same."""
+    """The frames of the first epoch may be undamaged, but training would still reject the clip."""
     content = bytearray((media / "clip.mp4").read_bytes())
     middle = len(content) // 2
     content[middle : middle + 200] = bytes(200)

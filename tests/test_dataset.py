@@ -108,7 +108,7 @@ def test_lengths_have_the_time_marks_once_the_media_are_read(make):
 def test_a_sample_that_fits_only_without_its_time_marks_is_refused_when_it_is_read(make):
     samples = [sample(video="clip.mp4")]
     (unmarked,) = make(samples).lengths
-    short = replace(SPEC, max_length=int(unmarked) + 8)  # what the frames and words need, and a token for each mark
+    short = replace(SPEC, max_length=int(unmarked) + 8)  # enough for frames and text, plus one token per mark
     dataset = make(samples, short, time_marks="seconds")
     (found,) = dict(dataset.check_media()).values()
     assert isinstance(found, TokenBudgetError)
@@ -135,7 +135,7 @@ def test_the_length_of_random_frames_with_time_marks_holds_in_every_epoch(make, 
         assert max(lengths) <= longest
 
 
-def test_samples_that_share_an_id_have_names_of_their_own(make):
+def test_samples_that_share_an_id_have_different_names(make):
     names = make([sample("A?", id="x"), sample("B?", id="y"), sample("C?", id="x"), sample("D?")]).names
     assert [name.split("sample ")[1] for name in names] == ["x (at 0)", "y", "x (at 2)", "3"]
 
@@ -154,7 +154,7 @@ def test_paths_start_from_the_annotation_file_or_from_image_folder(tokenizer, an
     assert len(LazySupervisedDataset(tokenizer, [path], DataArguments(image_folder=str(media)), frame_spec=SPEC)) == 1
 
 
-def test_random_sampling_follows_sample_and_epoch(make):
+def test_random_sampling_depends_on_sample_and_epoch(make):
     samples = [sample(video="clip.mp4"), sample(video="clip.mp4")]
     one, two = make(samples, frame_sampling="random"), make(samples, frame_sampling="random")
     assert torch.equal(one[0]["images"], two[0]["images"])
@@ -171,8 +171,8 @@ def test_random_frames_follow_the_seed(make):
     assert not torch.equal(*others)
 
 
-def test_random_frames_of_a_sample_do_not_follow_from_its_place(make, media):
-    """Whether it is left out beforehand, from the file, or by `bad_samples`; samples that say the same differ."""
+def test_random_frames_of_a_sample_do_not_depend_on_its_position(make, media):
+    """Frames stay the same if other samples are left out. Equal samples get different frames."""
     (media / "broken.mp4").write_text("not a video")
     bad = sample(video="broken.mp4")
     one, two = sample("<image>\nB?", video="clip.mp4"), sample("<image>\nC?", video="clip.mp4")
@@ -232,7 +232,7 @@ def test_sample_that_does_not_fit_is_refused_when_the_dataset_is_made(tokenizer,
 
 
 @pytest.mark.parametrize("frame_sampling", ["uniform", "random"])
-def test_media_that_can_not_be_decoded_are_found_before_training(make, media, frame_sampling):
+def test_media_that_cannot_be_decoded_are_found_before_training(make, media, frame_sampling):
     (media / "broken.mp4").write_bytes((media / "clip.mp4").read_bytes()[:700])
     (media / "text.mp4").write_text("not a video")
     samples = [sample(video="clip.mp4"), sample(video="broken.mp4"), sample("Hm?"), sample(video="text.mp4")]
@@ -244,14 +244,14 @@ def test_media_that_can_not_be_decoded_are_found_before_training(make, media, fr
 
 
 def test_pixels_in_place_of_a_path_are_an_error_about_the_sample(make):
-    """Some data sets write them so; the system calls that a name that is too long."""
+    """Some data sets store pixels there. The operating system then reports that the name is too long."""
     with pytest.raises(VideoDecodeError, match=r"sample 0: .*data:image/png;base64,AAA.*: no such file") as error:
         make([sample(image="data:image/png;base64," + "A" * 10_000)])
     assert len(str(error.value)) < 1000
 
 
-def test_where_no_clip_can_be_decoded_no_sample_is_to_blame(make, monkeypatch):
-    """Nor is any left out."""
+def test_if_no_clip_can_be_decoded_no_sample_is_blamed(make, monkeypatch):
+    """No sample is left out either."""
     monkeypatch.setattr(isolation, "_mine", threading.local())
     monkeypatch.setattr(isolation, "START", "raise SystemExit(3)")
     dataset = make([sample(video="clip.mp4")], bad_samples="skip", decode_timeout=30)
@@ -279,13 +279,13 @@ def test_bad_samples_are_raised_or_left_out_and_listed(make, media):
         dataset.leave_out({index: error for index, error in dataset.check_media() if error})
 
 
-def test_two_samples_of_one_name_are_left_out_one_by_one(make):
+def test_of_two_samples_that_share_an_id_only_the_bad_one_is_left_out(make):
     same = [sample("Two <image>?", id="same"), sample("Fine?", id="same")]
     dataset = make(same, bad_samples="skip")
     assert len(dataset) == len(dataset.bad) == 1
 
 
-def test_skipping_needs_the_check():
+def test_skipping_bad_samples_needs_check_media():
     with pytest.raises(FvvError, match="needs check_media=True"):
         DataArguments(bad_samples="skip", check_media=False)
 
@@ -300,7 +300,7 @@ def test_a_folder_of_frames_is_a_video(make, media):
 
 @pytest.mark.usefixtures("anamorphic")
 def test_pixels_that_are_not_square_are_shown_in_their_true_shape(make):
-    """64 x 64 of them, twice as wide as high, are 2:1 on a square of black."""
+    """64 x 64 pixels that are twice as wide as high are a 2:1 image, padded to a black square."""
     for aspect_ratio, light in (("pad", 32), ("crop", 64), ("resize", 64)):
         images = make([sample(video="wide.mp4")], image_aspect_ratio=aspect_ratio)[0]["images"]
         assert (images[:, 0, :, 32] > 150).sum(1).tolist() == [light] * 8

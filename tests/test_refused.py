@@ -1,4 +1,4 @@
-"""What training would ignore or misread is refused; what is only a note is not."""
+"""Fields and texts that training would ignore or misread are errors; notes are allowed."""
 
 import pytest
 from conftest import SPEC
@@ -52,11 +52,11 @@ def test_both_kinds_of_media_are_refused_but_null_is_none(make):
 
 @pytest.mark.parametrize("key", ["start", "end", "video_start", "video_end", "start_time", "clip_end", "endFrame"])
 def test_a_part_of_a_video_is_refused(make, key):
-    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: a video is taken whole"):
+    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: training uses the whole video"):
         make([sample("<image>?", video="clip.mp4", **{key: 0})])
 
 
-def test_notes_are_no_media(make):
+def test_notes_are_allowed(make):
     notes = {"videos": [], "images": None, "audio": False, "frames": 120, "fps": 25, "duration": 3.0, "source": "x.mp4"}
     notes |= {"video_id": "v1", "image_id": 3, "media_type": "video", "ending": "open", "weights": "none", "id": "a"}
     assert len(make([sample(**notes)])) == 1
@@ -84,12 +84,12 @@ def test_a_tag_that_is_not_read_is_refused(make, tag, turn):
 @pytest.mark.parametrize(
     "text", ["a < b", "<p>", "<imagine>", "if a<video and c>d", "<im>", "[img]x[/img]", "<videotape>", "<1.5s>"]
 )
-def test_other_words_in_brackets_are_words(make, text):
+def test_other_words_in_brackets_are_allowed(make, text):
     assert len(make([sample(text)])) == 1
 
 
-def test_a_long_tag_is_found_in_no_time():
-    """It would take longer than the universe is old, were there two ways to read a digit."""
+def test_a_long_tag_is_searched_quickly():
+    """If the pattern could match a digit in two ways, the search would take exponential time."""
     assert not MEDIA_TAG.search("<image" + "1" * 50_000 + " " * 1000 + "|")
 
 
@@ -109,7 +109,7 @@ def test_a_long_tag_is_found_in_no_time():
     ],
 )
 @pytest.mark.parametrize("turn", [1, 2])
-def test_a_mark_in_a_text_is_refused_unless_it_is_to_be_learned(make, version, text, turn):
+def test_a_mark_in_a_text_is_refused_unless_it_is_allowed(make, version, text, turn):
     one = sample(text) if turn == 1 else sample(answer=text)
     with pytest.raises(
         DataFormatError, match=rf"data\.json, sample 0, turn {turn}: its text has .*allow_special_tokens"
@@ -121,7 +121,7 @@ def test_a_mark_in_a_text_is_refused_unless_it_is_to_be_learned(make, version, t
 @pytest.mark.parametrize(
     ("version", "text"), [("qwen_2", "</s> [INST] USER: x"), ("v1", "a user: [INST]"), ("plain", "two\nlines </s>")]
 )
-def test_marks_of_other_templates_are_words(make, version, text):
+def test_marks_of_other_templates_are_allowed(make, version, text):
     assert len(make([sample(text)], version=version)) == 1
 
 
@@ -131,8 +131,8 @@ def test_special_tokens_are_those_of_the_tokenizer(make, llama_tokenizer):
     assert len(make([sample("Say <|im_end|>.")], llama_tokenizer, version="plain")) == 1
 
 
-def test_the_check_depends_on_what_is_allowed(make):
-    """Its result is kept, and must not be given back for another question."""
+def test_the_check_depends_on_allow_special_tokens(make):
+    """The result is cached, and must not be returned for another setting."""
     samples = [sample("Say <|im_end|>.")]
     assert len(make(samples, allow_special_tokens=True)) == 1
     with pytest.raises(DataFormatError, match="its text has"):
@@ -152,7 +152,7 @@ def test_a_marked_answer_is_not_learned_by_training(make, tokenizer):
     assert tokenizer.decode(learned) == "Up.<|im_end|>\n"
 
 
-def test_a_sample_of_which_nothing_is_learned_is_left_out_and_listed(make):
+def test_a_sample_in_which_nothing_is_learned_is_left_out_and_listed(make):
     silent = sample(id="silent")
     silent["conversations"][1]["weight"] = 0
     data = make([sample(id="good"), silent])
@@ -167,7 +167,7 @@ def test_a_sample_of_which_nothing_is_learned_is_left_out_and_listed(make):
 
 
 @pytest.mark.parametrize("key", ["train", "mask", "loss_mask", "loss_scale", "trainable", "lossWeight"])
-def test_other_words_for_what_is_learned_are_refused(make, key):
+def test_other_keys_for_what_is_learned_are_refused(make, key):
     one = sample()
     one["conversations"][1][key] = 0
     with pytest.raises(DataFormatError, match=f"sample 0, turn 2: '{key}' is not read. .*\"loss\": false"):

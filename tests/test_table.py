@@ -1,4 +1,4 @@
-"""Samples stand in a memory-mapped table that is made once and never stale."""
+"""Samples are in a memory-mapped table that is made once and is never stale."""
 
 import json
 import multiprocessing
@@ -30,7 +30,7 @@ SAMPLES = [
 
 @pytest.fixture
 def checked(monkeypatch):
-    """The samples that were checked, by index, since the list was last cleared."""
+    """The indices of the samples that were checked since the list was last cleared."""
     seen = []
     check = SampleText.check
 
@@ -56,7 +56,7 @@ def test_samples_names_and_media_are_those_of_the_files(annotate, tmp_path):
     assert both.name(3).endswith("two.json, sample a")
 
 
-def test_the_table_is_a_mapped_file_and_what_a_worker_is_sent_is_small(annotate, tmp_path):
+def test_the_table_is_a_mapped_file_and_workers_are_sent_little(annotate, tmp_path):
     samples = [sample("Which? " * 50, id=i) for i in range(2000)]
     many = Annotations([annotate(samples)], cache_dir=str(tmp_path / "cache"))
     (file,) = many.table.cache_files
@@ -88,7 +88,7 @@ def test_a_changed_file_is_noticed(annotate, tmp_path):
     path = annotate([sample("One?", id="x")])
     times = os.stat(path).st_atime_ns, os.stat(path).st_mtime_ns
     assert Annotations([path])[0] == sample("One?", id="x")
-    annotate([sample("Two?", id="x")])  # as long, and as old
+    annotate([sample("Two?", id="x")])  # same length, same times
     os.utime(path, ns=times)
     assert Annotations([path])[0] == sample("Two?", id="x")
 
@@ -113,11 +113,11 @@ def test_half_a_surrogate_pair_is_an_error_of_its_sample(annotate, tokenizer, ba
 
 
 def test_a_whole_surrogate_pair_is_a_letter(annotate):
-    """JSON writes what is beyond 16 bits as two escapes."""
+    """JSON writes a character of more than 16 bits as two escapes."""
     assert Annotations([annotate([sample("\U0001f600")])])[0] == sample("\U0001f600")
 
 
-def test_samples_are_checked_once_for_what_they_depend_on(annotate, media, tokenizer, checked):
+def test_samples_are_checked_again_only_if_the_result_may_differ(annotate, media, tokenizer, checked):
     path = annotate(SAMPLES)
 
     def open_with(tokens=tokenizer, **settings):
@@ -128,7 +128,7 @@ def test_samples_are_checked_once_for_what_they_depend_on(annotate, media, token
     first, seen = open_with()
     assert seen == [0, 1, 2, 3]
     assert open_with(decode_timeout=5.0, bad_samples="skip") == (first, [])
-    assert open_with(build_tokenizer()) == (first, [])  # another object with the same words
+    assert open_with(build_tokenizer()) == (first, [])  # another object with the same vocabulary
     more, seen = open_with(num_video_frames=9)
     assert [longer - length for longer, length in zip(more, first, strict=True)] == [0, 8, 0, 0]
     assert seen == [0, 1, 2, 3]
@@ -137,8 +137,8 @@ def test_samples_are_checked_once_for_what_they_depend_on(annotate, media, token
     assert open_with(other)[1] == [0, 1, 2, 3]
 
 
-def test_a_change_of_any_file_is_checked_again(annotate, media, tokenizer, checked):
-    """What is found is stored with the table of the first file; the second may have changed."""
+def test_a_change_of_any_annotation_file_repeats_the_check(annotate, media, tokenizer, checked):
+    """Results are stored with the table of the first file, but the second file may have changed."""
     first, second = annotate(SAMPLES, "first.json"), annotate([sample("Which?")], "second.json")
 
     def lengths():
@@ -151,7 +151,7 @@ def test_a_change_of_any_file_is_checked_again(annotate, media, tokenizer, check
     assert lengths()[4] > short
 
 
-def test_a_file_that_has_gone_or_come_is_noticed(annotate, media, tokenizer, checked):
+def test_a_removed_or_restored_media_file_is_noticed(annotate, media, tokenizer, checked):
     path = annotate(SAMPLES)
     whole = LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC)
     (media / "short.mp4").rename(media / "away.mp4")
@@ -163,7 +163,7 @@ def test_a_file_that_has_gone_or_come_is_noticed(annotate, media, tokenizer, che
     assert not checked
 
 
-def test_kept_errors_are_the_errors(annotate, media, tokenizer, checked):
+def test_cached_errors_equal_the_original_errors(annotate, media, tokenizer, checked):
     path = annotate([sample("<image>?", id="words"), *SAMPLES, sample("<image>?", image="gone.png", id="file")])
     first, again = (
         LazySupervisedDataset(tokenizer, [path], DataArguments(bad_samples="skip"), frame_spec=SPEC) for _ in range(2)

@@ -1,8 +1,8 @@
-"""Annotation files: samples in LLaVA's format, read one after the other and checked.                       Lesson 5
+"""Annotation files: read samples in LLaVA's format one by one, and check them.                             Lesson 5
 
-A sample has `image` or `video` (a path, or a list of them) and `conversations`. Any other field is free, and may differ
-from sample to sample, unless its name says that training should read it (`refused`). A null field counts as missing, in
-every format. No file is held whole. This module opens no picture or video.
+A sample has `image` or `video` (a path, or a list of paths) and `conversations`. Other fields are allowed and may
+differ from sample to sample, except fields whose name says that training should read them (`refused`). A null field
+counts as missing, in every format. Files are streamed, never loaded whole. This module opens no image or video.
 """
 
 import codecs
@@ -23,18 +23,18 @@ from fvv_lib.prompt.templates import check_turns
 
 Sample = dict[str, Any]
 
-CHUNK = 2**20  # characters of a JSON list that are read at a time
+CHUNK = 2**20  # characters of a JSON list to read at a time
 DECODER, SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
 
 
 def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
-    """The samples of an annotation file, each as JSON text and as what it says.
+    """Yield the samples of an annotation file, each as JSON text and as parsed content.
 
-    `.jsonl` has a sample in each line, `.parquet` one in each row; any other file is a JSON list of samples. A byte
-    order mark is skipped. Null fields of a sample, and of its turns, are left out.
+    `.jsonl` has one sample per line, `.parquet` one per row. Any other file is a JSON list of samples. A byte order
+    mark is skipped. Null fields of samples and of their turns are left out.
 
     Raises:
-        DataFormatError: the file has no samples, or cannot be read; names the file, and the line where it has lines.
+        DataFormatError: the file has no samples or cannot be read; names the file, and the line if it is known.
 
     Lesson: 05.
     """
@@ -49,7 +49,7 @@ def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
 
 
 def _without_nulls(sample: Sample) -> Sample:
-    """The sample without null fields of its own and of its turns; the same object where there are none."""
+    """Return the sample without null fields, its own and those of its turns; the same object if it has none."""
     turns = sample.get("conversations")
     turns = turns if isinstance(turns, list) else []
     if not any(isinstance(fields, dict) and None in fields.values() for fields in [sample, *turns]):
@@ -65,7 +65,7 @@ def _filled(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def media_of(sample: Sample) -> Any:
-    """The pictures or videos of a sample as it names them: a list of paths, unless the sample is malformed."""
+    """Return the images or videos of a sample as it names them: a list of paths, unless the sample is malformed."""
     value: Any = sample.get("image", sample.get("video", []))
     return [value] if isinstance(value, str) else value
 
@@ -75,11 +75,11 @@ def is_path_list(media: Any) -> bool:
 
 
 def check_sample(sample: Sample, name: str) -> None:
-    """Check the turns of a sample, that it has no media that training does not read, and that it names one picture or
-    video for each `<image>`.
+    """Check that a sample is valid Unicode, that its turns and fields are well-formed (see `check_turns` and
+    `check_keys`), and that it names one image or video for each `<image>`.
 
     Raises:
-        DataFormatError: names the sample, and says what to do.
+        DataFormatError: names the sample and the remedy.
     """
     try:
         json.dumps(sample, ensure_ascii=False).encode()
@@ -105,10 +105,10 @@ def check_sample(sample: Sample, name: str) -> None:
 
 
 def _read_lines(path: str) -> Iterator[tuple[str, Sample]]:
-    """Text and content of each line of a JSONL file; empty lines hold nothing."""
+    """Yield text and content of each line of a JSONL file. Skip empty lines."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            line = line.removeprefix(codecs.BOM_UTF8)  # of files that were joined, each may have one
+            line = line.removeprefix(codecs.BOM_UTF8)  # each of several joined files may have one
             if not line.strip():
                 continue
             try:
@@ -123,24 +123,24 @@ def _read_lines(path: str) -> Iterator[tuple[str, Sample]]:
 
 
 class _ListReader:
-    """A JSON list that is read piece by piece: a piece of the text, where in it we are, and the line it begins in."""
+    """Read a JSON list piece by piece. Holds a piece of the text, the line it begins in, and the position in it."""
 
     def __init__(self, path: str, file: TextIO):
         self.path, self.file = path, file
         self.text, self.position, self.line, self.ended = "", 0, 1, False
 
     def read_on(self) -> None:
-        """Add a piece; twice as much each time that the present entry does not end."""
+        """Append the next piece. The text doubles while the current element does not end in it."""
         self.line += self.text.count("\n", 0, self.position)
         self.text, self.position = self.text[self.position :], 0
         try:
             piece = self.file.read(max(CHUNK, len(self.text)))
         except UnicodeDecodeError as error:
-            raise self.wrong(f"here or below, {error}", len(self.text)) from error
+            raise self.wrong(f"in this line or a later one, {error}", len(self.text)) from error
         self.text, self.ended = self.text + piece, not piece
 
     def next_character(self) -> str:
-        """The next character that is no space; empty at the end of the file."""
+        """Return the next character that is not whitespace; empty at the end of the file."""
         while True:
             self.position = SPACE.match(self.text, self.position).end()  # type: ignore[union-attr]  # it always matches
             if self.position < len(self.text) or self.ended:
@@ -148,7 +148,7 @@ class _ListReader:
             self.read_on()
 
     def next_object(self) -> tuple[str, Sample]:
-        """Text and content of the object that begins here."""
+        """Return text and content of the object that begins at the current position."""
         while True:
             try:
                 sample, end = DECODER.raw_decode(self.text, self.position)
@@ -166,23 +166,25 @@ class _ListReader:
 
     def wrong(self, reason: str, position: int) -> DataFormatError:
         where = f"line {self.line_of(position)}"
-        return DataFormatError(f"{self.path}: not valid JSON ({where}: {reason}). Look there in a JSON checker.")
+        return DataFormatError(f"{self.path}: not valid JSON ({where}: {reason}). Check the JSON in that line.")
 
 
 def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
-    """Text and content of each entry of a JSON list."""
+    """Yield text and content of each element of a JSON list."""
     no_list = "the file must be a list of at least one sample, each a JSON object"
     with open(path, encoding="utf-8-sig") as file:
         reader = _ListReader(path, file)
         if reader.next_character() != "[":
-            raise DataFormatError(f"{path}: {no_list}. If each of its lines is a sample, name it .jsonl.")
+            raise DataFormatError(f"{path}: {no_list}. If each line is a sample, rename the file to .jsonl.")
         reader.position += 1
         ends = reader.next_character() == "]"
         if ends:
             reader.position += 1
         while not ends:
             if reader.next_character() != "{":
-                raise DataFormatError(f"{path}: {no_list}; line {reader.line_of(reader.position)} has none.")
+                raise DataFormatError(
+                    f"{path}: {no_list}. Expected a sample in line {reader.line_of(reader.position)}."
+                )
             yield reader.next_object()
             mark = reader.next_character()
             if mark not in {",", "]"}:
@@ -194,7 +196,7 @@ def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
 
 
 def _read_parquet(path: str) -> Iterator[tuple[str, Sample]]:
-    """JSON text and content of each row; a column that a row does not have is null there."""
+    """Yield JSON text and content of each row. A column that a row does not have is null."""
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1000):
@@ -203,4 +205,4 @@ def _read_parquet(path: str) -> Iterator[tuple[str, Sample]]:
     except pa.ArrowException as error:
         raise DataFormatError(f"{path}: it cannot be read as Parquet ({error}). Write it again.") from error
     except TypeError as error:  # from json.dumps
-        raise DataFormatError(f"{path}: a column is no text, number or list ({error}). Leave it out.") from error
+        raise DataFormatError(f"{path}: a column has values that JSON cannot hold ({error}). Remove it.") from error

@@ -1,7 +1,7 @@
-"""The text of samples, and every check of a sample that needs no pixels.                                   Lesson 5
+"""Prompts, tokens and labels of samples, and every check of a sample that needs no pixels.                 Lesson 5
 
-A sample's prompt, tokens, labels and length follow from its text, from how many frames its media give, and with time
-marks from their times. So all samples can be checked before one picture is decoded. This module reads no pixels.
+The prompt, tokens, labels and length of a sample depend on its text and its number of frames, and with time marks on
+the times of the frames. So all samples can be checked before any frame is decoded. This module reads no pixels.
 """
 
 import os
@@ -29,24 +29,24 @@ from fvv_lib.video.frames import marked_times
 from fvv_lib.video.kinds import is_video
 from fvv_lib.video_config import FrameSpec
 
-# Settings of DataArguments on which neither length nor labels of a sample depend.
+# Settings of DataArguments that change neither the length nor the labels of a sample.
 IGNORED_SETTINGS = {
     *("data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"),
     *("decode_timeout", "video_backend", "max_new_tokens", "cache_features"),
 }
 
-ENTRY_BYTES = 200  # of an entry beside its text and ids: its key, and its place in the dictionary
+ENTRY_BYTES = 200  # overhead of a cached entry beside its text and ids: its key and its slot in the dictionary
 
 Turns = list[dict[str, Any]]
 Tokens = dict[str, torch.Tensor]
 
 
 class SampleText:
-    """What the model reads of samples beside their frames: prompts, tokens and labels, within its token budget.
+    """The text side of samples: prompts, tokens and labels, within the token budget of the model.
 
     Args:
-        samples: the annotations; samples that are taken out of them are gone here too.
-        tokenizer, data_args, frame_spec: as of `LazySupervisedDataset`.
+        samples: the annotations. Samples that are removed from them are removed here too.
+        tokenizer, data_args, frame_spec: as in `LazySupervisedDataset`.
 
     Raises:
         DataFormatError: an unknown template.
@@ -66,38 +66,38 @@ class SampleText:
         self.frame_spec = frame_spec
 
     def frame_counts(self, index: int) -> list[int]:
-        """Frames of each of the media: `num_video_frames` for a video, 1 for a picture."""
+        """Return the number of frames of each image (1) and video (`num_video_frames`) of a sample."""
         return [self.data_args.num_video_frames if is_video(path) else 1 for path in self.samples.media(index)]
 
     def turns(self, index: int, videos: Sequence[Any] | None = None) -> Turns:
-        """The conversation with one `<image>` per frame; with time marks where the videos are given, of which only
-        `timestamps` is read."""
+        """Return the conversation with one `<image>` per frame. Time marks are written only if `videos` is given; only
+        their `timestamps` are read."""
         marks = self.data_args.time_marks
         times = None if videos is None else marked_times(self.samples.media(index), videos, marks)
         source = self.samples[index]["conversations"]
         return preprocess_multimodal([source], self.data_args, self.frame_counts(index), times)[0]
 
     def tokens(self, index: int, turns: Turns, tokenizer: Any = None) -> Tokens:
-        """`input_ids` and `labels` of a sample, int64 (L,)."""
+        """Return `input_ids` and `labels` of a sample, int64 (L,)."""
         args, has_image = self.data_args, bool(self.samples.media(index))
         names = [self.samples.name(index)]
         both = preprocess([turns], tokenizer or self.tokenizer, has_image, args.version, args.mismatch, names)
         return {key: values[0] for key, values in both.items()}
 
     def length(self, index: int, tokens: Tokens) -> int:
-        """Positions that a sample takes, frames included.
+        """Return the number of positions that a sample takes, frames included.
 
         Raises:
-            TokenBudgetError: they are more than the model may read.
+            TokenBudgetError: the sample takes more positions than the model can read.
         """
         spec, name = self.frame_spec, self.samples.name(index)
         return check_token_budget(tokens["input_ids"], spec.tokens_per_frame, spec.max_length, name)
 
     def check_all(self, stop: bool) -> Checked:
-        """Check every sample, once for as long as nothing changes that the result depends on.
+        """Check every sample. The result is cached until something that it depends on changes.
 
         Args:
-            stop: raise the first error that is met.
+            stop: raise the first error instead of collecting all errors.
         """
         settings = {name: value for name, value in asdict(self.data_args).items() if name not in IGNORED_SETTINGS}
         files = bytes(_file_state(path) for path in self.samples.all_media())
@@ -105,18 +105,18 @@ class SampleText:
         return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files], stop)
 
     def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
-        """Check all of a sample but its pixels; returns its expanded length, and whether anything in it is learned."""
+        """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
         sample, name = self.samples[index], self.samples.name(index)
         check_sample(sample, name)
         if not self.data_args.allow_special_tokens:
             check_texts(sample["conversations"], name, self.marks)
         for path in self.samples.media(index):
-            if not os.path.exists(path):  # Path.exists raises where pixels stand in place of a name
+            if not os.path.exists(path):  # Path.exists raises if the path holds pixels: the name is too long
                 raise VideoDecodeError(f"{name}: {str(path)[:300]}: no such file. Check the path, or set image_folder.")
         answers = "".join(turn["value"] for turn in sample["conversations"][1::2])
         if self.data_args.time_marks != "none" and DEFAULT_IMAGE_TOKEN in answers:
             raise DataFormatError(
-                f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, and its time marks would be learned as its words. Write "
+                f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, so the model would learn its time marks as text. Write "
                 f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
             )
         tokens = self.tokens(index, self.turns(index), tokenizer)
@@ -124,18 +124,18 @@ class SampleText:
 
 
 def _file_state(path: Path) -> int:
-    """0: missing, 1: a picture, 2: a video. When it changes, samples must be checked again."""
+    """Return 0 for a missing file, 1 for an image, 2 for a video. If it changes, samples must be checked again."""
     if not os.path.exists(path):
         return 0
     return 2 if is_video(path) else 1
 
 
 class RememberingTokenizer:
-    """A tokenizer that looks up the texts it has just seen. All samples begin with the same system prompt and many have
-    the same question, so checking a data set takes fewer calls.
+    """A tokenizer that caches the ids of recent texts. All samples begin with the same system prompt and many have the
+    same question, so checking a data set takes fewer calls.
 
     Args:
-        most_bytes: what the texts and ids that it holds may take; when they would be more, it forgets them all.
+        most_bytes: limit of the cached texts and ids. The cache is cleared before it exceeds the limit.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, most_bytes: int = 32 * 2**20):
@@ -144,7 +144,7 @@ class RememberingTokenizer:
         self.bytes = 0
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
-        """`input_ids` of a text, as the tokenizer gives them."""
+        """Return the `input_ids` of a text, as the tokenizer does."""
         key = (text, add_special_tokens)
         if key in self.seen:
             return SimpleNamespace(input_ids=self.seen[key].tolist())
@@ -171,7 +171,7 @@ class RememberingTokenizer:
 
     @property
     def legacy(self) -> bool:
-        """Of Llama's tokenizers: whether a space is put before a text after `</s>`."""
+        """Whether a Llama tokenizer puts a space before a text that follows `</s>`."""
         return getattr(self.tokenizer, "legacy", False)
 
     @property
@@ -184,5 +184,5 @@ class RememberingTokenizer:
 
     @cached_property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        """The added tokens by id, asked for once."""
+        """The added tokens by id, read from the tokenizer once."""
         return self.tokenizer.added_tokens_decoder

@@ -1,7 +1,7 @@
 """Lazy dataset and collator.                                                                              Lesson 5
 
-The text is checked for every sample when the dataset is made (`checking`); pixels, and the times of frames, are read
-when a sample is asked for. This module knows nothing about models.
+The text of every sample is checked when the dataset is made (`checking`). Pixels and frame times are read when a sample
+is accessed. This module knows nothing about models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,8 +33,8 @@ from fvv_lib.video_config import FrameSpec
 
 
 class Shown(NamedTuple):
-    """A sample as the model reads it: its turns, with one `<image>` for each frame and the time marks; their
-    `input_ids` and `labels`, int64 (L,); and its frames, uint8 (T, 3, S, S)."""
+    """A sample as the model reads it: turns with time marks and one `<image>` per frame; `input_ids` and `labels`,
+    int64 (L,); frames, uint8 (T, 3, S, S)."""
 
     turns: Turns
     tokens: Tokens
@@ -46,33 +46,34 @@ class LazySupervisedDataset(Dataset):
 
     An item is a dict:
         input_ids, labels: int64 (L,), `<image>` as one -200 per frame, ignored labels -100.
-        images: uint8 (T, 3, S, S): the frames of all pictures and videos of the sample in order; T is 0 for text alone.
+        images: uint8 (T, 3, S, S): the frames of all images and videos of the sample in order; T is 0 for text alone.
 
     Args:
-        tokenizer: that of the model.
+        tokenizer: the tokenizer of the model.
         data_path: annotation files.
-        data_args: which samples, and how their videos become frames and text.
-        frame_spec: what a frame is to the model, see `model.geometry.make_frame_spec`.
-        seed: of the frames that `random` sampling takes, with the epoch and what the sample says; where the sample
-            stands, and which others there are, does not matter.
+        data_args: how samples are read, and how their videos become frames and text.
+        frame_spec: frame size, tokens per frame and length limit of the model, see `model.geometry.make_frame_spec`.
+        seed: seed of `random` frame sampling. The frames also depend on the epoch and the content of the sample, but
+            not on its position or on other samples.
 
     Attributes:
-        lengths: int64 (N,), positions that each sample takes, frames included. Time marks are written with the true
-            times of the frames, which a file tells when it is read: until `check_media` has read a sample, they are not
-            counted.
-        dropped: names of the samples that were left out, because nothing of them would be learned: `mismatch` is not
-            `exact` and could not count them, or all their answers are marked as not learned.
+        lengths: int64 (N,), positions that each sample takes, frames included. Time marks are counted only
+            after `check_media` has read the sample: they hold the true times of the frames, which only the file gives.
+        dropped: names of the samples that were left out because nothing in them would be learned: all their answers are
+            marked as not learned, or `mismatch` is not `exact` and the token counts of the sample do not match.
         bad: names of the samples that were left out because they cannot be used, with the error of each; empty unless
             `bad_samples="skip"`.
 
     Raises:
-        DataFormatError: an annotation file or a sample that is not well-formed; names the file and the sample.
-        VideoDecodeError: a picture or video that does not exist.
-        TokenBudgetError: a sample that is too long. All three with `bad_samples="raise"`, before any training step; but
-            what is too long by its time marks alone is found when it is read, in `check_media` and in each epoch.
+        DataFormatError: an annotation file or a sample is malformed; names the file and the sample.
+        VideoDecodeError: an image or video does not exist.
+        TokenBudgetError: a sample is too long.
 
-    Differs from the described system: a sample that cannot be read is an error; there, any exception returns sample 0
-    in its place without a word. Lesson: 05.
+    Errors of samples are raised before any training step, and only with `bad_samples="raise"`. Exception: a sample that
+    only its time marks make too long is found when it is read, in `check_media` and in each epoch.
+
+    Differs from the described system: a sample that cannot be read is an error. There, any exception silently returns
+    sample 0 in its place. Lesson: 05.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class LazySupervisedDataset(Dataset):
         self.identities = self.samples.identities() if data_args.frame_sampling == "random" else None
         self.names = LazySequence(self.samples.name, self.samples)
         self.text = SampleText(self.samples, tokenizer, data_args, frame_spec)
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # workers that live on see it change
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # persistent workers see changes
         self.dropped: list[str] = []
         self.bad: dict[str, FvvError] = {}
         self._check_text()
@@ -101,7 +102,8 @@ class LazySupervisedDataset(Dataset):
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by `VideoTrainer`: random sampling takes other frames in each epoch, the same in every run."""
+        """Set the epoch. Random sampling takes other frames in each epoch, the same in every run. `VideoTrainer` calls
+        this method."""
         self.epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -109,31 +111,32 @@ class LazySupervisedDataset(Dataset):
         return {**shown.tokens, "images": shown.images}
 
     def show(self, index: int) -> Shown:
-        """Read the pictures and videos of a sample, and write and check its prompt."""
+        """Read the images and videos of a sample, and write and check its prompt."""
         videos = [self.read(path, index) for path in self.media(index)]
         return Shown(*self.prompt(index, videos), self.pixels(videos))
 
     def prompt(self, index: int, videos: Sequence[Any]) -> tuple[Turns, Tokens]:
-        """Turns and tokens of a sample, see `Shown`, checked; of its pictures and videos only `timestamps` is read."""
+        """Return turns and tokens of a sample (see `Shown`), and check its length. Of `videos`, only `timestamps` are
+        read."""
         turns = self.text.turns(index, videos)
         tokens = self.text.tokens(index, turns)
-        self.text.length(index, tokens)  # raises
+        self.text.length(index, tokens)  # raises TokenBudgetError
         return turns, tokens
 
     def measure(self, index: int, videos: Sequence[VideoFrames]) -> int:
-        """Positions that a sample takes with these pictures and videos, frames and time marks included. `random` frames
-        have other times in each epoch: there each mark counts as much as one at the end of the clip, which has the most
-        digits.
+        """Return the number of positions that a sample takes with these images and videos, frames and time marks
+        included. With `random` sampling, frame times differ between epochs. Each mark then counts as long as a mark at
+        the end of the clip, which has the most digits.
 
         Raises:
-            TokenBudgetError: they are more than the model may read.
+            TokenBudgetError: the sample takes more positions than the model can read.
         """
         if self.data_args.frame_sampling == "random":
             videos = [replace(video, timestamps=np.full_like(video.timestamps, video.duration)) for video in videos]
         return self.text.length(index, self.text.tokens(index, self.text.turns(index, videos)))
 
     def pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
-        """The frames of pictures and videos as the model takes them, uint8 (T, 3, S, S)."""
+        """Return the frames of images and videos as the model expects them, uint8 (T, 3, S, S)."""
         size, background = self.frame_spec.image_size, self.frame_spec.background
         aspect_ratio = self.data_args.image_aspect_ratio
         clips = [
@@ -142,7 +145,7 @@ class LazySupervisedDataset(Dataset):
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
     def read(self, path: Path, index: int) -> VideoFrames:
-        """The frames of one picture or video of a sample that training takes in this epoch."""
+        """Read one image or video of a sample: the frames that training uses in this epoch."""
         args = self.data_args
         try:
             return read_media(
@@ -158,54 +161,56 @@ class LazySupervisedDataset(Dataset):
             raise VideoDecodeError(f"{self.names[index]}: {error}") from error
 
     def _draw(self, index: int) -> tuple[int, ...] | None:
-        """The seed of the random frames of a sample in this epoch; None where no frames are random."""
+        """Return the seed of the random frames of a sample in this epoch; `None` if no frames are random."""
         if self.identities is None:
             return None
         return self.seed, int(self.epoch), *map(int, self.identities[index])
 
     def media(self, index: int) -> list[Path]:
-        """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
+        """Return the paths of the images and videos of a sample, in the order of their `<image>`."""
         return self.samples.media(index)
 
     def read_all(self, path: Path, index: int) -> VideoFrames:
-        """`read`, and where training takes other frames in each epoch (`random`) a decode of every frame before it."""
+        """Read a file as `read` does. With `random` sampling, first decode all frames of a video, because training uses
+        other frames in each epoch."""
         if self.data_args.frame_sampling == "random" and is_video(path):
             count_frames(path, timeout=self.data_args.decode_timeout or None)
         return self.read(path, index)
 
     def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Iterator[tuple[int, FvvError | None]]:
-        """Read all that training will read of some samples (default: all), in threads (default: one per core); yields
-        each index and what is wrong with the sample. From then on their `lengths` have the time marks."""
+        """Read everything that training will read of some samples (default: all), in threads (default: one per core).
+        Yield each index and the error of the sample, or `None`. Afterwards, `lengths` includes the time marks."""
 
         def check(index: int) -> tuple[int, FvvError | None]:
             try:
                 self.lengths[index] = self.measure(index, [self.read_all(path, index) for path in self.media(index)])
             except FvvError as error:
-                if type(error) is FvvError:  # not about the sample: no decoder, a process that does not start
+                if type(error) is FvvError:  # not the sample's fault: no decoder, or a process that does not start
                     raise
                 return index, error
             return index, None
 
         indices = range(len(self)) if some is None else some
         with ThreadPoolExecutor(threads or usable_cores()) as pool:
-            for start in range(0, len(indices), 1000):  # what `map` is given, it puts in line at once
+            for start in range(0, len(indices), 1000):  # `map` submits all its items at once
                 yield from pool.map(check, indices[start : start + 1000])
 
     @property
     def why_dropped(self) -> str:
-        """Why the `dropped` samples are dropped, as the end of a sentence."""
+        """The reason why the `dropped` samples are dropped, as the end of a sentence."""
         mismatch = self.data_args.mismatch
         return "because no answer is marked as learned" if mismatch == "exact" else f"by mismatch={mismatch!r}"
 
     def leave_out(self, problems: dict[int, FvvError]) -> None:
-        """Do with samples that cannot be used what `bad_samples` says: raise the first error, or take them out."""
+        """Handle samples that cannot be used as `bad_samples` says: raise the first error, or leave the samples out."""
         if problems and self.data_args.bad_samples == "raise":
             raise problems[min(problems)]
         self.bad.update({self.names[index]: error for index, error in problems.items()})
         self._keep(~np.isin(np.arange(len(self)), list(problems)))
 
     def _check_text(self) -> None:
-        """Check all of each sample but its pixels; leave out what cannot be used, then what teaches nothing."""
+        """Check everything of each sample but its pixels. Leave out samples that cannot be used, then samples in which
+        nothing is learned."""
         self.lengths, learned, problems = self.text.check_all(stop=self.data_args.bad_samples == "raise")
         learned = np.delete(learned, list(problems))
         self.leave_out(problems)
@@ -215,7 +220,7 @@ class LazySupervisedDataset(Dataset):
             if mismatch == "exact":
                 raise LabelMismatchError(
                     f"Every answer is marked as not learned, the first in {self.dropped[0]}. Nothing would be learned. "
-                    "Take out 'loss' and 'weight' of the turns that are to be learned."
+                    "Remove 'loss' and 'weight' from the turns to learn."
                 )
             raise LabelMismatchError(
                 f"mismatch={mismatch!r} drops every sample, the first is {self.dropped[0]}. Nothing "
@@ -232,12 +237,13 @@ class LazySupervisedDataset(Dataset):
 
 @dataclass
 class DataCollatorForSupervisedDataset:
-    """Make a batch: pad the text to the longest, stack the frames when their shapes agree.
+    """Make a batch: pad the text to the longest, and stack the frames if their shapes agree.
 
     Returns:
         input_ids, labels: int64 (B, L), padded right with the pad token and -100. attention_mask: int64 (B, L), from
-        the lengths: a pad token that stands in the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B
-        tensors (T, 3, S, S) when they differ in T (0 for text alone); or `vision_features` in the same way.
+        the lengths: a pad token inside the text counts as text. images: uint8 (B, T, 3, S, S), or a list of B tensors
+        (T, 3, S, S) if T differs (0 for text alone). If samples have `vision_features`, these replace `images` in the
+        same way.
 
     Lesson: 05.
     """

@@ -1,7 +1,7 @@
-"""What a sample must not hold: keys, tags and marks that training would ignore or misread.                 Lesson 5
+"""Reject keys, tags and marks in samples that training would ignore or misread.                            Lesson 5
 
-Other trainers read other keys and tags. A sample in their format would train as bare text without a word, so it is
-refused. This module opens no file.
+Other trainers read other keys and tags. A sample in their format would silently train as bare text, so it is an error.
+This module opens no file.
 """
 
 import re
@@ -20,7 +20,7 @@ READS = (
 )
 LEARNS = 'Every answer is learned, unless its turn has "loss": false or "weight": 0.'
 
-# Keys are compared without case, `_` and `-`: video_path, VideoPath. Names and ids of media (video_id) are notes.
+# Keys are compared ignoring case, `_` and `-`: video_path, VideoPath. Names and ids of media (video_id) are allowed.
 MEDIA_KEY = re.compile(
     r"(image|img|picture|photo|video|vid|gif|clip|frame|audio|sound|speech|media)s?"
     r"(path|file|filename|url|uri|list|bytes|data|base64)?s?"
@@ -28,12 +28,12 @@ MEDIA_KEY = re.compile(
 PART_KEY = re.compile(
     r"(video|clip|media|segment|time|t)?(start|begin|end)(time|timestamp|second|sec|s|ms|frame|offset)?s?"
 )
-# What is to be learned, in other words or in another place than training reads it.
+# Keys that say what to learn, under a name or in a place that training does not read.
 LEARNED_KEY = re.compile(r"(is)?(train|trainable|trained|learn|learned|supervised|mask|masked)|loss(mask|weight|scale)")
 SAMPLE_LEARNED_KEY = re.compile(r"weight|loss(mask|weight|scale)?")
-# Placeholders that other trainers and processors write where a picture, a video or a sound belongs: <video>, <Image>,
+# Placeholders that other trainers and processors write for an image, a video or a sound: <video>, <Image>,
 # <|video_pad|>, <image_soft_token>, <start_of_image>, <|image_1|>, <ImageHere>, <IMG_CONTEXT>, <im_patch>, [IMG].
-# Only <image> itself is read.
+# Training reads only <image>.
 MEDIA_TAG = re.compile(
     r"< ?/?\|? ?(?:vila/)?(?:(?:start|end|begin)_of_)?(?:image|img|video|vid|audio|vision|media|frame|speech|sound)s?"
     r"(?:[_ -]?(?:\d|pad|patch|start|end|begin|bos|eos|here|placeholder|soft_token|token|context|content))*"
@@ -43,8 +43,8 @@ MEDIA_TAG = re.compile(
 
 
 def check_keys(sample: Mapping[str, Any], name: str) -> None:
-    """Check that a sample and its turns have no field that names media, or a part of a video, or what is learned, and
-    that training does not read. A field that names nothing (an empty list, a number) is a note.
+    """Check that a sample and its turns have no field that training would ignore: for media, for a part of a video, or
+    for what is learned. A media field without a path (an empty list, a number) is allowed.
 
     Raises:
         DataFormatError: names the sample and the field, and says what training reads.
@@ -66,8 +66,8 @@ def _check_key(key: str, value: Any, where: str) -> None:
         raise DataFormatError(f"{where}: {key!r} is not read. {READS} Rename the field, or take it out.")
     if PART_KEY.fullmatch(_plain(key)) and value is not None:
         raise DataFormatError(
-            f"{where}: {key!r} is not read: a video is taken whole. Cut it, name the shorter file, and take the field "
-            "out."
+            f"{where}: {key!r} is not read: training uses the whole video. Cut the video, name the shorter file, and "
+            "remove the field."
         )
 
 
@@ -76,8 +76,8 @@ def _plain(key: str) -> str:
 
 
 def turn_marks(template: Template, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """What must not stand in the text of a turn, as one pattern: the marks of the template, and the special tokens of
-    the tokenizer. The model would read them there as if the template had written them. `<image>` is checked elsewhere.
+    """Return a pattern for what the text of a turn must not contain: the marks of the template and the special tokens
+    of the tokenizer. The model would read them as if the template had written them. `<image>` is checked elsewhere.
     """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     marks = (special | set(template.marks)) - {DEFAULT_IMAGE_TOKEN, ""}
@@ -86,7 +86,7 @@ def turn_marks(template: Template, tokenizer: PreTrainedTokenizerBase) -> re.Pat
 
 
 def check_texts(turns: Sequence[Mapping[str, Any]], name: str, marks: re.Pattern[str] | None) -> None:
-    """Check that no turn has a media tag that is not read, or a mark of `turn_marks`.
+    """Check that no turn has a media tag that training does not read, or a mark of `turn_marks`.
 
     Raises:
         DataFormatError: names the sample, the turn and the tag or mark.

@@ -1,6 +1,7 @@
-"""Check a data set before it is trained on: every annotation, every picture and video, every token budget.  Lesson 5
+"""Check a data set before training: every annotation, every image and video, every token budget.           Lesson 5
 
-The data set is opened and read as training does it, but nothing stops at the first error: each sample gets a report.
+The data set is opened and read as in training, but the check does not stop at the first error: each sample gets a
+report.
 """
 
 import csv
@@ -24,7 +25,7 @@ from fvv_lib.video.kinds import is_video
 
 @dataclass(frozen=True)
 class MediaReport:
-    """One picture or video: seconds (0 for a picture), frames, and size in pixels."""
+    """One image or video: seconds (0 for an image), frames, and size in pixels."""
 
     path: str
     seconds: float
@@ -36,7 +37,7 @@ class MediaReport:
 @dataclass(frozen=True)
 class SampleReport:
     """One sample: its name, its expanded length in tokens, its media, and the error that it would raise (or none).
-    `index` is its place in the dataset; None where the dataset has left it out."""
+    `index` is its index in the dataset, or `None` if the dataset left it out."""
 
     name: str
     tokens: int = 0
@@ -49,13 +50,13 @@ class SampleReport:
 def check_data(
     dataset: LazySupervisedDataset, workers: int | None = None, quiet: bool = False, media: bool = True
 ) -> list[SampleReport]:
-    """Read every sample as training would, in parallel; a report for each, the bad ones first.
+    """Read every sample as training would, in parallel. Return a report for each, bad samples first.
 
     Args:
-        dataset: made with `bad_samples="skip"`, so that it lists bad annotations instead of raising at the first.
-        workers: videos read at a time; default: one per core.
+        dataset: made with `bad_samples="skip"`, so that it lists bad annotations instead of raising the first error.
+        workers: number of samples to read at a time; default: one per core.
         quiet: show no progress bar.
-        media: False reads no pictures and videos; then only the text has been checked.
+        media: `False` skips images and videos, so that only the text is checked.
 
     Lesson: 05.
     """
@@ -89,14 +90,14 @@ def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
             media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
         tokens = dataset.measure(index, videos)
     except FvvError as error:
-        if type(error) is FvvError:  # not about the sample, see `check_media`
+        if type(error) is FvvError:  # not the sample's fault, see `check_media`
             raise
         return SampleReport(name, tokens, media, _kind(error), str(error), index)
     return SampleReport(name, tokens, media, index=index)
 
 
 def format_problems(reports: Sequence[SampleReport], limit: int = 20) -> str:
-    """A table: how many of each kind of error, then the first `limit` errors, each with its remedy."""
+    """Return a table: the number of errors of each kind, then the first `limit` errors, each with its remedy."""
     bad = [report for report in reports if report.problem]
     lines = [f"{len(reports)} samples, {len(bad)} bad"]
     lines += [f"{count:>7} {kind}" for kind, count in Counter(report.kind for report in bad).most_common()]
@@ -107,7 +108,7 @@ def format_problems(reports: Sequence[SampleReport], limit: int = 20) -> str:
 
 
 def write_report(path: Path, reports: Sequence[SampleReport]) -> None:
-    """One record for each sample, as JSON or CSV by the file's extension."""
+    """Write one record per sample, as JSON or CSV by the file's extension."""
     if path.suffix == ".csv":
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -121,8 +122,8 @@ def write_report(path: Path, reports: Sequence[SampleReport]) -> None:
 
 
 def write_histograms(path: Path, reports: Sequence[SampleReport], max_length: int) -> None:
-    """Histograms of durations, picture sizes and token counts, as a figure in the file's format."""
-    from fvv_lib.plotting import plot_data  # a report may draw; matplotlib is loaded only then
+    """Write histograms of durations, frame sizes and token counts, as a figure in the file's format."""
+    from fvv_lib.plotting import plot_data  # load matplotlib only if a report draws
 
     media = [one for report in reports for one in report.media]
     plot_data(
@@ -134,7 +135,8 @@ def write_histograms(path: Path, reports: Sequence[SampleReport], max_length: in
 
 
 def write_clean(path: Path, dataset: LazySupervisedDataset, reports: Sequence[SampleReport]) -> int:
-    """Write the good samples as an annotation file and the names of the others beside it; returns how many are good."""
+    """Write the good samples as an annotation file, and the others' names and errors beside it. Return the number of
+    good samples."""
     kept = sorted(report.index for report in reports if report.index is not None and not report.problem)
     path.write_text(json.dumps([dataset.samples[index] for index in kept], indent=1) + "\n")
     bad = {report.name: report.problem for report in reports if report.problem}
@@ -147,7 +149,7 @@ def _dropped(path: Path) -> Path:
 
 
 def check_outputs(data_args: DataArguments, report: Path | None, histograms: Path | None, clean: Path | None) -> None:
-    """Refuse what could not be written in the end, or would be of no use, before hours of reading.
+    """Check, before hours of reading, that every output can be written and used.
 
     Raises:
         FvvError: names the output and the remedy.
@@ -165,22 +167,22 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
         if path.suffix not in suffixes:
             raise FvvError(f"{name}: {path} must end with {' or '.join(suffixes)}.")
         if not os.access(path.absolute().parent, os.W_OK):
-            raise FvvError(f"{name}: the folder of {path} does not exist, or nothing may be written there.")
+            raise FvvError(f"{name}: the folder of {path} does not exist or is not writable.")
         if path.is_dir():
-            raise FvvError(f"{name}: {path} is a folder: give the name of a file.")
+            raise FvvError(f"{name}: {path} is a folder. Give the name of a file.")
         if path.resolve() in taken:
-            raise FvvError(f"{path} is asked for twice, or is an annotation file that is checked: choose another name.")
+            raise FvvError(f"{path} is named twice, or is one of the checked annotation files. Choose another name.")
         taken.add(path.resolve())
     if clean and data_args.image_folder is None:
         folders = {Path(file).parent.resolve() for file in data_args.data_path}
         if folders != {clean.parent.resolve()}:
             raise FvvError(
-                "write_clean: without an image_folder, paths of media start from the folder of the annotation file, "
-                f"and {clean} is not in it: write it there, or give --image_folder, now and in training."
+                "write_clean: without image_folder, media paths are relative to the folder of the annotation file, and "
+                f"{clean} is not in that folder. Write it there, or set --image_folder here and in training."
             )
 
 
 def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
-    """How many samples were used, and which were not and why."""
+    """Return the number of used samples, the names of dropped ones, and the errors of bad ones by name."""
     bad = {name: str(error) for name, error in dataset.bad.items()}
     return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad}

@@ -1,4 +1,4 @@
-"""Training, validation and test data of a run, which share no clip.                                        Lesson 5"""
+"""Open the training, validation and test data of a run, which must share no clip.                          Lesson 5"""
 
 from dataclasses import replace
 from typing import Any
@@ -14,13 +14,13 @@ from fvv_lib.video_config import FrameSpec
 def open_splits(
     tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec, seed: int = 0
 ) -> dict[str, LazySupervisedDataset]:
-    """The data sets of a run by name: `train` and, where they are set, `validation` and `test`.
+    """Return the data sets of a run by name: `train` and, if they are set, `validation` and `test`.
 
     Args:
-        seed: of the frames that `random` sampling takes in training.
+        seed: seed of `random` frame sampling in training.
 
     Raises:
-        DataFormatError: no `data_path`; a clip of a held-out set is in the training set too.
+        DataFormatError: no `data_path`, or a clip of a held-out set is also in the training set.
 
     Lesson: 05.
     """
@@ -40,13 +40,14 @@ def open_splits(
 def make_supervised_data_module(
     tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec, seed: int = 0
 ) -> dict[str, Any]:
-    """`train_dataset`, `eval_dataset` (None without `validation_data_path`) and `data_collator`, for the Trainer.
+    """Return `train_dataset`, `eval_dataset` (`None` without `validation_data_path`) and `data_collator` for the
+    Trainer.
 
     Args:
-        frame_spec: what a frame is to the model, see `model.geometry.make_frame_spec`.
-        seed: of the frames that `random` sampling takes in training.
+        frame_spec: frame size, tokens per frame and length limit of the model, see `model.geometry.make_frame_spec`.
+        seed: seed of `random` frame sampling in training.
 
-    Raises: as `open_splits`.
+    Raises the same errors as `open_splits`.
 
     Lesson: 05.
     """
@@ -59,10 +60,10 @@ def make_supervised_data_module(
 
 
 def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
-    """Raise a DataFormatError when a picture or video of a held-out set is in the training set too."""
+    """Raise a DataFormatError if an image or video of a held-out set is also in the training set."""
     train_media, others = ({path.resolve() for path in one.samples.all_media()} for one in (train, held_out))
     if shared := train_media & others:
         raise DataFormatError(
             f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
-            f"{min(shared)}. A result on clips that were learned says nothing: take them out of one of the two."
+            f"{min(shared)}. Scores on training clips say nothing about new clips: remove them from one of the sets."
         )

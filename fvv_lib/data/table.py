@@ -1,8 +1,8 @@
 """Annotation files as one memory-mapped table.                                                             Lesson 5
 
-The samples of a file may differ in what they hold, so the table has one row for each sample with its JSON text as it
-stands, and two columns more: its id and its media. Arrow's files are mapped into memory, not read: a million samples
-open at once, and all workers share them. This module knows nothing of what a sample means to a model.
+The fields of samples may differ, so the table has one row per sample with three columns: its JSON text, its id and its
+media. Arrow files are mapped into memory, not loaded: a million samples open at once, and all workers share them. This
+module knows nothing about what a sample means to a model.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ CHECKED = datasets.Features(
         "problem": datasets.Value("string"),
     }
 )
-SAMPLES_PER_PROCESS = 50_000  # of twice as many and more, several processes check
+SAMPLES_PER_PROCESS = 50_000  # with twice as many samples or more, several processes check
 
 
 class Checked(NamedTuple):
-    """Of each sample: its expanded length, int64 (N,); whether anything in it is learned, bool (N,). And what is wrong
-    with those that cannot be used, by their index; the length of these is 0."""
+    """The result of a check: the expanded length of each sample, int64 (N,), 0 if it cannot be used; whether any of its
+    tokens is learned, bool (N,); and the errors of samples that cannot be used, by index."""
 
     lengths: np.ndarray
     learned: np.ndarray
@@ -51,16 +51,16 @@ class Checked(NamedTuple):
 
 
 class Annotations(Sequence[Sample]):
-    """The samples of annotation files, in order; each is read from the memory-mapped table when it is asked for.
+    """The samples of annotation files, in order. Each is read from the memory-mapped table when it is accessed.
 
     Args:
         paths: annotation files, see `read_annotations`.
-        image_folder: folder that paths of media start from; default: each annotation file's own.
-        cache_dir: folder of the tables; default: that of `datasets` (HF_DATASETS_CACHE). A table is made when a file
-            with this content is first opened. Nothing is written beside the file.
+        image_folder: folder that media paths are relative to; default: the folder of each annotation file.
+        cache_dir: folder of the tables; default: the cache of `datasets` (HF_DATASETS_CACHE). A table is made when a
+            file with this content is first opened. Nothing is written beside the file.
 
     Raises:
-        DataFormatError: a file is missing, cannot be read, or is no list of samples; names the file and the line.
+        DataFormatError: a file is missing, cannot be read, or is not a list of samples; names the file and the line.
 
     Lesson: 05.
     """
@@ -82,7 +82,7 @@ class Annotations(Sequence[Sample]):
         return json.loads(self._cell("sample", index))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_columns"}  # Arrow would copy them
+        return {name: value for name, value in self.__dict__.items() if name != "_columns"}  # pickle would copy them
 
     @cached_property
     def _columns(self) -> dict[str, pa.ChunkedArray]:
@@ -95,19 +95,19 @@ class Annotations(Sequence[Sample]):
         return int(np.searchsorted(self.starts, self.rows[index], side="right")) - 1
 
     def name(self, index: int) -> str:
-        """What a sample is called in errors and records: by its id or, where it has none, by its place in the file,
-        counted from 0; by both where several share one id."""
+        """Return the name of a sample in errors and records: its file and its id. Without an id, its position in the
+        file, counted from 0, takes its place. If several samples share an id, the name has both."""
         file, row = self._file(index), self.rows[index]
         place = f" (at {row - self.starts[file]})" if self.shares_id[row] else ""
         return f"{self.paths[file]}, sample {self._cell('id', index)}{place}"
 
     def media(self, index: int) -> list[Path]:
-        """Paths of the pictures and videos of a sample, in the order of their `<image>`."""
+        """Return the paths of the images and videos of a sample, in the order of their `<image>`."""
         folder = self.folders[self._file(index)]
         return [folder / path for path in self._cell("media", index)]
 
     def all_media(self) -> Iterator[Path]:
-        """Every picture and video of all samples; once for each file that names it."""
+        """Yield every image and video of all samples, once for each annotation file that names it."""
         files = np.searchsorted(self.starts, self.rows, side="right") - 1
         for file, folder in enumerate(self.folders):
             rows = self.rows[files == file]
@@ -116,8 +116,8 @@ class Annotations(Sequence[Sample]):
             yield from (folder / path.as_py() for path in pc.unique(pc.list_flatten(column)))
 
     def identities(self) -> np.ndarray:
-        """Two numbers for each sample that tell it from all others wherever it stands, uint64 (N, 2): a digest of its
-        text, and how many samples with the same text stand before it."""
+        """Return two numbers that identify each sample regardless of its position, uint64 (N, 2): a digest of its text,
+        and the number of earlier samples with the same text."""
         texts = (self._cell("sample", index).encode() for index in range(len(self)))
         digests = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) for text in texts)
         found = np.fromiter(digests, np.uint64, len(self))
@@ -128,17 +128,17 @@ class Annotations(Sequence[Sample]):
         return np.stack([found, before], axis=1)
 
     def keep(self, chosen: np.ndarray) -> None:
-        """Leave out the samples that are not `chosen`, bool (N,)."""
+        """Keep only the `chosen` samples, bool (N,)."""
         self.rows = self.rows[chosen]
 
     def check(self, one: Callable[[int], tuple[int, bool]], depends_on: Any, stop: bool) -> Checked:
-        """Call `one` for each sample, once: what it finds is kept with the table, for as long as neither the annotation
-        files nor `depends_on` change.
+        """Call `one` for each sample. The results are cached with the table until the annotation files or `depends_on`
+        change.
 
         Args:
-            one: returns the length of a sample and whether anything in it is learned, or raises a FvvError.
-            depends_on: everything but the samples that the result depends on.
-            stop: raise the first error that is met.
+            one: returns the length of a sample and whether any token is learned, or raises an FvvError.
+            depends_on: everything that the result depends on, except the samples.
+            stop: raise the first error instead of collecting all errors.
         """
 
         def batch(_: Any, indices: list[int]) -> dict[str, list[Any]]:
@@ -176,7 +176,7 @@ class Annotations(Sequence[Sample]):
 
 
 class LazySequence(Sequence[T]):
-    """A sequence whose entries are made when they are asked for."""
+    """A sequence whose elements are made when they are accessed."""
 
     def __init__(self, make: Callable[[int], T], of: Sequence[Any]):
         self.make, self.of = make, of
@@ -189,8 +189,8 @@ class LazySequence(Sequence[T]):
 
 
 def file_digest(path: str | Path) -> str:
-    """What the table of an annotation file depends on, as one name: its content, its format, and the code that reads
-    it."""
+    """Return a digest of what the table of an annotation file depends on: the content and format of the file, and the
+    code that reads it."""
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "blake2b")
@@ -203,10 +203,10 @@ def file_digest(path: str | Path) -> str:
 
 
 def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> datasets.Dataset:
-    """The table of one annotation file, made unless a file with the same digest was opened before; see `Annotations`.
+    """Return the table of one annotation file. It is made unless a file with the same digest was opened before.
 
-    Its columns: `sample`, JSON text; `id`, the sample's own or its place in the file; `media`, as the sample names
-    them.
+    Its columns: `sample`, JSON text; `id`, the sample's own or its position in the file; `media`, paths as the sample
+    names them. See `Annotations`.
     """
     with _bars_on_terminals_only():
         try:
@@ -229,12 +229,12 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
         if not _is_unicode(named):
             named = str(place)
         if not (is_path_list(media) and all(map(_is_unicode, media))):
-            media = []  # `check_sample` says what is wrong with it, here and above
+            media = []  # `check_sample` reports the error, here and above
         yield {"sample": text, "id": named, "media": media}
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which no file can hold as it stands."""
+    """Return whether UTF-8 can encode a text: it cannot encode half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -243,7 +243,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _shared(ids: pa.ChunkedArray) -> np.ndarray:
-    """Which of these ids, (N,), are there more than once: bool (N,)."""
+    """Return which of these ids, (N,), occur more than once: bool (N,)."""
     counts = pc.value_counts(ids)
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     return pc.is_in(ids, value_set=several).to_numpy()
@@ -251,7 +251,7 @@ def _shared(ids: pa.ChunkedArray) -> np.ndarray:
 
 @contextmanager
 def _bars_on_terminals_only() -> Iterator[None]:
-    """Progress bars of `datasets` where somebody sees them, and in no log or notebook."""
+    """Show progress bars of `datasets` on a terminal only, not in logs or notebooks."""
     hide = not (sys.stderr.isatty() or datasets.are_progress_bars_disabled())
     if hide:
         datasets.disable_progress_bars()
