@@ -1,4 +1,4 @@
-"""Questions are asked in the frames, words and tokens of training, once, in a dialogue and on the command line."""
+"""Questions use the frames, words and tokens of training: once, in a dialogue and on the command line."""
 
 import io
 import re
@@ -26,7 +26,7 @@ from fvv_lib.settings import DataArguments
 
 @pytest.fixture
 def run(fvv, monkeypatch):
-    """`fvv chat` with these arguments, and with what is typed as its standard input."""
+    """Run `fvv chat` with these arguments and `typed` as standard input."""
 
     def start(*arguments, typed=""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
@@ -37,7 +37,7 @@ def run(fvv, monkeypatch):
 
 @pytest.fixture
 def chat_with(base):
-    """A dialogue with the tiny base under other settings than its own."""
+    """Make a dialogue with the tiny base under changed settings."""
 
     def make(**settings):
         loaded = load_pretrained_model(base, device="cpu")
@@ -98,7 +98,7 @@ def test_a_prompt_is_tokenized_once(chat_with, media, monkeypatch):
     assert len(calls) == 1
 
 
-def test_what_was_shown_is_asked_about_with_the_next_question_and_stays(chat_with, media):
+def test_shown_media_are_part_of_the_next_question_and_stay(chat_with, media):
     chat = chat_with()
     assert len(chat.show(media / "clip.mp4").timestamps) == 8
     with pytest.raises(DataFormatError, match="2 <image> but 1"):
@@ -130,7 +130,7 @@ def test_an_empty_answer_leaves_the_dialogue_as_it_was(chat_with, media):
     chat = chat_with()
     chat.show(media / "clip.mp4")
     end = chat.loaded.tokenizer("<|im_end|>", add_special_tokens=False).input_ids
-    with torch.no_grad():  # a model that has nothing to say
+    with torch.no_grad():  # a model that answers with the end mark alone
         head = chat.loaded.model.lm_head
         head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
         head.bias = torch.nn.Parameter(torch.nn.functional.one_hot(torch.tensor(end[0]), len(head.weight)).float())
@@ -143,7 +143,7 @@ def test_an_empty_answer_leaves_the_dialogue_as_it_was(chat_with, media):
 
 
 @pytest.mark.parametrize("version", ["qwen_2", "v1", "plain"])
-def test_pieces_come_one_by_one_and_make_the_answer(chat_with, media, version):
+def test_an_answer_is_written_piece_by_piece(chat_with, media, version):
     chat, pieces = chat_with(version=version), []
     chat.show(media / "clip.mp4")
     answer = chat.ask("What colour is the shape?", write=pieces.append)
@@ -174,7 +174,7 @@ def test_a_question_that_does_not_fit_is_refused(loaded, media):
         ask(loaded, [], "Well? " * 3000)
 
 
-def test_ask_takes_a_picture_a_video_several_or_none(loaded, media):
+def test_ask_accepts_an_image_a_video_several_or_none(loaded, media):
     one = ask(loaded, media / "still.png", "What colour is the shape?")
     assert one.startswith("It is ")
     assert ask(loaded, [media / "still.png"], "<image>\nWhat colour is the shape?") == one
@@ -189,14 +189,14 @@ def test_a_dialogue_that_grew_too_long_says_so(chat_with, media):
     chat = chat_with()
     chat.show(media / "clip.mp4")
     chat.ask("What colour is the shape?")
-    with pytest.raises(TokenBudgetError, match="Or begin a new dialogue"):
+    with pytest.raises(TokenBudgetError, match="Or start a new dialogue"):
         chat.ask("Well? " * 3000)
     assert len(chat.turns) == 2
     with pytest.raises(FvvError, match="max_new_tokens must be at least 1, got 0"):
         Chat(chat.loaded, 0)
 
 
-def test_what_can_not_be_read_is_an_error_and_not_shown(chat_with, media):
+def test_an_unreadable_file_is_an_error_and_is_not_shown(chat_with, media):
     chat = chat_with()
     with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
         chat.show(media / "gone.mp4")
@@ -236,12 +236,12 @@ def test_the_command_holds_a_dialogue(base, loaded, media, run):
         ({"video": "text.mp4"}, r"text\.mp4: it cannot be decoded"),
         ({"video": "still.png"}, r"still\.png: it is no video: use --image"),
         ({"image": "clip.mp4"}, r"clip\.mp4: it is a video, or a folder of its frames: use --video"),
-        ({"question": "Well? " * 3000}, "tokens kept for its answer"),
+        ({"question": "Well? " * 3000}, "tokens reserved for its answer"),
         ({"question": "<image>?"}, "1 <image> but 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
     ],
 )
-def test_what_is_wrong_is_one_line(base, media, run, settings, message):
+def test_an_error_is_one_line(base, media, run, settings, message):
     (media / "text.mp4").write_text("not a video")
     paths = {flag: media / settings[flag] for flag in ("image", "video") if flag in settings}
     flags = [part for name, value in {"question": "Hm?", **settings, **paths}.items() for part in (f"--{name}", value)]
@@ -255,7 +255,7 @@ def test_a_dialogue_that_grows_too_long_on_the_command_line_is_a_failure(base, r
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 1
     assert result.stderr.splitlines()[-1].startswith("error: ")
-    assert result.stderr.splitlines()[-1].endswith("Or begin a new dialogue.")
+    assert result.stderr.splitlines()[-1].endswith("Or start a new dialogue.")
     assert "Traceback" not in result.stderr
 
 

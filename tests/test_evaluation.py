@@ -74,7 +74,7 @@ PLACES = ["left", "top left", "top"]
         ("答案是A。", "A", ["A", "B"], True),
         ("3個", "3", ["3", "13"], True),
         ("13個", "3", ["3", "13"], False),
-        # words of scripts with spaces, with marks of their own
+        # scripts with spaces and marks
         ("нелевый", "левый", ["левый", "правый"], False),
         ("Он левый.", "левый", ["левый", "правый"], True),
         ("नीला", "नील", ["नील", "लाल"], False),
@@ -97,7 +97,7 @@ def test_accuracy_is_counted_by_kind():
         accuracy_by_kind([])
 
 
-def test_an_interval_holds_the_true_accuracy_as_often_as_it_says():
+def test_an_interval_contains_the_true_accuracy_as_often_as_its_confidence():
     generator = np.random.default_rng(0)
     for truth in (0.25, 0.6, 0.98):
         counts = generator.binomial(124, truth, size=4000)
@@ -117,8 +117,8 @@ def test_an_interval_is_wilsons(correct, total, interval):
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (2, 1), (-1, 3)])
-def test_a_count_that_can_not_be_is_an_error(correct, total):
-    with pytest.raises(FvvError, match=f"{correct} right answers of {total} cannot be"):
+def test_an_impossible_count_is_an_error(correct, total):
+    with pytest.raises(FvvError, match=f"total at least 1, got {correct} of {total}"):
         confidence_interval(correct, total)
 
 
@@ -141,7 +141,7 @@ def test_every_question_is_asked_with_the_true_history(loaded, small_test_set):
 
 
 def shares(rank, folder):
-    """A rank of two: asks its part, and writes all answers and the number of those that it asked itself."""
+    """Run one of two ranks: ask its part, then write all answers and the number of questions that it asked."""
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{folder}/meet")
     loaded = load_pretrained_model(ROOT / "data_samples" / "tiny-fastvlm", device="cpu")
     args = DataArguments(image_folder=str(ROOT / "data_samples"))
@@ -169,7 +169,7 @@ def test_processes_share_the_questions_and_each_has_all_answers_in_order(loaded,
 
 
 def test_batched_answers_equal_single_ones(loaded, small_test_set):
-    """Text, pictures and videos in one batch, with a history or without."""
+    """Text, images and videos in one batch, with or without a history."""
     shown = [small_test_set.show(i) for i in range(len(small_test_set))]
     images = [each.images for each in shown]
     prompts = [
@@ -187,8 +187,8 @@ def test_batched_answers_equal_single_ones(loaded, small_test_set):
     assert len(set(together)) > 3
 
 
-def test_what_comes_after_the_end_mark_is_not_written(tokenizer):
-    """`</s>` is several tokens here, so generation goes on after it."""
+def test_text_after_the_end_mark_is_not_written(tokenizer):
+    """`</s>` is several tokens here, so generation continues after it."""
     pieces = []
     streamer = AnswerStreamer(tokenizer, re.compile("</s>"), pieces.append)
     streamer.put(torch.empty(1, 0, dtype=torch.long))  # the prompt

@@ -1,6 +1,6 @@
-"""Room 7: a model is asked as it was taught, once, in a dialogue, or on a whole test set.
+"""Room 7: ask a model in the way it was trained, once, in a dialogue, or on a whole test set.
 
-`__init__.pyi` lists what the room itself gives; it is loaded when it is first used.
+`__init__.pyi` lists the public names of this package. Each is loaded when it is first used.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
-"""Ask a model about videos and pictures, once or in a dialogue.                                           Lesson 7
+"""Ask a model about videos and images, once or in a dialogue.                                             Lesson 7
 
-Frames, prompt and tokens are those of training: the model's `fvv_config.json` says which.
+Frames, prompt and tokens are the same as in training. The model's `fvv_config.json` has the settings.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ from fvv_lib.weights.loading import LoadedModel
 
 
 class Chat:
-    """A dialogue with a model about what it is shown; greedy.
+    """A dialogue with a model about images and videos. Answers are greedy.
 
-    Every question is asked with all turns before it, so that its prompt is the training prompt of the same
-    conversation; each time, every frame is encoded again.
+    Each question is asked with all turns before it, so its prompt is the training prompt of the same conversation. Each
+    question encodes every frame again.
 
     Args:
-        loaded: what `load_pretrained_model` returns.
-        max_new_tokens: tokens that an answer may have.
+        loaded: the result of `load_pretrained_model`.
+        max_new_tokens: the most tokens that an answer may have.
 
     Attributes:
-        turns: the dialogue so far in LLaVA's form, one `<image>` for each frame.
-        images: the frames in it, uint8 (T, 3, S, S).
+        turns: the dialogue so far in LLaVA's format, one `<image>` per frame.
+        images: the frames of the dialogue so far, uint8 (T, 3, S, S).
 
     Lesson: 07.
     """
@@ -48,45 +48,46 @@ class Chat:
         self._next: list[tuple[Path, VideoFrames]] = []  # shown, not yet asked about
 
     def show(self, path: str | Path) -> VideoFrames:
-        """Show a picture or video with the next question; returns the frames that the model will see.
+        """Show an image or video with the next question. Return the frames that the model will see.
 
         Raises:
-            VideoDecodeError: it cannot be read.
+            VideoDecodeError: the file cannot be read.
         """
         video = read_media(path, self.config.num_video_frames, strategy=self.config.inference_sampling)
         self._next.append((Path(path), video))
         return video
 
     def prompt(self, question: str) -> list[int]:
-        """Token ids of the dialogue with this question, up to where its answer begins.
+        """Return the token ids of the dialogue with this question, up to the start of its answer.
 
         Raises:
-            DataFormatError: `<image>` are not as many as what was shown since the last question, or no question.
-            TokenBudgetError: prompt and answer are longer than the model may read.
+            DataFormatError: the question is empty, or its number of `<image>` differs from the number of images and
+                videos shown since the last question.
+            TokenBudgetError: prompt and answer are longer than the model can read.
         """
         turns = [*self.turns, self._turn(question)]
         ids = prompt_ids(turns, self.loaded.tokenizer, self.config.version, "dialogue")
-        name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens kept for its answer"
+        name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens reserved for its answer"
         room = self.frame_spec.max_length - self.max_new_tokens
         try:
             check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name)
         except TokenBudgetError as error:
-            remedy = " Or begin a new dialogue." if self.turns else ""
+            remedy = " Or start a new dialogue." if self.turns else ""
             raise TokenBudgetError(f"{error}{remedy}") from error
         return ids
 
     def ask(self, question: str, write: Callable[[str], Any] | None = None) -> str:
         """Ask a question and return the answer.
 
+        An empty answer leaves the dialogue unchanged, because no training conversation has an empty answer. What was
+        shown is then shown again with the next question.
+
         Args:
-            question: `<image>` is put before it for each picture or video shown since the last question, unless it
-                stands in it already.
-            write: called with each piece of the answer as soon as it is there.
+            question: if it has no `<image>`, one is put before it for each image or video shown since the last
+                question.
+            write: called with each piece of the answer as soon as it is generated.
 
-        An empty answer leaves the dialogue as it was, with what was shown still to be asked about: no conversation that
-        a model learns from has one.
-
-        Raises: as `prompt`.
+        Raises the same errors as `prompt`.
         """
         prompt = self.prompt(question)
         config, spec = self.config, self.frame_spec
@@ -121,12 +122,12 @@ class Chat:
 
 
 def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question: str, max_new_tokens: int = 128) -> str:
-    """Ask one question about a video, a picture, or several, in the way the model was trained: a `Chat` of one turn.
+    """Ask one question about a video, an image, or several, in the way the model was trained: a `Chat` of one turn.
 
     Args:
-        media: one path, or several, or none (`[]`).
+        media: one path, several, or none (`[]`).
 
-    Raises: as `Chat.show` and `Chat.ask`.
+    Raises the same errors as `Chat.show` and `Chat.ask`.
     """
     chat = Chat(loaded, max_new_tokens)
     for path in [media] if isinstance(media, str | Path) else media:

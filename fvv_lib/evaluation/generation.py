@@ -1,7 +1,7 @@
-"""Prompts in the words of training, and greedy answers to them.                                            Lesson 7
+"""Make the prompts of training, and generate greedy answers to them.                                       Lesson 7
 
-A model is asked in exactly the words, frames and tokens in which it was taught: the prompt is the training rendering,
-stopped where the answer begins. This module knows nothing about training, test sets or scores.
+A model is asked with exactly the words, frames and tokens of training: the prompt is the text rendered for training, up
+to the start of the answer. This module knows nothing about training, test sets or scores.
 """
 
 import re
@@ -19,12 +19,12 @@ from fvv_lib.prompt.templates import get_template
 def prompt_ids(
     turns: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, version: str, sample: str = "conversation"
 ) -> list[int]:
-    """Token ids of a conversation that ends with a question, up to where its answer begins: those of training.
+    """Return the token ids of a conversation that ends with a question, up to the start of its answer, as in training.
 
     Args:
         turns: LLaVA turns, `<image>` already expanded; each becomes -200.
         version: the chat template.
-        sample: what the conversation is called in errors.
+        sample: the name of the conversation in errors.
 
     Lesson: 07.
     """
@@ -32,7 +32,7 @@ def prompt_ids(
 
 
 class AnswerStreamer(TextStreamer):
-    """Hands an answer on in pieces while it is generated, up to its end mark."""
+    """Pass an answer to `write` in pieces while it is generated, up to its end mark."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end: re.Pattern[str], write: Callable[[str], Any]) -> None:
         super().__init__(tokenizer, skip_prompt=True)
@@ -54,14 +54,14 @@ def generate_answers(
     max_new_tokens: int = 32,
     write: Callable[[str], Any] | None = None,
 ) -> list[str]:
-    """Answer a batch of prompts, greedily.
+    """Generate greedy answers to a batch of prompts.
 
     Args:
         prompts: token ids, see `prompt_ids`.
-        images: for each prompt its frames, uint8 (T, 3, S, S); T may be 0.
+        images: the frames of each prompt, uint8 (T, 3, S, S); T may be 0.
         version: the chat template; its end mark ends an answer.
-        max_new_tokens: the most tokens that an answer gets, its end mark included.
-        write: called with each piece of the answer as soon as it is there; for a batch of one.
+        max_new_tokens: the most tokens that an answer may have, its end mark included.
+        write: called with each piece of the answer as soon as it is generated; only for a batch of one.
 
     Returns:
         B answers, without their end marks.

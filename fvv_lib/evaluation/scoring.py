@@ -1,6 +1,6 @@
-"""Questions of a test set, asked and scored.                                                                Lesson 7
+"""Ask the questions of a test set, and score the answers.                                                   Lesson 7
 
-Every question is asked with the true turns before it, and an answer counts when it names the right choice and no other.
+Each question is asked with the true turns before it. An answer is correct if it names the right choice and no other.
 This module knows nothing about training.
 """
 
@@ -24,7 +24,7 @@ from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 
 
 def _marks(first: int, last: int) -> str:
-    """Accents, vowel signs and tones among these characters: they belong to the letter before them."""
+    """Return the accents, vowel signs and tones among these characters. Each belongs to the letter before it."""
     return "".join(char for char in map(chr, range(first, last)) if unicodedata.category(char).startswith("M"))
 
 
@@ -34,21 +34,21 @@ UNSPACED = (
     "\u3005-\u3007\u3031-\u312f\u31f0-\u31ff\uff66-\uff9f"
     "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-LETTER = re.compile(rf"[^\W{UNSPACED}]|[{_marks(0x300, 0xE00)}\u200c\u200d]")  # or a digit, of a script with spaces
+LETTER = re.compile(rf"[^\W{UNSPACED}]|[{_marks(0x300, 0xE00)}\u200c\u200d]")  # letter or digit of a script with spaces
 _L = f"(?:{LETTER.pattern})"
-# What a choice may not cut: a word (with + or # at its end: C++, C#), a number (with sign, decimals and thousands:
-# -1.5, 12,000), a letter and its marks.
+# Units of text that a choice must not cut: a word (with + or # at its end: C++, C#), a number (with sign, decimals and
+# thousands: -1.5, 12,000), a letter and its marks.
 UNIT = re.compile(
     rf"[{UNSPACED}][{_marks(0xE00, 0x1800)}]+"
     rf"|(?:(?<!{_L})-(?=\d))?{_L}+(?:(?<=\d)(?:[.:](?=\d)|,(?=\d{{3}}(?!\d))){_L}+)*(?:[+#]+(?!{_L}))?"
 )
-# Full-width ASCII (（Ａ）), its space, and the minus sign.
+# Full-width ASCII (（Ａ）), its space, and the minus sign -> ASCII.
 NARROW = {0x3000: " ", 0x2212: "-"} | {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question of a test set, and what the model said to it."""
+    """One question of a test set, and the model's answer to it."""
 
     sample: str
     kind: str
@@ -67,14 +67,15 @@ def evaluate(
 ) -> list[Answer]:
     """Ask every question of a test set, each with the true turns before it as history.
 
-    A sample may say what its questions are: `kinds`, a name for each question, and `choices`, for each question the
-    texts of which an answer must name the right one. Without choices an answer is right when it is the expected text.
+    A sample may describe its questions: `kinds` has a name for each question, and `choices` has a list of texts for
+    each question, of which an answer must name the right one. Without choices, an answer is correct if it is the
+    expected text.
 
-    Under several processes all of them call it, each asks a part of the batches that one process would ask, and each
-    gets all answers, in order.
+    With several processes, all processes must call this function. Each asks a part of the batches that a single process
+    would ask, and each returns all answers, in order.
 
     Raises:
-        DataFormatError: a sample whose `kinds` or `choices` do not match its questions, before anything is asked.
+        DataFormatError: `kinds` or `choices` of a sample do not match its questions; raised before anything is asked.
 
     Lesson: 07.
     """
@@ -99,7 +100,7 @@ def _ask_batch(
     batch: Sequence[tuple[int, int]],
     max_new_tokens: int,
 ) -> list[Answer]:
-    """The answers to questions, each given as the index of its sample and its number in there."""
+    """Return the answers to questions. Each question is the index of its sample and its number in that sample."""
     version = dataset.data_args.version
     shown = {index: dataset.show(index) for index in {index for index, _ in batch}}
     asked = [shown[index].turns[: 2 * number + 1] for index, number in batch]
@@ -119,8 +120,8 @@ def _ask_batch(
 
 
 def _my_share(batches: int) -> list[int]:
-    """The batches that this process asks. Under ZeRO-3, where all must run each layer equally often, each process asks
-    as many: one that has fewer asks its last again, or the first where it has none."""
+    """Return the batches that this process asks. Under ZeRO-3, all processes must run each layer equally often, so all
+    ask equally many batches: a process with fewer asks its last batch again, or the first batch if it has none."""
     if not _several_processes():
         return list(range(batches))
     rank, processes = distributed.get_rank(), distributed.get_world_size()
@@ -132,7 +133,7 @@ def _my_share(batches: int) -> list[int]:
 
 
 def _gather(mine: dict[int, list[Answer]]) -> dict[int, list[Answer]]:
-    """The answers of all processes, by batch."""
+    """Return the answers of all processes, by batch."""
     if not _several_processes():
         return mine
     parts: list[Any] = [None] * distributed.get_world_size()
@@ -166,12 +167,13 @@ def _check_questions(dataset: LazySupervisedDataset, index: int) -> None:
 
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
-    """Whether an answer is right: with choices, it names exactly the one that the expected text names; without, it is
-    the expected text, apart from case, spaces, the full stop, and the width of East Asian letters.
+    """Return whether an answer is correct. With choices, it must name exactly the choice that the expected text names.
+    Without, it must be the expected text, ignoring case, spaces, the final full stop and the width of East Asian
+    letters.
 
-    A choice is named where it stands as a whole: "left" is not in "leftover", "1" is not in "-1" or "1.5", and "C" is
-    not in "C++". Of two choices in one place the longer one is named: "top left", and not "left". In scripts that put
-    no spaces between words (Chinese, Japanese, Thai and their like) a choice may stand anywhere.
+    A choice counts only as a whole word or number: "left" is not in "leftover", "1" is not in "-1" or "1.5", and "C" is
+    not in "C++". If two choices overlap, only the longer one is named: "top left", not "left". In scripts without
+    spaces between words (Chinese, Japanese, Thai and others), a choice may appear anywhere.
 
     Example:
         >>> is_correct("The answer is (B).", "(B)", ["(A)", "(B)"])
@@ -185,7 +187,7 @@ def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bo
 
 
 def _named(text: str, choices: Sequence[str]) -> set[str]:
-    """The choices that stand in a text as a whole, as `_folded` writes them; see `is_correct`."""
+    """Return the choices that a text names, as `_folded` writes them; see `is_correct`."""
     text = _folded(text)
     inside = {place for unit in UNIT.finditer(text) for place in range(unit.start() + 1, unit.end())}
     named: set[str] = set()
@@ -193,7 +195,7 @@ def _named(text: str, choices: Sequence[str]) -> set[str]:
     for choice in sorted({_folded(choice) for choice in choices} - {""}, key=len, reverse=True):
         for start in _places(choice, text):
             end = start + len(choice)
-            is_hyphen = choice[0] in "+-" and start > 0 and LETTER.match(text[start - 1])  # in a-1
+            is_hyphen = choice[0] in "+-" and start > 0 and LETTER.match(text[start - 1])  # as in a-1
             if start in inside or end in inside or is_hyphen or not taken.isdisjoint(range(start, end)):
                 continue
             named.add(choice)
@@ -202,7 +204,7 @@ def _named(text: str, choices: Sequence[str]) -> set[str]:
 
 
 def _places(choice: str, text: str) -> Iterator[int]:
-    """Where a choice begins in a text."""
+    """Yield every position where a choice begins in a text."""
     start = text.find(choice)
     while start >= 0:
         yield start
@@ -210,7 +212,7 @@ def _places(choice: str, text: str) -> Iterator[int]:
 
 
 def _folded(text: str) -> str:
-    """A text in one of the ways in which it may be written: lower case, composed letters, ASCII in its usual width."""
+    """Normalize a text: lower case, composed letters (NFC), ASCII in its usual width."""
     return unicodedata.normalize("NFC", text.lower().translate(NARROW))
 
 
@@ -219,7 +221,7 @@ def _plain(text: str) -> str:
 
 
 def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
-    """For each kind of question: `accuracy`, `correct`, `total`.
+    """Return `accuracy`, `correct` and `total` for each kind of question.
 
     Raises:
         FvvError: there are no answers.
@@ -236,16 +238,16 @@ def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
 
 
 def confidence_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Between which accuracies a model may lie that was right `correct` times of `total`; Wilson's interval, which
-    stays between 0 and 1 and says something even where all answers are right.
+    """Return the confidence interval of the accuracy of a model that answered `correct` of `total` questions correctly.
+    Wilson's interval stays between 0 and 1, and is useful even if all answers are correct.
 
     Raises:
-        FvvError: not 0 <= correct <= total with a total of at least 1.
+        FvvError: unless 0 <= `correct` <= `total` and `total` >= 1.
 
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927. Lesson: 07.
     """
     if not 0 <= correct <= total or total < 1:
-        raise FvvError(f"{correct} right answers of {total} cannot be: count at least one question.")
+        raise FvvError(f"correct must be from 0 to total, and total at least 1, got {correct} of {total}.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = correct / total
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
