@@ -88,7 +88,7 @@ def test_pictures_are_rgb_whatever_the_decoder_gives(pixel_format):
 def test_pictures_of_two_sizes_are_an_error(size):
     pictures, reformatter = pictures_for(0, 1), VideoReformatter()
     pictures.put(0, picture(0)[1], reformatter)
-    message = r"folder/clip\.mp4: the picture size changes within the clip. Encode it again at one size"
+    message = r"folder/clip\.mp4: the frame size changes within the clip. Encode it again at one size"
     with pytest.raises(VideoDecodeError, match=message):
         pictures.put(1, picture(1, *size)[1], reformatter)
     assert pictures.missing == {1}
@@ -103,7 +103,7 @@ def test_where_only_the_degrees_are_known_the_turn_is_counter_clockwise(degrees)
 
 def test_a_turn_by_no_multiple_of_90_degrees_is_an_error(decode_turned):
     pictures = pictures_for(0)
-    message = r"folder/clip\.mp4: it is turned by -?\d+ degrees. Encode it upright"
+    message = r"folder/clip\.mp4: it is rotated by -?\d+ degrees. Encode it upright"
     with pytest.raises(VideoDecodeError, match=message):
         pictures.put(0, decode_turned(45)[0], VideoReformatter())
     assert pictures.missing == {0}

@@ -134,7 +134,7 @@ def test_hidden_files_of_a_folder_do_not_count_and_others_are_an_error(folder):
     (folder / ".DS_Store").touch()
     assert read_video(folder, 2).total_frames == 12
     (folder / "notes.txt").touch()
-    with pytest.raises(VideoDecodeError, match=r"frames: .*'notes\.txt' is none"):
+    with pytest.raises(VideoDecodeError, match=r"frames: .*'notes\.txt' is not an image"):
         read_video(folder, 2)
 
 
@@ -142,7 +142,7 @@ def test_pictures_that_are_no_video_are_errors(folder, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(VideoDecodeError, match=r"nothing: .*it is empty"):
         read_video(tmp_path / "nothing", 2)
-    with pytest.raises(FvvError, match="needs a picture"):
+    with pytest.raises(FvvError, match="needs an image"):
         read_video([], 2)
     with pytest.raises(FvvError, match="picture_rate above 0"):
         read_video(folder, 2, picture_rate=0)
@@ -150,7 +150,7 @@ def test_pictures_that_are_no_video_are_errors(folder, tmp_path):
     with pytest.raises(VideoDecodeError, match="differ in size"):
         read_video(folder, 13)
     (folder / "frame1.png").write_bytes((folder / "frame1.png").read_bytes()[:200])
-    with pytest.raises(VideoDecodeError, match=r"frame1\.png: it cannot be read as a picture"):
+    with pytest.raises(VideoDecodeError, match=r"frame1\.png: it cannot be read as an image"):
         read_video(folder, 2)
 
 

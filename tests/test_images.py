@@ -262,9 +262,9 @@ def test_a_tiff_of_12_bits_is_not_taken_for_a_dark_one_of_16(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        ("fractions", tiff(levels() / 65535, 32, sample_format=3, floats=True)),
-        ("numbers of 32 bits", tiff(levels(), 32)),
-        ("numbers of 32 bits", tiff(levels(), 16, sample_format=2)),
+        ("floating-point numbers", tiff(levels() / 65535, 32, sample_format=3, floats=True)),
+        ("32-bit numbers", tiff(levels(), 32)),
+        ("32-bit numbers", tiff(levels(), 16, sample_format=2)),
     ],
     ids=["float", "32 bits", "signed"],
 )
@@ -308,7 +308,7 @@ def test_a_level_that_a_grey_png_calls_transparent_shows_white(tmp_path, value):
 def test_several_pictures_are_not_read_as_their_first(tmp_path, name):
     pictures = [Image.fromarray(noise(20, 30, 3)), Image.new("RGB", (30, 20)), Image.new("RGB", (30, 20), "red")]
     pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
-    with pytest.raises(VideoDecodeError, match=rf"{name}: it holds 3 pictures. Read an animation with read_video"):
+    with pytest.raises(VideoDecodeError, match=rf"{name}: it holds 3 images. Read an animation with read_video"):
         load_image(tmp_path / name)
 
 
@@ -323,7 +323,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path):
     """Pillow would start Ghostscript."""
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
-    with pytest.raises(VideoDecodeError, match=r"a\.png: it cannot be read as a picture"):
+    with pytest.raises(VideoDecodeError, match=r"a\.png: it cannot be read as an image"):
         load_image(tmp_path / "a.png")
 
 

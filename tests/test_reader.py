@@ -129,7 +129,7 @@ def test_a_display_matrix_turns_and_mirrors_as_players_do(tmp_path, name, codec)
 def test_a_display_matrix_that_skews_is_an_error(tmp_path, matrix):
     write_numbered(tmp_path / "clip.mp4")
     set_matrix(tmp_path / "clip.mp4", matrix)
-    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: it is turned by .*Encode it upright"):
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: it is rotated by .*Encode it upright"):
         read_video(tmp_path / "clip.mp4", 6)
 
 
@@ -289,7 +289,7 @@ def test_a_list_under_the_name_of_a_video_is_refused_before_anything_that_it_nam
         writing.mux(stream.encode())
     Path(name).write_text(SCRIPTS[kind])
     os.utime("clip.ts", ns=(1, 10**18))  # read before it was written: the next read is noted on every Linux
-    message = "its content is no container of video|it cannot be decoded as a video"  # one is of our list, one FFmpeg's
+    message = "its content is not a video container|it cannot be decoded as a video"  # one is of our list, one FFmpeg's
     with pytest.raises(VideoDecodeError, match=rf"^{re.escape(name)}: ({message})"):
         read_video(name, 2, backend=backend)
     assert Path("clip.ts").stat().st_atime_ns == 1
@@ -400,7 +400,7 @@ def test_threads_share_the_groups_out(tmp_path, monkeypatch, decoded, num_thread
 def test_what_a_thread_finds_wrong_is_the_error_of_the_call(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
     write_numbered(tmp_path / "clip.mp4", gop=12, rotation=45)
-    with pytest.raises(VideoDecodeError, match="turned by 45 degrees"):
+    with pytest.raises(VideoDecodeError, match="rotated by 45 degrees"):
         read_video(tmp_path / "clip.mp4", 8, num_threads=3)
 
 

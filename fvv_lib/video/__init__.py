@@ -1,1 +1,1 @@
-"""Room 1: a video file becomes the frames that are asked for, and frames become pixels."""
+"""Room 1: read the requested frames of a video file, and convert frames to pixels."""

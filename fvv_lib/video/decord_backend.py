@@ -1,4 +1,4 @@
-"""decord: the reader of the described system, kept to be compared.                                         Lesson 1"""
+"""decord: the reader of the described system, kept for comparison.                                         Lesson 1"""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from fvv_lib.video.frames import Chooser, Frames
 
 
 def read_decord(path: Path, choose: Chooser, num_threads: int) -> Frames:
-    """Times of all frames, indices of the chosen ones, and these frames, as decord gives them.
+    """Read the chosen frames and the times of all frames with decord.
 
-    They are wrong, without an error, for most H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`.
+    decord silently returns wrong frames for most H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`.
 
-    The file is opened as the exact reader opens it first: that refuses what is no container, and tells the shape of the
-    pixels, which decord does not.
+    The exact reader opens the file first. It refuses a file that is not a container, and returns the pixel aspect,
+    which decord does not report.
 
     Raises:
         FvvError: decord is not installed.
-        VideoDecodeError: decord cannot decode the file, or it is no container of video.
+        VideoDecodeError: decord cannot decode the file, or the file is not a video container.
     """
     try:
         import decord

@@ -1,4 +1,4 @@
-"""Frames of a video and where they come from: what every reader returns.                                   Lesson 1"""
+"""Frames of a video with their indices and times: what every reader returns.                               Lesson 1"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,19 @@ Source = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """Frames of a video, and where they come from.
+    """Frames of a video, with their indices and times.
 
     Attributes:
-        frames: uint8 (N, H, W, 3), RGB, upright: turned and mirrored as the file says. What is transparent shows white.
-        indices: int64 (N,), places in the order of presentation, counted from the first frame of the file.
+        frames: uint8 (N, H, W, 3), RGB, upright: rotated and mirrored as the file says. Transparent pixels are white.
+        indices: int64 (N,), frame numbers in presentation order, counted from the first frame of the file.
         timestamps: float64 (N,), seconds from the first frame of the file.
         fps: average frames per second of the whole file.
         total_frames: frames in the whole file.
         duration: seconds, `total_frames / fps`.
-        errors: float64 (N,), seconds by which each frame is later than the one that was asked for; 0 unless
-            `accuracy="keyframe"`.
-        pixel_aspect: width / height of a pixel where it is shown. Old and anamorphic video has pixels that are not
-            square; `preprocess_frames` takes this number and shows the picture in its true shape. The frames have the
-            pixels of the file.
+        errors: float64 (N,), seconds by which each frame is later than the requested one (earlier if negative); 0
+            unless `accuracy="keyframe"`.
+        pixel_aspect: width / height of a displayed pixel. Old and anamorphic videos have pixels that are not square.
+            `frames` has the pixels of the file; pass this number to `preprocess_frames` to correct the shape.
 
     Lesson: 01.
     """
@@ -43,8 +42,14 @@ class VideoFrames:
 
 
 class Frames(NamedTuple):
-    """What a reader returns: times of all frames in seconds, float64 (F,); indices of those read, int64 (N,); these
-    frames, uint8 (N, H, W, 3); and width / height of their pixels."""
+    """What a reader returns.
+
+    Attributes:
+        times: float64 (F,), seconds from the first frame, of all frames.
+        indices: int64 (N,), the frames that were read.
+        frames: uint8 (N, H, W, 3).
+        pixel_aspect: width / height of their pixels.
+    """
 
     times: np.ndarray
     indices: np.ndarray
@@ -56,17 +61,18 @@ Chooser = Callable[[np.ndarray], np.ndarray]  # times of all frames in seconds, 
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:
-    """Pictures with an alpha channel on white paper: uint8 (..., 4) -> uint8 (..., 3).
+    """Composite images with an alpha channel on white: uint8 (..., 4) -> uint8 (..., 3).
 
-    White, because transparent drawings are mostly made for it (dark lines would vanish on black), and because what a
-    file shows must not depend on the model that looks at it, as the colour of its padding does.
+    Most transparent drawings are made for white; dark lines would vanish on black. The padding colour is not used: it
+    depends on the model, and the content of a file must not.
     """
     alpha = pixels[..., 3:].astype(np.uint16)
     return ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def marked_times(paths: Sequence[Path], videos: Sequence[Any], time_marks: str) -> list[list[float]] | None:
-    """The times that are written before the frames, of each video its own and of a picture none; None without marks."""
+    """Return the times to write before the frames: a list for each video, an empty list for an image. `None` if
+    `time_marks` is `none`."""
     if time_marks == "none":
         return None
     return [video.timestamps.tolist() if is_video(path) else [] for path, video in zip(paths, videos, strict=True)]

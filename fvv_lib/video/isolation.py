@@ -1,12 +1,12 @@
-"""Run a function in a child process, so that its hang, its crash or its hunger is not ours.                Lesson 1
+"""Run a function in a child process, to contain hangs, crashes and excessive memory use.                   Lesson 1
 
-A decoder is a million lines of C that reads files from strangers. In the process that trains, its crash ends the run
-and its hang stops every GPU. So the caller may have a child do the work: it is started once for each thread, kept, and
-replaced when it had to be killed. It may have `MEMORY` bytes of its own, counted as Linux counts data (RLIMIT_DATA:
-what can be written and is not shared). The address space is not limited: it holds what is mapped and never used, more
-the more threads there are. macOS and Windows have no such limit.
+A decoder is a million lines of C that reads files from strangers. In the training process, its crash ends the run and
+its hang stops every GPU. So the caller can have a child process do the work. Each thread starts one child, keeps it,
+and replaces it after it was killed. On Linux a child may have `MEMORY` bytes of data (RLIMIT_DATA: memory that is
+writable and not shared). The address space is not limited: it includes mapped memory that is never used, and this grows
+with the number of threads. macOS and Windows have no such limit.
 
-`subprocess`, not `multiprocessing`: a DataLoader's worker may not have children of the second kind. This module knows
+The child is a `subprocess`, because a DataLoader worker cannot have `multiprocessing` children. This module knows
 nothing about videos.
 """
 
@@ -24,14 +24,14 @@ from typing import Any
 from fvv_lib.errors import FvvError
 
 START = "import sys; sys.path[:] = {path!r}; from fvv_lib.video.isolation import serve; serve({memory})"
-START_SECONDS = 120.0  # for a new child to be ready; imports from a busy network disk take their time
-MEMORY = 8 * 2**30  # 512 frames of 1080p are 3 GiB, twice that while they are put together
-CALLS = 1000  # after so many a child is replaced: what a decoder leaks goes with it
+START_SECONDS = 120.0  # for a new child to be ready; imports from a busy network disk are slow
+MEMORY = 8 * 2**30  # 512 frames of 1080p are 3 GiB, and twice that while they are stacked
+CALLS = 1000  # before a child is replaced, which frees what a decoder leaked
 _mine = threading.local()
 
 
 class ChildTimeoutError(Exception):
-    """The call took longer than it may; its child was killed."""
+    """The call exceeded its time limit, and its child was killed."""
 
 
 class ChildCrashError(Exception):
@@ -42,15 +42,15 @@ def call(function: str, arguments: dict[str, Any], timeout: float) -> Any:
     """Call a function by its full name ("package.module.name") in a child process.
 
     Args:
-        arguments: keyword arguments; they and the result must pickle.
-        timeout: seconds; the start of a new child does not count, and may take `START_SECONDS`.
+        arguments: keyword arguments; they and the result must be picklable.
+        timeout: seconds, without the start of a new child, which may take `START_SECONDS`.
 
     Raises:
-        ChildTimeoutError, ChildCrashError: the next call starts a new child.
-        FvvError: the timeout is no number of seconds above 0; or a new child died or hung before it was ready, for
-            which no file is to blame.
-        MemoryError: the call takes more than `MEMORY`.
-        Exception: whatever the function raises.
+        ChildTimeoutError, ChildCrashError: the child was too slow or died; the next call starts a new one.
+        FvvError: the timeout is not a number of seconds above 0; or a new child died or hung before it was ready, so
+            no file is to blame.
+        MemoryError: the call needs more than `MEMORY`.
+        Exception: any error that the function raises.
     """
     if not isinstance(timeout, int | float) or not 0 < timeout <= threading.TIMEOUT_MAX:
         raise FvvError(f"timeout must be a number of seconds above 0, or None for no limit; got {timeout!r}.")
@@ -61,22 +61,22 @@ def call(function: str, arguments: dict[str, Any], timeout: float) -> Any:
 
 
 class _Child:
-    """A process that runs `serve`, at the other end of two pipes."""
+    """A process that runs `serve`, connected by two pipes."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()  # a forked copy of us must not use our child
+        self.owner = os.getpid()  # a forked copy of this process must not use the child
         self.calls, self.killed = 0, False
         command = [sys.executable, "-c", START.format(path=sys.path, memory=MEMORY)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         weakref.finalize(self, _stop, self.process, self.owner)
         try:
-            self._answer(START_SECONDS)  # it says when it is ready
+            self._answer(START_SECONDS)  # the child reports that it is ready
             if self.killed:
                 raise ChildTimeoutError(f"no answer after {START_SECONDS:g} seconds")
         except (ChildTimeoutError, ChildCrashError) as error:
             raise FvvError(
-                f"The process that decodes videos did not start ({error}). What it wrote stands above. Without a time "
-                "limit (timeout=None, --decode_timeout 0) videos are decoded in this process."
+                f"The process that decodes videos did not start ({error}). See its output above. To decode in this "
+                "process instead, set no time limit (timeout=None, --decode_timeout 0)."
             ) from error
 
     def is_alive(self) -> bool:
@@ -89,11 +89,11 @@ class _Child:
             try:
                 raise result
             finally:
-                del result  # its traceback holds this frame, which would hold it and the child
+                del result  # its traceback refers to this frame: a cycle that keeps the child
         return result
 
     def _answer(self, timeout: float, request: Any = None) -> Any:
-        """Send a request, if any, and wait for the answer; a child that does not give one in time is killed."""
+        """Send a request, if any, and return the answer. Kill the child if it does not answer in time."""
         limit = _Limit(self.process, timeout)
         try:
             if request is not None:
@@ -101,20 +101,20 @@ class _Child:
                 self.process.stdin.flush()  # type: ignore[union-attr]
             return pickle.load(self.process.stdout)  # type: ignore[arg-type]
         except BaseException as error:
-            self.process.kill()  # what it still answers would be taken for the next answer
+            self.process.kill()  # a late answer would be taken for the next one
             code = self.process.wait()
-            if not isinstance(error, EOFError | BrokenPipeError | pickle.UnpicklingError):  # Ctrl+C, for one
+            if not isinstance(error, EOFError | BrokenPipeError | pickle.UnpicklingError):  # for example Ctrl+C
                 raise
             if limit.expired:
                 raise ChildTimeoutError(f"no answer after {timeout:g} seconds") from error
             raise ChildCrashError(f"the process died with exit code {code}") from error
         finally:
             limit.end()
-            self.killed = limit.expired  # also where it answered in the last moment
+            self.killed = limit.expired  # also if it answered just before the kill
 
 
 class _Limit:
-    """Kills a process that takes too long, and never one whose answer has been read: the next call may use it."""
+    """Kill a process that takes too long, but never after its answer was read: the next call may use it."""
 
     def __init__(self, process: subprocess.Popen, seconds: float) -> None:
         self.process, self.ended, self.expired = process, False, False
@@ -135,7 +135,7 @@ class _Limit:
 
 
 def _stop(process: subprocess.Popen, owner: int) -> None:
-    """End a child whose owner no longer needs it; a forked copy of the owner only lets go of the pipes."""
+    """End a child that its owner no longer needs. A forked copy of the owner only closes the pipes."""
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):
             pipe.close()  # type: ignore[union-attr]
@@ -145,10 +145,10 @@ def _stop(process: subprocess.Popen, owner: int) -> None:
 
 
 def serve(memory: int) -> None:
-    """What the child does: read a call, make it, write the result, until the pipe is closed.
+    """Run in the child: read a call, execute it and write the result, until the pipe is closed.
 
     Args:
-        memory: bytes of data that it may have.
+        memory: bytes of data that the child may have.
     """
     with suppress(ImportError):  # Windows has no such limits
         import resource
@@ -156,21 +156,21 @@ def serve(memory: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         if soft == resource.RLIM_INFINITY or soft > memory:
             resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
-    for number in (signal.SIGTERM, signal.SIGINT):  # sent to a whole job; the owner still needs its answer
+    for number in (signal.SIGTERM, signal.SIGINT):  # sent to a whole job, but the owner still needs the answer
         signal.signal(number, signal.SIG_IGN)
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what others print must not come between the replies
+    os.dup2(2, 1)  # printed output must not mix with the replies
     reply: Any = "ready"
     while True:
         pickle.dump(reply, replies, protocol=pickle.HIGHEST_PROTOCOL)
         replies.flush()
-        reply = None  # or it would be held while the next is made
+        reply = None  # free it before the next call
         try:
             folder, function, arguments = pickle.load(requests)
         except EOFError:
             return
         try:
-            os.chdir(folder)  # where the caller is now, not where it was when the child began
+            os.chdir(folder)  # the caller's present folder, not that at the child's start
             module, name = function.rsplit(".", 1)
             reply = True, getattr(import_module(module), name)(**arguments)
         except Exception as error:

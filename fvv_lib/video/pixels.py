@@ -1,7 +1,7 @@
-"""Frames to pixel tensors: pad, crop or resize all frames of a clip in one batch.                         Lesson 1
+"""Convert frames to pixel tensors: pad, crop or resize all frames of a clip in one batch.                 Lesson 1
 
 Pixels stay uint8 until they reach the model's device: a quarter of the bytes through the data loader and over PCIe.
-Scaling to [0, 1] and normalising is the encoder's first step. This module knows nothing about models or tokens.
+The encoder scales them to [0, 1] and normalizes them. This module knows nothing about models or tokens.
 """
 
 import math
@@ -28,18 +28,18 @@ def preprocess_frames(
 
     Args:
         size: the side of the square in pixels.
-        aspect_ratio: `pad` puts the whole picture on a square of the background (Apple trained FastVLM so); `crop`
-            keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes.
+        aspect_ratio: `pad` puts the whole frame on a square of the background (as Apple trained FastVLM); `crop`
+            keeps the middle square (a 16:9 frame loses 44 % of its width); `resize` squeezes the frame into the square.
         background: RGB, 0 to 255.
-        pixel_aspect: width / height of a pixel, which `VideoFrames` tells. The picture is shown in its true shape:
-            96x64 pixels of aspect 2 as 192x64 square ones would be.
+        pixel_aspect: width / height of a pixel, from `VideoFrames`. The frame is shown in its true shape: 96x64 pixels
+            of aspect 2 become what 192x64 square pixels become.
 
     Raises:
-        FvvError: the frames are not uint8 (N, H, W, 3), the aspect ratio is none of these, or the pixels' is not above
-            0.
+        FvvError: the frames are not uint8 (N, H, W, 3), `aspect_ratio` is unknown, or `pixel_aspect` is not a number
+            above 0.
 
-    Resizing is bicubic with antialiasing, to whole pixels. Differs from the described system, which pads each picture
-    at full size and resizes it frame by frame: there the background bleeds into the picture's border. Lesson: 01.
+    Resizing is bicubic with antialiasing, to whole pixels. The described system pads each frame at full size and then
+    resizes it, one frame at a time; there the background bleeds into the border of the frame. Lesson: 01.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise FvvError(f"Frames must be uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}.")
@@ -47,8 +47,8 @@ def preprocess_frames(
         raise FvvError(f"Unknown image_aspect_ratio {aspect_ratio!r}: choose one of {', '.join(ASPECT_RATIOS)}.")
     if not 0 < pixel_aspect < math.inf:
         raise FvvError(f"pixel_aspect must be a number above 0, got {pixel_aspect!r}.")
-    frames = np.require(frames, requirements=["C", "W"])  # copies only what torch would warn of
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W), still channels-last: resized twice as fast
+    frames = np.require(frames, requirements=["C", "W"])  # copies only if torch would warn
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W), still channels-last: resizes twice as fast
     height, width = pixels.shape[-2:]
     if aspect_ratio == "resize":
         return _resize(pixels, size, size).contiguous()

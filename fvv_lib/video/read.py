@@ -1,7 +1,7 @@
-"""Frames of a file: PyAV (exact, default) and decord (the described backend) behind one door.              Lesson 1
+"""Read frames of a file with PyAV (exact, the default) or decord (the described system's).                 Lesson 1
 
-A video is a file, an animation, a folder of numbered pictures or a list of pictures; a picture is a video of one frame.
-How frames are found exactly is `reader`'s part. This module knows nothing about tensors or models.
+A video is a file, an animation, a folder of numbered images or a list of images. A still image is a video of one frame.
+`exact.reader` finds the exact frames. This module knows nothing about tensors or models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,10 @@ ACCURACIES = ("exact", "keyframe")
 
 
 def load_video_frames(video_path: Source, num_frames: int = 8, **options: Any) -> list[Image.Image]:
-    """Sample exactly `num_frames` frames of a video as RGB pictures. See `read_video` for the options and errors.
+    """Sample exactly `num_frames` frames of a video as RGB images. See `read_video` for the options and errors.
 
-    Differs from the described system: a clip shorter than `num_frames` repeats frames instead of returning fewer, and
-    the frames are the true ones in every container. Lesson: 01.
+    Differs from the described system: a clip with fewer than `num_frames` frames repeats some instead of returning
+    fewer, and the frames are correct in every container. Lesson: 01.
     """
     return [Image.fromarray(frame) for frame in read_video(video_path, num_frames, **options).frames]
 
@@ -51,29 +51,29 @@ def read_video(
     num_threads: int = 0,
     timeout: float | None = None,
 ) -> VideoFrames:
-    """Sample frames of a video, with their numbers and times.
+    """Sample frames of a video, with their indices and times.
 
     Args:
-        video_path: a video file in a container that FFmpeg knows, whatever its name; an animated GIF, PNG, WebP or
-            AVIF; a folder of numbered pictures; or a list of picture files. Playlists and scripts are refused, and
-            nothing that they name is opened.
-        num_frames: how many; always exactly as many come.
+        video_path: a video file of any name, in a container that FFmpeg knows; an animated GIF, PNG, WebP or AVIF; a
+            folder of numbered images; or a list of image files. Playlists and scripts are refused, and nothing that
+            they name is opened.
+        num_frames: number of frames; exactly this many are returned.
         strategy, seed, sample_fps: see `sampling.sample_frame_indices`.
         start, end: seconds; only frames with start <= time < end are sampled.
-        backend: `pyav` is exact. `decord` is the described system's; it returns wrong frames without a word for most
-            H.264 `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and cannot open AV1. `auto` is `pyav`.
-        accuracy: `keyframe` gives the key frame nearest to each frame asked for, which needs no other frame decoded;
-            `errors` says how far off each is, also outside of start and end. Where a file does not tell its key frames
-            the frames are exact.
-        picture_rate: frames per second of a folder or list of pictures, which do not tell.
-        num_threads: that decode; 0 is one per core, where that is worth it. Where workers read in parallel, 1 is best.
-        timeout: seconds. With it the file is read in a process of its own (`isolation`), so that a hang or a crash of
-            the decoder is an error about this file and nothing else.
+        backend: `pyav` is exact. `decord` is the described system's; it silently returns wrong frames for most H.264
+            `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and cannot open AV1. `auto` is `pyav`.
+        accuracy: `keyframe` returns the key frame nearest to each requested frame, so no other frame is decoded. It
+            may be outside of start and end; `errors` says how far off it is. If decoding cannot start at the file's
+            key frames, the frames are exact.
+        picture_rate: frames per second of a folder or list of images, which have no times.
+        num_threads: decoding threads; 0 is one per core if the clip is large enough. Use 1 if workers read in parallel.
+        timeout: seconds. If set, a separate process reads the file (`isolation`), so that a hang or a crash of the
+            decoder is an error about this file and nothing else.
 
     Raises:
-        VideoDecodeError: the file is missing, empty, no video, damaged, too large, took longer than `timeout`, crashed
-            the decoder, or has no frame between start and end.
-        FvvError: an unknown backend, accuracy or strategy.
+        VideoDecodeError: the file is missing, empty, damaged, too large or not a video, takes longer than `timeout`,
+            crashes the decoder, or has no frame between start and end.
+        FvvError: an argument is invalid, for example an unknown backend, accuracy or strategy.
 
     Lesson: 01.
     """
@@ -89,11 +89,11 @@ def read_video(
     if timeout is not None:
         return _in_child("read_video", {**arguments, "timeout": None}, timeout)
 
-    name = str(video_path) if isinstance(video_path, str | Path) else f"{len(video_path)} pictures"
+    name = str(video_path) if isinstance(video_path, str | Path) else f"{len(video_path)} images"
     asked = np.empty(0, dtype=np.int64)
 
     def choose(times: np.ndarray) -> np.ndarray:
-        """Frame times in seconds, float64 (total_frames,), to the indices of the frames to read."""
+        """Map frame times in seconds, float64 (total_frames,), to the indices of the frames to read."""
         nonlocal asked
         first = 0 if start is None else int(np.searchsorted(times, start, side="left"))
         last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
@@ -116,7 +116,7 @@ def read_video(
 
 
 def read_media(path: str | Path, num_frames: int, **options: Any) -> VideoFrames:
-    """`read_video`, or a still picture as a video of one frame."""
+    """Read a video with `read_video`, or a still image as a video of one frame."""
     if is_video(path):
         return read_video(path, num_frames, **options)
     nothing = np.zeros(1)
@@ -124,10 +124,10 @@ def read_media(path: str | Path, num_frames: int, **options: Any) -> VideoFrames
 
 
 def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float | None = None) -> int:
-    """Decode all of a video, keep nothing, and count its frames (the pictures of a folder are counted, not read).
+    """Count the frames of a video by decoding all of them; none is kept. The images of a folder are not decoded.
 
     Raises:
-        VideoDecodeError: as `read_video`, wherever in the file it is damaged.
+        VideoDecodeError: as `read_video`, for damage anywhere in the file.
     """
     if timeout is not None:
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
@@ -140,7 +140,7 @@ def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float
 
 @contextmanager
 def readable(source: Any) -> Iterator[None]:
-    """Within it, what the system refuses (permissions, a broken disk, too long a name) is a VideoDecodeError."""
+    """Turn an `OSError` in the body (permissions, a broken disk, too long a name) into a `VideoDecodeError`."""
     try:
         yield
     except OSError as error:
@@ -175,7 +175,7 @@ def _existing(path: Path) -> Path:
 
 
 def _average_fps(times: np.ndarray) -> float:
-    """Frames per second, from the first frame's time to the last one's; 1 where there is a single frame."""
+    """Return the frames per second between the times of the first and the last frame; 1 for a single frame."""
     return float((len(times) - 1) / (times[-1] - times[0])) if len(times) > 1 and times[-1] > times[0] else 1.0
 
 
@@ -189,10 +189,10 @@ def _in_child(function: str, arguments: dict[str, Any], timeout: float) -> Any:
         ) from error
     except MemoryError as error:
         raise VideoDecodeError(
-            f"{name}: reading it takes more than {isolation.MEMORY / 2**30:.3g} GiB. Take fewer frames of it, or "
-            "encode it smaller."
+            f"{name}: reading it takes more than {isolation.MEMORY / 2**30:.3g} GiB. Sample fewer frames, or "
+            "encode it at a smaller size."
         ) from error
     except isolation.ChildCrashError as error:
         raise VideoDecodeError(
-            f"{name}: the decoder crashed on it ({error}). Encode it again, or leave it out."
+            f"{name}: the decoder crashed on it ({error}). Encode it again, or remove it."
         ) from error

@@ -1,8 +1,8 @@
-"""Which frames: pure index arithmetic.                                                                    Lesson 1
+"""Choose frame indices: pure arithmetic.                                                                  Lesson 1
 
-A clip has hundreds of frames, a language model has room for a few. ClipBERT (Lei et al., CVPR 2021) showed that a few
-frames, spread over the clip, are enough for most questions. This module only computes indices. It knows nothing about
-files, pictures or tensors.
+A clip has hundreds of frames, but a language model has room for a few. ClipBERT (Lei et al., CVPR 2021) showed that a
+few frames, spread over the clip, are enough for most questions. This module only computes indices. It knows nothing
+about files, images or tensors.
 """
 
 from collections.abc import Sequence
@@ -27,19 +27,19 @@ def sample_frame_indices(
 
     Strategies:
         uniform: evenly from the first frame to the last, both included (the described system's rule).
-        segment: cut the clip into `num_frames` equal parts and take the middle of each (TSN at test time).
-        random: one frame at random in each part (TSN and ClipBERT at training time); `seed` is required, so that a
-            run can be repeated.
-        fps: `sample_fps` frames per second of a clip that plays at `video_fps`, thinned evenly where they are more
-            than `num_frames`. Their distances in time are equal where the clip's rate is constant.
+        segment: the middle frame of each of `num_frames` equal parts of the clip (TSN at test time).
+        random: one random frame of each part (TSN and ClipBERT at training time). Requires `seed`, so that a run can
+            be repeated.
+        fps: `sample_fps` frames per second of a clip that plays at `video_fps`, thinned evenly if there are more than
+            `num_frames`. The frames are equally spaced in time if the clip's rate is constant.
 
     Returns:
-        int64 (num_frames,), sorted, each in [0, total_frames). A clip with fewer frames than asked for repeats some:
-        the prompt has been expanded for `num_frames` pictures, so exactly as many must come (the described system
-        returns fewer and fails later).
+        int64 (num_frames,), sorted, each in [0, total_frames). A clip with fewer frames than requested repeats some,
+        because the prompt is expanded for exactly `num_frames` frames (the described system returns fewer and fails
+        later).
 
     Raises:
-        FvvError: a count below 1, an unknown strategy, or a strategy without what it needs.
+        FvvError: a count is below 1, the strategy is unknown, or an argument that it needs is missing.
 
     Source: Wang et al., Temporal Segment Networks, ECCV 2016; Lei et al., ClipBERT, CVPR 2021. Lesson: 01.
     """
@@ -61,10 +61,10 @@ def sample_frame_indices(
             )
         step = max(video_fps / sample_fps, 1.0)
         candidates = np.arange(0, total_frames, step).astype(np.int64)
-        return _thin(candidates[candidates < total_frames], num_frames)  # arange may overshoot by a rounding
+        return _thin(candidates[candidates < total_frames], num_frames)  # rounding can make arange overshoot
     raise FvvError(f"Unknown sampling strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
 
 
 def _thin(indices: np.ndarray, count: int) -> np.ndarray:
-    """Take `count` of the indices, evenly from the first to the last; repeats where there are fewer."""
+    """Return `count` of the indices, evenly from the first to the last. Repeat some if there are fewer."""
     return indices[np.linspace(0, len(indices) - 1, count, dtype=np.int64)]

@@ -1,4 +1,4 @@
-"""Pictures, alone, as the frames of a video, or one after the other in an animation.                      Lesson 1"""
+"""Read images: one alone, several as the frames of a video, or the frames of an animation.                Lesson 1"""
 
 import re
 import struct
@@ -14,24 +14,24 @@ from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.video.frames import Chooser, Frames, on_white
 from fvv_lib.video.kinds import ANIMATED_FORMATS, PICTURE_EXTENSIONS, first_picture, last_picture
 
-# What Pillow decodes itself. Not here: EPS, a program that another one would be started to run.
+# Formats that Pillow decodes itself. EPS is excluded: it is a program, and Pillow would start Ghostscript to run it.
 PICTURE_FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PSD", "SGI"),
     *("PCX", "QOI", "DDS"),
 )
 BITS_PER_SAMPLE, PHOTOMETRIC, SUBFILE_TYPE = 258, 262, 254  # tags of TIFF
-SHORTEST, INSTEAD = 10.0, 100.0  # milliseconds
+SHORTEST, INSTEAD = 10.0, 100.0  # milliseconds; see `animation_times`
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Read a still picture, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
+    """Read a still image, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
 
-    16-bit samples, grey or colour, become their high bytes (0 to 65535 is 0 to 255), whatever values the picture uses:
-    two pictures of one camera stay comparable. What is transparent shows white.
+    A 16-bit sample, grey or colour, becomes its high byte (0 to 65535 becomes 0 to 255). It is not stretched to the
+    range that the image uses, so two images from one camera stay comparable. Transparent pixels are white.
 
     Raises:
-        VideoDecodeError: the file is missing or is not a whole picture, is several (an animation, pages), or has
-            numbers without a range (floating point, 32 bits), which nobody can say how bright to show.
+        VideoDecodeError: the file is missing or is not a whole image, holds several images (an animation, pages), or
+            has samples without a defined range (floating point, 32 bits).
 
     Lesson: 01.
     """
@@ -39,17 +39,17 @@ def load_image(path: str | Path) -> np.ndarray:
         several = _pages(picture)
         if several > 1:
             raise VideoDecodeError(
-                f"{path}: it holds {several} pictures. Read an animation with read_video; of other files save the "
-                "picture that you mean."
+                f"{path}: it holds {several} images. Read an animation with read_video; from other files, save one "
+                "image on its own."
             )
         return _to_rgb(picture, path)[None]
 
 
 def read_animation(path: Path, choose: Chooser) -> Frames:
-    """The frames of an animated GIF, PNG, WebP or AVIF, each as it looks when it is shown.
+    """Read frames of an animated GIF, PNG, WebP or AVIF, each as it is displayed.
 
     Raises:
-        VideoDecodeError: as `load_image`, wherever in the file it is damaged.
+        VideoDecodeError: as `load_image`, for damage anywhere in the file.
     """
     times = animation_times(path)
     indices = choose(times)
@@ -62,19 +62,19 @@ def read_animation(path: Path, choose: Chooser) -> Frames:
 
 
 def animation_times(path: Path) -> np.ndarray:
-    """Seconds at which each frame of an animation is shown, by decoding all of them: float64 (F,).
+    """Return the seconds at which each frame of an animation is shown, by decoding all of them: float64 (F,).
 
-    A frame that would be shown for 10 milliseconds or less is shown for 100, as in browsers: such files mean "fast".
+    A duration of 10 milliseconds or less becomes 100, as in browsers: such files mean "fast".
     """
     durations: list[float] = []
-    starts: list[Any] = []  # milliseconds, of WebP and AVIF
+    starts: list[Any] = []  # milliseconds; only WebP and AVIF have them
     with _opened(path) as picture:
         for number in range(first_picture(picture), last_picture(picture) + 1):
             picture.seek(number)
             picture.load()
             durations.append(float(picture.info.get("duration", 0)))
             starts.append(picture.info.get("timestamp"))
-    if None not in starts:  # rounded once, where durations add up what rounding did to each
+    if None not in starts:  # each is rounded once; a sum of durations adds up rounding errors
         durations = [*np.diff(starts).tolist(), durations[-1]]
     shown = [INSTEAD if duration <= SHORTEST else duration for duration in durations]
     return np.cumsum([0.0, *shown[:-1]]) / 1000
@@ -82,7 +82,7 @@ def animation_times(path: Path) -> np.ndarray:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """A picture file; whatever Pillow says against it becomes one `VideoDecodeError`."""
+    """Open an image file. Every error of Pillow becomes a `VideoDecodeError`."""
     try:
         with Image.open(path, formats=PICTURE_FORMATS) as picture:
             yield picture
@@ -95,16 +95,16 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         Image.DecompressionBombError,
     ) as error:
         raise VideoDecodeError(
-            f"{path}: it cannot be read as a picture ({error}). Export it again, or give it its true extension."
+            f"{path}: it cannot be read as an image ({error}). Export it again, or correct its extension."
         ) from error
 
 
 def _pages(picture: Image.Image) -> int:
-    """How many pictures a file shows: those of an animation or the pages of a TIFF, without its thumbnails."""
+    """Count the images of a file: the frames of an animation or the pages of a TIFF, without its thumbnails."""
     if picture.format in ANIMATED_FORMATS:
         return last_picture(picture) - first_picture(picture) + 1
     if picture.format != "TIFF":
-        return 1  # MPO and PSD have one that stands for all
+        return 1  # in MPO and PSD, the first image represents all
     pages = 0
     for number in range(last_picture(picture) + 1):
         picture.seek(number)
@@ -114,14 +114,14 @@ def _pages(picture: Image.Image) -> int:
 
 
 def _to_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
-    """The pixels of a picture, upright, 8 bits each, on white: uint8 (H, W, 3)."""
+    """Convert an image to RGB, upright, 8 bits per channel, on white: uint8 (H, W, 3)."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in ("PNG", "PPM")):
         return _grey_of_16_bits(picture, upright)
     if upright.mode in ("F", "I"):
         raise VideoDecodeError(
-            f"{path}: its pixels are {'fractions' if upright.mode == 'F' else 'numbers of 32 bits'}, and nothing tells "
-            "which of them is black and which white. Export it with 8 or 16 bits."
+            f"{path}: its pixels are {'floating-point' if upright.mode == 'F' else '32-bit'} numbers, and the file "
+            "does not say which are black and white. Export it with 8 or 16 bits."
         )
     if upright.has_transparency_data:
         return on_white(np.asarray(upright.convert("RGBA")))
@@ -129,41 +129,41 @@ def _to_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
 
 
 def _grey_of_16_bits(picture: Image.Image, upright: Image.Image) -> np.ndarray:
-    """The high byte of each sample, uint8 (H, W, 3). A TIFF may have fewer bits, or 0 for white."""
+    """Return the high byte of each sample: uint8 (H, W, 3). A TIFF may have fewer than 16 bits, or 0 for white."""
     tags = picture.tag_v2 if picture.format == "TIFF" else {}  # type: ignore[attr-defined]
     samples = np.asarray(upright).astype(np.uint16)
     grey = (samples >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
     if tags.get(PHOTOMETRIC) == 0:
         grey = 255 - grey
-    if "transparency" in upright.info:  # of PNG: a level that is not shown
+    if "transparency" in upright.info:  # PNG: this grey level is transparent
         grey[samples == upright.info["transparency"]] = 255
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def numbered_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder by the numbers in their names, 2 before 10; hidden files do not count."""
+    """List the images of a folder by the numbers in their names, 2 before 10. Hidden files are ignored."""
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     others = sorted(path.name for path in files if path.suffix.lower() not in PICTURE_EXTENSIONS)
     if others or not files:
-        found = f"{others[0]!r} is none" if others else "it is empty"
-        raise VideoDecodeError(f"{folder}: a folder of frames must hold pictures and nothing else, and {found}.")
+        found = f"{others[0]!r} is not an image" if others else "it is empty"
+        raise VideoDecodeError(f"{folder}: a folder of frames must hold only images, but {found}.")
     return sorted(
         files, key=lambda path: [(int(n), "") if n.isdigit() else (0, n) for n in re.split(r"(\d+)", path.name)]
     )
 
 
 def read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
-    """Pictures as the frames of a video, `rate` of them in a second.
+    """Read images as the frames of a video, at `rate` frames per second.
 
     Raises:
-        FvvError: no pictures, or a rate of 0 or less.
-        VideoDecodeError: a picture cannot be read, or they differ in size.
+        FvvError: there are no images, or the rate is 0 or less.
+        VideoDecodeError: an image cannot be read, or the images differ in size.
     """
     if not files or rate <= 0:
-        raise FvvError(f"A video of pictures needs a picture and a picture_rate above 0, got {len(files)} and {rate}.")
+        raise FvvError(f"A video of images needs an image and a picture_rate above 0, got {len(files)} and {rate}.")
     times = np.arange(len(files)) / rate
     indices = choose(times)
     frames = {i: load_image(files[i])[0] for i in set(indices.tolist())}
     if len({frame.shape for frame in frames.values()}) > 1:
-        raise VideoDecodeError(f"{files[0].parent}: its pictures differ in size. Export them again at one size.")
+        raise VideoDecodeError(f"{files[0].parent}: its images differ in size. Export them at one size.")
     return Frames(times, indices, np.stack([frames[i] for i in indices.tolist()]))

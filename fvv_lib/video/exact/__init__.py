@@ -1,1 +1,1 @@
-"""How the true frames of a file are found without decoding all of it."""
+"""Find the exact frames of a file without decoding all of it."""

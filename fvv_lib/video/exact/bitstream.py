@@ -1,36 +1,36 @@
-"""What a packet says of its picture, in its first bits: is it a B-picture, may another refer to it?           Lesson 1
+"""Read the first bits of a packet: is its picture a B-picture, may others refer to it?                        Lesson 1
 
-Two questions that a container does not answer, and that need no decoder: H.264, HEVC and MPEG-4 put the answers before
-the compressed picture. This module knows bytes and nothing of files.
+A container does not answer these questions, but H.264, HEVC and MPEG-4 do, before the compressed picture (the
+standards' word for a coded frame), so no decoder is needed. This module knows bytes and nothing of files.
 """
 
 import re
 
 Data = bytes | memoryview
 
-VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)  # MPEG-4: a picture, and its type in two bits
+VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)  # MPEG-4: the start of a picture, and its type in two bits
 START = re.compile(rb"\x00\x00\x01(...)", re.DOTALL)
 
 
 def has_b_slice(data: Data, extradata: bytes) -> bool:
-    """Whether a packet of H.264 has a slice of type B that begins a picture (macroblock 0). Where none has, frames are
-    shown in the order in which they are decoded. Source: ITU-T H.264, 7.3.3."""
-    heads = _nal_heads(data, _length_size("h264", extradata)) or START.findall(data)  # some say lengths and have codes
+    """Return whether a packet of H.264 has a slice of type B that begins a picture (macroblock 0). If no packet has,
+    frames are shown in decoding order. Source: ITU-T H.264, 7.3.3."""
+    heads = _nal_heads(data, _length_size("h264", extradata)) or START.findall(data)  # some claim lengths but use codes
     return any(head[0] & 31 == 1 and 0x9C <= head[1] <= 0xAF for head in heads)
 
 
 def is_disposable(data: Data, codec: str, extradata: bytes) -> bool:
-    """Whether it is certain that no other picture refers to the one in this packet, so that it need not be decoded.
+    """Return whether certainly no other picture refers to the one in this packet, so that it need not be decoded.
 
-    A decoder that is told to leave such pictures out (FFmpeg's `skip_frame`) decides that for itself, but then says
-    nothing of a packet that has no picture at all; and of HEVC it leaves out pictures to which no other *of their
-    temporal layer* refers, and loses those of the layers above that do.
+    FFmpeg's `skip_frame` decides this in the decoder, but it is not enough. It reports no error for a packet without a
+    picture. For HEVC it skips pictures to which no other picture *of their temporal layer* refers, and so loses the
+    pictures of higher layers that do refer to them.
 
     Args:
         data: the packet.
-        codec: `h264`, `hevc` or `mpeg4`; of every other nothing is certain.
-        extradata: H.264's and HEVC's configuration (ISO 14496-15), which tells how units are set apart and how many
-            temporal layers there are. Without it nothing is certain of HEVC.
+        codec: `h264`, `hevc` or `mpeg4`; for any other the result is False.
+        extradata: the configuration of H.264 and HEVC (ISO 14496-15), which says how units are separated and how many
+            temporal layers there are. Without it the result is False for HEVC.
 
     Source: ITU-T H.264, 7.4.1 (nal_ref_idc); ITU-T H.265, 7.4.2.2 (sub-layer non-reference pictures); ISO 14496-2,
     6.3.5 (vop_coding_type).
@@ -50,13 +50,13 @@ def is_disposable(data: Data, codec: str, extradata: bytes) -> bool:
 
 
 def _length_size(codec: str, extradata: bytes) -> int:
-    """How many bytes tell the length of each unit; 0 where start codes set units apart."""
+    """Return the size in bytes of the length field of each unit; 0 if start codes separate units."""
     at = {"h264": 4, "hevc": 21}[codec]
     return (extradata[at] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > at else 0
 
 
 def _nal_heads(data: Data, size: int) -> list[Data]:
-    """The first three bytes of each unit; none where lengths do not add up to the packet."""
+    """Return the first three bytes of each unit; none if the lengths do not add up to the packet."""
     if size == 0:
         return START.findall(data)
     heads, at, length = [], 0, 1

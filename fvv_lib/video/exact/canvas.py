@@ -1,6 +1,6 @@
-"""Decoded frames to one array of upright RGB pictures.                                                     Lesson 1
+"""Collect decoded frames in one array of upright RGB frames.                                               Lesson 1
 
-This module knows where a frame belongs, and nothing of how it was found.
+This module knows where a frame belongs, but not how it was found.
 """
 
 from pathlib import Path
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     import av
     from av.video.reformatter import VideoReformatter
 
-SKEW = 0.01  # how far from a quarter turn a display matrix may be, as a slope: half a degree
+SKEW = 0.01  # how much a display matrix may differ from a quarter turn, as a slope: half a degree
 
 
 class Orientation(NamedTuple):
-    """How a picture must be turned to be upright: rows and columns change places, then each may be put in reverse."""
+    """How to turn a frame upright: swap rows and columns (transpose), then reverse either."""
 
     transposed: bool = False
     rows_reversed: bool = False
     columns_reversed: bool = False
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
-        """Turn a picture, (H, W, C), without copying it."""
+        """Turn a frame, (H, W, C), without copying it."""
         if self.transposed:
             picture = picture.transpose(1, 0, 2)
         return picture[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
@@ -42,27 +42,27 @@ TURNS = {  # counter-clockwise, in degrees
 
 
 def orientation(path: Path, frame: "av.VideoFrame") -> Orientation:
-    """How a frame must be turned to be upright, by its display matrix; all eight ways of EXIF can be told by one.
+    """Return how to turn a frame upright, from its display matrix, which can express all eight EXIF orientations.
 
     Raises:
-        VideoDecodeError: it is turned by no multiple of 90 degrees.
+        VideoDecodeError: the rotation is not a multiple of 90 degrees.
 
     Source: ISO 14496-12, 6.2.2; FFmpeg's libavutil/display.h. A point (x, y) is shown at (a x + c y, b x + d y).
     """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know the name of some other side data, and gives none
+    except ValueError:  # PyAV does not know the name of some other side data
         found = TURNS.get(frame.rotation % 360)
     else:
         found = Orientation() if matrix is None else _of_matrix(np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
     if found is None:
-        raise VideoDecodeError(f"{path}: it is turned by {frame.rotation} degrees. Encode it upright.")
+        raise VideoDecodeError(f"{path}: it is rotated by {frame.rotation} degrees. Encode it upright.")
     return found
 
 
 def _of_matrix(matrix: list[int]) -> Orientation | None:
     a, b, _, c, d, *_ = matrix
-    if max(abs(b), abs(c)) <= SKEW * min(abs(a), abs(d)):  # also where all is 0, which players ignore
+    if max(abs(b), abs(c)) <= SKEW * min(abs(a), abs(d)):  # also an all-zero matrix, which players ignore
         return Orientation(False, d < 0, a < 0)
     if max(abs(a), abs(d)) <= SKEW * min(abs(b), abs(c)):
         return Orientation(True, b < 0, c < 0)
@@ -70,16 +70,15 @@ def _of_matrix(matrix: list[int]) -> Orientation | None:
 
 
 class Canvas:
-    """Frames as upright RGB pictures, each put in its place as soon as it is decoded, while its memory is still in the
-    processor's cache. No picture is held twice.
+    """One array of upright RGB frames. Each frame is put in its place right after decoding, while it is still in the
+    CPU's cache. No other copy of a frame is kept.
 
     Args:
-        order: int64 (N,), the key (a pts or a number) of the frame that belongs in each place, some perhaps more than
-            once.
+        order: int64 (N,), the key (a pts or an index) of the frame in each place. A key may occur more than once.
 
     Attributes:
-        pixels: uint8 (N, H, W, 3), from the first picture on.
-        pixel_aspect: width / height of a pixel of these pictures.
+        pixels: uint8 (N, H, W, 3); `None` before the first frame.
+        pixel_aspect: width / height of a pixel of these frames.
     """
 
     def __init__(self, path: Path, order: np.ndarray) -> None:
@@ -94,15 +93,15 @@ class Canvas:
 
     @property
     def frames(self) -> np.ndarray:
-        """The pictures, uint8 (N, H, W, 3), once all are there."""
+        """The frames, uint8 (N, H, W, 3), once all are in place."""
         assert self.pixels is not None
         return self.pixels
 
     def put(self, key: int, frame: "av.VideoFrame", reformatter: "VideoReformatter", pixel_aspect: float = 1.0) -> None:
-        """Put a frame in its places. Every thread needs a reformatter of its own.
+        """Put a frame in its places. Every thread needs its own reformatter.
 
         Args:
-            pixel_aspect: width / height of a pixel as it is stored.
+            pixel_aspect: width / height of a stored pixel.
         """
         turn = orientation(self.path, frame)
         has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -114,12 +113,10 @@ class Canvas:
                 self.pixels = np.empty((sum(map(len, self.places.values())), *upright.shape), dtype=np.uint8)
                 self.pixel_aspect = aspect
         if self.pixels.shape[1:] != upright.shape or self.pixel_aspect != aspect:
-            raise VideoDecodeError(
-                f"{self.path}: the picture size changes within the clip. Encode it again at one size."
-            )
+            raise VideoDecodeError(f"{self.path}: the frame size changes within the clip. Encode it again at one size.")
         place, *others = self.places[key]
         if any(turn):
-            for channel in range(3):  # nearly twice as fast as pixels of three bytes in one copy
+            for channel in range(3):  # nearly twice as fast as copying pixels of three bytes
                 self.pixels[place, ..., channel] = upright[..., channel]
         else:
             self.pixels[place] = upright

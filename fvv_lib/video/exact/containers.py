@@ -1,8 +1,7 @@
-"""Open a file as a container of video, and choose the stream that a player shows.                          Lesson 1
+"""Open a file as a video container, and choose the stream that a player shows.                             Lesson 1
 
-FFmpeg opens more than videos: playlists, scripts and name patterns, each of which makes it open other files or
-addresses. Here only the formats that hold the video themselves are opened, and of those only local files. This module
-decodes nothing.
+FFmpeg opens more than videos: playlists, scripts and name patterns make it open other files or addresses. This module
+opens only local files, in formats that hold the video themselves. It decodes nothing.
 """
 
 import os
@@ -14,40 +13,40 @@ from fvv_lib.errors import VideoDecodeError
 if TYPE_CHECKING:
     import av
 
-# FFmpeg's names. Each of these formats holds its video itself. Not here: hls, dash, concat, sdp, rtsp, imf, lavfi and
-# all others that name what they show; image2 (patterns like %d); and pictures, which Pillow reads.
+# FFmpeg's names of formats that hold the video themselves. Not included: hls, dash, concat, sdp, rtsp, imf, lavfi and
+# others that refer to other files; image2 (patterns like %d); and images, which Pillow reads.
 CONTAINERS = (
     *("mov", "matroska", "avi", "flv", "asf", "mpegts", "mpeg", "ogg", "mxf", "rm", "nut", "gxf", "wtv", "nsv", "dv"),
     *("ivf", "yuv4mpegpipe", "mpegvideo", "m4v", "h264", "hevc", "vvc", "obu", "av1", "vc1", "mjpeg", "h263", "dirac"),
 )
-# FFmpeg decodes the first frames of a file that it opens, to learn what the header does not tell; here it may not.
+# On opening a file, FFmpeg decodes the first frames to learn what the header does not say. This option prevents that.
 NO_PROBE = {"codec_whitelist": "none"}
 
 
 def open_container(path: Path, options: dict[str, str] | None = None) -> "av.container.InputContainer":
-    """Open a local file, whatever is in its name: with `file:` before it, a colon makes no protocol of it.
+    """Open a local file of any name. The prefix `file:` keeps a colon in the name from being read as a protocol.
 
     Args:
-        options: of FFmpeg, beside those that keep it from opening anything else.
+        options: FFmpeg options, in addition to those that keep it from opening anything else.
 
     Raises:
-        VideoDecodeError: its content is none of `CONTAINERS`. Nothing that it names has been opened then.
-        av.FFmpegError: whatever else FFmpeg says against the file.
+        VideoDecodeError: the content is none of `CONTAINERS`. Nothing that the file names was opened.
+        av.FFmpegError: any other error of FFmpeg.
     """
     import av
 
     allowed = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
         return av.open(f"file:{path}", metadata_errors="replace", options={**(options or {}), **allowed})
-    except av.ArgumentError as error:  # FFmpeg's for a format that is not on the list
+    except av.ArgumentError as error:  # FFmpeg's error for a format that is not on the list
         raise VideoDecodeError(
-            f"{path}: its content is no container of video; playlists, scripts and pictures are not opened as videos. "
-            "Give the video itself, or the picture under its true extension."
+            f"{path}: its content is not a video container; playlists, scripts and images are not opened as videos. "
+            "Pass the video itself, or correct the extension of the image."
         ) from error
 
 
 def video_streams(container: "av.container.InputContainer") -> list["av.VideoStream"]:
-    """The streams that are video, and not the cover picture of an album or a row of thumbnails."""
+    """Return the video streams, without album covers and thumbnail tracks."""
     from av.stream import Disposition
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -57,10 +56,10 @@ def video_streams(container: "av.container.InputContainer") -> list["av.VideoStr
 def choose_stream(
     path: Path, container: "av.container.InputContainer", streams: list["av.VideoStream"]
 ) -> "av.VideoStream":
-    """The stream that FFmpeg chooses among several: first of all, one that the file calls its default.
+    """Return the stream that FFmpeg chooses among several. It prefers one that the file marks as default.
 
-    It is always chosen in a file that was opened without decoding, so that every read of a file has the same one:
-    what FFmpeg knows of the streams depends on what it has decoded of them.
+    FFmpeg's choice depends on what it has decoded of the streams. So the choice is always made in a file opened without
+    decoding, and every read of a file uses the same stream.
     """
     from av.stream import Disposition
 
@@ -72,11 +71,11 @@ def choose_stream(
     for stream in streams:
         if stream.index == index:
             return stream
-    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default))  # FFmpeg's is a cover
+    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default))  # FFmpeg chose a cover
 
 
 def is_container(path: str | Path) -> bool:
-    """Tell by its content whether a file is a container with a video in it. It decodes nothing."""
+    """Return whether a file is a container with a video stream, by its content. Nothing is decoded."""
     import av
 
     if not os.path.isfile(path):

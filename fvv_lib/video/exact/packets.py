@@ -1,7 +1,7 @@
-"""The packets of a file: how many frames, when each is shown, and where decoding may start.                Lesson 1
+"""List the packets of a file: how many frames, when each is shown, where decoding may start.               Lesson 1
 
-A container lists its packets, and reading that list is cheap. Nearly always a packet is a frame. This module tells when
-that can be relied on, and which packets a frame needs. It decodes nothing.
+A container lists its packets, and reading that list is cheap. A packet is nearly always a frame. This module determines
+when that is certain, and which packets a frame needs. It decodes nothing.
 """
 
 from dataclasses import dataclass
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     import av
 
 
-# One packet is one shown frame and a key frame needs nothing before it. Not so in VP8 (pictures that are only referred
-# to), in DivX in AVI (two pictures in a packet), in the WMV family (rounding goes on from frame to frame).
+# Codecs in which one packet is one shown frame, and a key frame needs no packet before it. That is not true of VP8
+# (hidden reference frames), DivX in AVI (two frames in a packet) and WMV (rounding carries over from frame to frame).
 SEEKABLE = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 IN_ORDER = ("vp9", "av1", "mjpeg")  # frames are shown in the order of the packets
-# These containers tell when a frame is shown; AVI and ASF only when it is decoded.
+# Containers that store when a frame is shown. AVI and ASF store only when it is decoded.
 TIMED = ("mov", "matroska", "flv")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
 KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
-PACKET_BYTES = 512  # that a kept packet takes beside its content
+PACKET_BYTES = 512  # overhead of a kept packet
 
 
 @dataclass(frozen=True)
 class Packets:
-    """What a container says about the packets of its video, in the order of decoding.
+    """What a container says about the packets of its video, in decoding order.
 
     Attributes:
         pts, dts: int64 (P,), when a frame is shown and decoded, in units of `time_base` seconds. Matroska has no dts
-            and seeks by pts: there they are the same.
+            and seeks by pts, so both are the pts.
         key: bool (P,), whether decoding can start there.
-        shown: bool (P,), False for packets that an edit list cuts away.
-        timed: False where it is not known which frame a pts belongs to (AVI and ASF with B-frames): then they are the
-            times of decoding, right for the clip as a whole. False too where the clock starts again (`may_restart`):
-            then pts and dts go on from the packets before, and are not those of the file.
-        kept: the packets, so that a short clip is read once; none where they have more than `KEPT_BYTES`.
+        shown: bool (P,), False for packets that an edit list removes.
+        timed: False if it is not known which frame a pts belongs to (AVI and ASF with B-frames). The pts are then the
+            decoding times, which are right for the clip as a whole. Also False if the clock restarts (`may_restart`).
+            pts and dts then continue from the packets before, and differ from those of the file.
+        kept: the packets, so that a short clip is read once; empty if they have more than `KEPT_BYTES`.
     """
 
     pts: np.ndarray
@@ -55,22 +55,22 @@ class Packets:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """Seconds from the first shown frame, of each shown frame in order of presentation: float64 (F,)."""
+        """Seconds of each shown frame from the first shown frame, in presentation order: float64 (F,)."""
         shown = self.shown_pts
         return (shown - shown[0]) * float(self.time_base)
 
     @cached_property
     def shown_pts(self) -> np.ndarray:
-        """The pts of the shown frames, in order: int64 (F,)."""
+        """The pts of the shown frames, in presentation order: int64 (F,)."""
         return np.sort(self.pts[self.shown])
 
     @cached_property
     def position(self) -> dict[int, int]:
-        """Which packet has a pts."""
+        """The index of the packet with each pts."""
         return {pts: i for i, pts in enumerate(self.pts.tolist())}
 
     def nearest_key_frames(self, indices: np.ndarray) -> np.ndarray:
-        """The key frame that is shown nearest to each of these frames: indices (N,) -> indices (N,)."""
+        """Return the key frame that is shown nearest to each of these frames: indices (N,) -> indices (N,)."""
         keys = np.sort(self.pts[self.key & self.shown])
         nearest = np.abs(self.shown_pts[indices][:, None] - keys).argmin(axis=1)  # (N,)
         return np.searchsorted(self.shown_pts, keys[nearest])
@@ -86,11 +86,13 @@ class Group:
 
 
 def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
-    """Read the packets without decoding them; None where the container does not say when each is shown, or shows none.
-    MPEG-TS and its like may leave that out of some packets, and FFmpeg fills it in by what the decoder knows.
+    """Read the packets without decoding them. Return `None` if the container does not say when each is shown, or shows
+    none.
+
+    MPEG-TS and similar containers may omit the times of some packets, which FFmpeg fills in from the decoder's state.
 
     Raises:
-        VideoDecodeError: packets are missing that the file's index lists, or there are more than `MAX_FRAMES`.
+        VideoDecodeError: the file has fewer packets than its index lists, or more than `MAX_FRAMES`.
     """
     rows, kept, size = [], [], 0
     codec, extradata = stream.codec.canonical_name, stream.codec_context.extradata or b""
@@ -128,19 +130,19 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
     pts, dts, key, shown = map(np.array, zip(*rows, strict=True))
     timed = certain or codec == "mjpeg" or (codec == "h264" and not b_slices)
     if clock is not None and clock.offset:
-        timed, kept = False, []  # the frames have the times of the file
+        timed, kept = False, []  # decoded frames have the times of the file
     return Packets(pts, dts, key, shown, stream.time_base, timed, kept)
 
 
 class _Clock:
-    """Decoding times never go back. Where they do, the clock has started again, and goes on from the packet before."""
+    """Keep decoding times from going back: if the clock restarts, its times continue from the packet before."""
 
     def __init__(self) -> None:
         self.offset, self.step = 0, 0
         self.last: int | None = None
 
     def offset_at(self, packet: "av.Packet") -> int:
-        """What must be added to the times of the next packet, so that the clock never starts again."""
+        """Return what to add to the times of the next packet, so that they continue from the packet before."""
         if packet.dts is not None:
             if self.last is not None and packet.dts + self.offset < self.last:
                 self.offset = self.last + self.step - packet.dts
@@ -151,20 +153,20 @@ class _Clock:
 
 
 def may_restart(container: "av.container.InputContainer") -> bool:
-    """Whether the clock of this format may start again within a file: pieces of MPEG-TS, MPEG-PS or Ogg that were
-    joined byte by byte, as players of HLS and dash cameras do."""
+    """Return whether the clock of this format may restart within a file: HLS players and dash cameras join pieces of
+    MPEG-TS, MPEG-PS or Ogg byte by byte."""
     from av.format import Flags
 
     return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def has_pts(container: "av.container.InputContainer", codec: str) -> bool:
-    """Packets in AVI, and of H.264 in ASF, come with a pts too, but FFmpeg made it up from the dts."""
+    """Return whether the container stores pts. In AVI, and for H.264 in ASF, FFmpeg makes up the pts from the dts."""
     return container.format.name != "avi" and (container.format.name, codec) != ("asf", "h264")
 
 
 def starts_at_key_frames(packets: Packets, codec: str) -> bool:
-    """Whether decoding may start at each key frame and gives what decoding from the beginning gives."""
+    """Return whether decoding can start at each key frame and gives the frames of a full decode."""
     keys = np.flatnonzero(packets.key)
     if (
         not packets.timed
@@ -175,23 +177,23 @@ def starts_at_key_frames(packets: Packets, codec: str) -> bool:
     ):
         return False
     if packets.shown[packets.pts < packets.pts[0]].any():
-        return False  # frames shown before the first key frame lack what they refer to
+        return False  # frames shown before the first key frame lack their references
     if codec in IN_ORDER and (np.diff(packets.pts) < 0).any():
         return False
     latest = np.maximum.accumulate(packets.pts)
     if (latest[keys[1:] - 1] > packets.pts[keys[1:]]).any():
         return False  # a frame decoded before a key frame is shown after it
-    # An open GOP: frames that follow a key frame but are shown before it. HEVC's decoder knows them and drops them when
-    # decoding starts there. H.264's does not, and its list of references would not be that of a whole decode.
+    # An open GOP: frames that follow a key frame but are shown before it. HEVC's decoder recognizes and drops them if
+    # decoding starts there. H.264's does not, and its list of references would differ from that of a full decode.
     key_of = keys[np.searchsorted(keys, np.arange(len(packets.pts)), side="right") - 1]
     return codec == "hevc" or not (packets.pts < packets.pts[key_of]).any()
 
 
 def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
-    """The runs of packets to decode, so that each key frame is sought once.
+    """Return the runs of packets to decode, one for each key frame that is needed.
 
-    A target belongs to the last key frame that is *shown* not later than it: the leading frames of an open GOP follow a
-    key frame in the file and need the one before.
+    A target belongs to the last key frame that is *shown* at or before it. The leading frames of an open GOP follow a
+    key frame in the file but need the key frame before it.
     """
     keys = np.flatnonzero(packets.key)
     members: dict[int, list[int]] = {}

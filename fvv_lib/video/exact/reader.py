@@ -1,15 +1,14 @@
-"""The exact reader: list the packets of a file, then decode only what the wanted frames need.              Lesson 1
+"""Read exact frames: list a file's packets, then decode only what the targets need.                        Lesson 1
 
-A frame's number is its place in the order of presentation, and the frames are bit for bit those of a decode from the
-first packet to the last. Reading that far for eight frames is slow, so the reader goes three ways, the fastest that is
-safe first:
+A frame's index is its place in presentation order. The frames are bit for bit those of a decode from the first packet
+to the last. A full decode for eight frames is slow, so the reader has three methods and uses the fastest safe one:
 
-1. *by key frame*: begin once at the key frame before a group of targets, leave out the frames that no other refers to,
-   stop at the last target. A group needs nothing of another, so threads share them out;
-2. *in order*: decode all frames once, keep the targets, and count whether they are as many as the packets said;
+1. *by key frame*: start at the key frame before a group of targets, skip frames that no other frame refers to, and stop
+   at the last target. Groups are independent, so threads share them;
+2. *in order*: decode all frames once, keep the targets, and check the number of frames against the packets;
 3. *twice*: decode once only to count, then again for the targets.
 
-This module knows nothing about sampling: it hands the frame times to a function that chooses.
+This module knows nothing about sampling: it passes the frame times to a function that chooses.
 """
 
 import math
@@ -40,23 +39,23 @@ from fvv_lib.video.frames import Chooser, Frames
 if TYPE_CHECKING:
     import av
 
-# With fewer pixels, threads cost more than they bring.
-MIN_FRAME_PIXELS = 1280 * 720  # of one frame, for threads that decode frames in a row
-MIN_CLIP_PIXELS = 4_000_000  # of all frames to decode (about 10 milliseconds), for threads that share the groups out
-MAX_PIXELS = 8192 * 8192  # of one frame; a header may say anything
+# With fewer pixels, threads cost more time than they save.
+MIN_FRAME_PIXELS = 1280 * 720  # of one frame, for threads that decode consecutive frames
+MIN_CLIP_PIXELS = 4_000_000  # of all frames to decode (about 10 milliseconds), for threads that share the groups
+MAX_PIXELS = 8192 * 8192  # of one frame; a damaged header can state any size
 
 
 def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool = False) -> Frames:
-    """Times of all frames in seconds (F,), indices of the chosen ones (N,), those frames, uint8 (N, H, W, 3), and width
-    / height of their pixels.
+    """Read the chosen frames of a video, and the times of all its frames.
 
     Args:
-        nearest_key: read the key frame nearest to each chosen frame in its place, which needs no other frame; the
-            chosen frames where the container does not tell its key frames.
+        choose: maps the times of all frames to the indices of the frames to read.
+        nearest_key: instead of each chosen frame, read the key frame nearest to it, which needs no other frame. Ignored
+            if decoding cannot start at the file's key frames.
 
     Raises:
-        VideoDecodeError: the file is no video, cut short, damaged as far as its decoder notices (of HEVC's damage not
-            all), or larger than the limits.
+        VideoDecodeError: the file is not a video, cut short, larger than the limits, or damaged (HEVC's decoder does
+            not notice all damage).
     """
     with open_video(path, probe=False) as (container, stream):
         packets = list_packets(path, container, stream)
@@ -86,8 +85,10 @@ def _read_groups(
     targets: np.ndarray,
     num_threads: int,
 ) -> Canvas | None:
-    """The frame shown at each target's pts; None where one is not found or a key frame was no clean start. A group
-    needs nothing of another, so each thread takes the next, with a decoder of its own."""
+    """Read the frame shown at each target's pts. Return `None` if one is missing or a key frame is not a clean start.
+
+    Groups are independent, so each thread takes the next group, with its own decoder.
+    """
     groups, canvas = group_by_key_frame(packets, targets), Canvas(path, targets)
     pixels = sum(group.last - group.first + 1 for group in groups) * (stream.width * stream.height or MIN_FRAME_PIXELS)
     threads = 1 if pixels < MIN_CLIP_PIXELS else min(len(groups), num_threads or usable_cores())
@@ -102,7 +103,7 @@ def _read_groups(
                 try:
                     return _decode_groups(*opened, packets, waiting, canvas)
                 finally:
-                    list(waiting)  # where one fails, the others need not go on
+                    list(waiting)  # after a failure, the other threads stop too
 
         with ThreadPoolExecutor(threads) as pool:
             clean = all(pool.map(work, range(threads)))
@@ -116,7 +117,7 @@ def _decode_groups(
     groups: Iterable[Group],
     canvas: Canvas,
 ) -> bool:
-    """Put the targets of the groups in their places; False where a key frame was no clean start."""
+    """Put the targets of the groups in their places. Return False if a key frame is not a clean start."""
     import av
     from av.video.reformatter import VideoReformatter
 
@@ -131,21 +132,21 @@ def _decode_groups(
                     needed = packet.pts in group.pts or not is_disposable(memoryview(packet), codec, extradata)
                     context.skip_frame = "DEFAULT" if needed else "NONREF"
                 for frame in context.decode(packet):
-                    if frame.is_corrupt:  # and so may be all that refer to it
+                    if frame.is_corrupt:  # and so may be the frames that refer to it
                         return False
-                    if frame.pts is None or frame.pts <= latest:  # the container and the decoder do not agree
+                    if frame.pts is None or frame.pts <= latest:  # the container and the decoder disagree
                         return False
                     latest = frame.pts
                     if frame.pts in group.pts:
                         canvas.put(frame.pts, frame, reformatter, pixel_aspect(stream))
     except av.FFmpegError:
-        return False  # a decode in order tells whether it was the start or the file
+        return False  # a decode in order shows whether the start or the file is wrong
     return True
 
 
 def _after_first_packet(groups: Iterable[Group]) -> Iterator[Group]:
-    """The groups, and before them the clip's first packet: what it alone may tell (MJPEG's tables, which program wrote
-    MPEG-4) holds for the whole clip, and a decoder keeps it."""
+    """Yield the groups, and before them the clip's first packet. It alone may carry information for the whole clip
+    (MJPEG's tables, the program that wrote MPEG-4), which a decoder keeps."""
     for number, group in enumerate(groups):
         if number == 0 and group.first > 0:
             yield Group(0, 0, frozenset())
@@ -155,10 +156,10 @@ def _after_first_packet(groups: Iterable[Group]) -> Iterator[Group]:
 def _run(
     container: "av.container.InputContainer", stream: "av.VideoStream", packets: Packets, group: Group
 ) -> Iterator["av.Packet | None"]:
-    """The packets of a group, then None. Where a seek goes past the first of them, none at all."""
+    """Yield the packets of a group, then `None`. Yield nothing if a seek goes past the first packet."""
     if packets.kept:
         yield from packets.kept[group.first : group.last + 1]
-        yield None  # the decoder gives what it still holds
+        yield None  # flush: the decoder returns the frames that it still holds
         return
     expected, pts_given = group.first, has_pts(container, stream.codec.canonical_name)
     container.seek(int(packets.dts[group.first]), stream=stream)
@@ -177,8 +178,8 @@ def _run(
 
 
 def frame_times(path: Path, num_threads: int) -> np.ndarray:
-    """Seconds from the first frame, of every frame, by a full decode: float64 (F,). Frames without a time follow the
-    average rate."""
+    """Return the time of every frame in seconds from the first frame, by a full decode: float64 (F,). A frame without a
+    time gets one from the average rate."""
     with open_video(path) as (container, stream):
         times = [time for time, _ in _decode(path, container, stream, num_threads)]
     if not times:
@@ -189,8 +190,8 @@ def frame_times(path: Path, num_threads: int) -> np.ndarray:
 def _read_in_order(
     path: Path, times: np.ndarray | None, total: int, indices: np.ndarray, num_threads: int
 ) -> Canvas | None:
-    """The frames with these numbers; None where the file's frames are not as many as expected, or not shown at these
-    times."""
+    """Decode all frames and return those at these indices. Return `None` if the number of frames is not `total`, or
+    they are not shown at these times."""
     from av.video.reformatter import VideoReformatter
 
     canvas, reformatter, first, number = Canvas(path, indices), VideoReformatter(), 0.0, -1
@@ -210,13 +211,13 @@ def _read_in_order(
 def _decode(
     path: Path, container: "av.container.InputContainer", stream: "av.VideoStream", num_threads: int
 ) -> Iterator[tuple[float, "av.VideoFrame"]]:
-    """Every frame with its time in seconds, which follows the average rate where the frame has none. Where the clock
-    starts again (`packets.may_restart`), it goes on from the frame before."""
+    """Yield every frame with its time in seconds, which comes from the average rate if the frame has none. If the clock
+    restarts (`packets.may_restart`), times continue from the frame before."""
     _share_frames(stream, num_threads)
     rate, pts_given = float(stream.average_rate or 1), has_pts(container, stream.codec.canonical_name)
     restarts, offset, last = may_restart(container), 0.0, -math.inf
     for number, frame in enumerate(container.decode(stream)):
-        if frame.is_corrupt:  # the frames that refer to it are damaged too, and do not say so
+        if frame.is_corrupt:  # frames that refer to it are damaged too, but not marked
             raise VideoDecodeError(f"{path}: frame {number} is damaged. Download or encode the file again.")
         timed = frame.pts is not None and pts_given
         time = offset + (frame.pts * float(frame.time_base) if timed else number / rate)
@@ -229,13 +230,13 @@ def _decode(
 
 @contextmanager
 def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
-    """Open the video stream that a player shows (`choose_stream`), to be decoded with one thread; whatever FFmpeg says
-    against the file becomes one `VideoDecodeError`.
+    """Open the video stream that a player shows (`choose_stream`), for decoding with one thread. Every FFmpeg error
+    becomes a `VideoDecodeError`.
 
-    FFmpeg decodes the first frames of a file that it opens, to learn what the header does not tell: the pixel format,
-    and how many frames are held back to be put in order. That can take a tenth of the time that 8 frames need, and
-    where the frame list comes from the packets it is not needed: `probe=False` skips it. Without it H.264 must hold
-    back as many frames as its level allows (`strict`); otherwise the decoder drops frames that come late.
+    On opening a file, FFmpeg decodes the first frames to learn what the header does not say: the pixel format, and how
+    many frames are held back for reordering. This can take a tenth of the time of reading 8 frames. `probe=False` skips
+    it, for readers that take the frame list from the packets. H.264 must then hold back as many frames as its level
+    allows (`strict`); otherwise the decoder drops frames that come late.
     """
     import av
     from av.stream import Discard
@@ -244,10 +245,10 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
         with open_container(path, {} if probe else NO_PROBE) as container:
             videos = video_streams(container)
             if not videos:
-                raise VideoDecodeError(f"{path}: the file has no video stream. Is it sound only?")
+                raise VideoDecodeError(f"{path}: the file has no video stream. Is it audio only?")
             stream = choose_stream(path, container, videos)
             if stream.codec_context is None:
-                raise VideoDecodeError(f"{path}: its codec is not known. Encode it as H.264.")
+                raise VideoDecodeError(f"{path}: its codec is unknown. Encode it as H.264.")
             for other in container.streams:
                 if other is not stream:
                     other.discard = Discard.all
@@ -264,14 +265,14 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
 
 
 def pixel_aspect(stream: "av.VideoStream") -> float:
-    """Width / height of a pixel as it is stored, 1 where nothing tells: what the container says, or else the decoder,
-    which knows it once it has given a frame."""
+    """Return width / height of a stored pixel, from the container or else from the decoder, which knows it after its
+    first frame; 1 if neither says."""
     told = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     return float(told) if told and told > 0 else 1.0
 
 
 def first_pixel_aspect(path: Path) -> float:
-    """Width / height of a pixel as it is shown, for readers that do not tell: of the first frame."""
+    """Return width / height of a displayed pixel of the first frame, for readers that do not report it."""
     with open_video(path) as (container, stream):
         for frame in container.decode(stream):
             aspect = pixel_aspect(stream)
@@ -280,6 +281,6 @@ def first_pixel_aspect(path: Path) -> float:
 
 
 def _share_frames(stream: "av.VideoStream", num_threads: int) -> None:
-    """Let threads decode frames that follow each other, where the frames are large enough to be worth it."""
+    """Let threads decode consecutive frames, if `num_threads` asks for it or the frames are large enough."""
     if num_threads > 1 or (num_threads == 0 and stream.width * stream.height >= MIN_FRAME_PIXELS):
         stream.thread_type, stream.codec_context.thread_count = "FRAME", num_threads

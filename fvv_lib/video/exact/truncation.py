@@ -1,8 +1,8 @@
-"""How long a file says that it is: a download that broke off is found before it is read as a shorter clip. Lesson 1
+"""Detect a file that is cut short, such as a broken download, by the size in its header.                   Lesson 1
 
-FFmpeg reads what is there and says nothing. But Matroska and WebM, ASF (`.wmv`) and RIFF (`.avi`) write their size into
-their first bytes. (MP4 keeps a list of its frames instead, which `packets` counts.) This module knows nothing about
-frames.
+FFmpeg reads a truncated file without an error, as a shorter clip. But Matroska and WebM, ASF (`.wmv`) and RIFF (`.avi`)
+store the size of the file in their first bytes. (MP4 has a list of its frames instead, which `packets` counts.) This
+module knows nothing about frames.
 """
 
 from pathlib import Path
@@ -10,23 +10,23 @@ from pathlib import Path
 from fvv_lib.errors import VideoDecodeError
 
 EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
-UNKNOWN = 0xFFFFFFFF  # of RIFF: written into a pipe, where it could not be corrected at the end
+UNKNOWN = 0xFFFFFFFF  # of RIFF: written to a pipe, so the header could not be updated at the end
 ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
 
 
 def check_size(path: Path) -> None:
-    """Raise a VideoDecodeError when a file has fewer bytes than its header tells."""
+    """Raise a `VideoDecodeError` if a file has fewer bytes than its header states."""
     promised, size = promised_size(path), path.stat().st_size
     if promised is not None and size < promised:
         raise VideoDecodeError(
-            f"{path}: it has {size:,} of the {promised:,} bytes that its header tells: it is cut short. Download or "
+            f"{path}: it has {size:,} of the {promised:,} bytes that its header states: it is cut short. Download or "
             "copy it again."
         )
 
 
 def promised_size(path: Path) -> int | None:
-    """Bytes that a file's header says the file has; None where it does not say (a live recording, another container).
+    """Return the size in bytes that a file's header states; `None` if it states none (live recordings, MP4 and others).
 
     Source: RFC 8794 (EBML), RFC 9559 (Matroska), Microsoft's ASF specification 3.2, and RIFF's chunk size.
     """
@@ -41,7 +41,7 @@ def promised_size(path: Path) -> int | None:
         return None if size is None else start + size
     if head.startswith(ASF) and ASF_PROPERTIES in head[:-92]:
         properties = head[head.index(ASF_PROPERTIES) :]
-        live = properties[88] & 1  # broadcast: the size is not known
+        live = properties[88] & 1  # broadcast: the size is unknown
         return None if live else int.from_bytes(properties[40:48], "little")
     if head.startswith(b"RIFF"):
         size = int.from_bytes(head[4:8], "little")
@@ -50,8 +50,8 @@ def promised_size(path: Path) -> int | None:
 
 
 def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
-    """EBML's size at an offset, None where it is unknown (all ones), and the offset after it: the first byte's leading
-    zeros tell how many bytes follow."""
+    """Return the EBML size at an offset, `None` if it is unknown (all ones), and the offset after it. The leading zeros
+    of the first byte are the number of bytes that follow."""
     if at >= len(data) or data[at] == 0:
         return None, at + 1
     length = 9 - data[at].bit_length()
