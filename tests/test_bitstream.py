@@ -1,4 +1,4 @@
-"""What a packet says of its picture. The proof is in the pictures: the rest decodes the same without those left out."""
+"""What a packet says about its picture. The proof: without the disposable pictures, all others decode to the same."""
 
 import av
 import numpy as np
@@ -12,7 +12,7 @@ LAYERS = {"x265-params": "log-level=none:temporal-layers=3:bframes=3:b-adapt=0:k
 
 
 def packets_of(path):
-    """The packets of a clip, its codec, and its extradata."""
+    """Return the packets of a clip, its codec and its extradata."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
@@ -20,7 +20,7 @@ def packets_of(path):
 
 
 def rewrite(source, target, change):
-    """Copy a clip, each packet's content through `change(content) -> content`, None to leave it out."""
+    """Copy a clip, passing the content of each packet through `change(content) -> content`; `None` drops the packet."""
     with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
         stream = writing.add_stream_from_template(reading.streams.video[0])
         for packet in reading.demux(video=0):
@@ -58,7 +58,7 @@ def test_all_other_frames_are_the_same_without_the_disposable_ones(tmp_path, cod
 
 
 def in_a_higher_layer_only(content):
-    """Say of HEVC's pictures in layer 1 that none of their own layer refers to them, which is true: TSA_R to TSA_N."""
+    """Mark HEVC's pictures in layer 1 as not referred to in their layer, which is true: TSA_R becomes TSA_N."""
     content, at = bytearray(content), 0
     while at < len(content):
         if content[at + 4] >> 1 == 3:
@@ -67,12 +67,12 @@ def in_a_higher_layer_only(content):
     return bytes(content)
 
 
-def test_a_picture_that_a_higher_temporal_layer_refers_to_is_not_left_out(tmp_path):
-    """FFmpeg's `skip_frame` leaves it out, and then cannot decode what refers to it: those frames do not come."""
+def test_a_picture_that_a_higher_temporal_layer_refers_to_is_not_disposable(tmp_path):
+    """FFmpeg's `skip_frame` skips it, and then loses the frames that refer to it, because it cannot decode them."""
     write_numbered(tmp_path / "all.mp4", "libx265", gop=48, b_frames=3, codec_options=LAYERS)
     rewrite(tmp_path / "all.mp4", tmp_path / "clip.mp4", in_a_higher_layer_only)
     reference = decode_all(tmp_path / "all.mp4")
-    np.testing.assert_array_equal(decode_all(tmp_path / "clip.mp4"), reference)  # the pictures are what they were
+    np.testing.assert_array_equal(decode_all(tmp_path / "clip.mp4"), reference)  # the frames are unchanged
     packets, codec, extradata = packets_of(tmp_path / "clip.mp4")
 
     def decode(skip):
@@ -95,18 +95,18 @@ def test_a_picture_that_a_higher_temporal_layer_refers_to_is_not_left_out(tmp_pa
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "vp9", "av1"])
 @pytest.mark.parametrize("content", [b"", b"\0", bytes(64), b"\xff" * 64, b"\0\0\0\2\x09\x10", b"\0\0\1\xb6"])
-def test_of_a_packet_without_a_picture_nothing_is_certain(codec, content):
+def test_a_packet_without_a_picture_is_not_disposable(codec, content):
     for extradata in (b"", b"\1", b"\1" + b"\xff" * 30):
         assert not is_disposable(content, codec, extradata)
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
 @pytest.mark.parametrize("container", ["mp4", "avi"])
-def test_b_slices_are_seen_after_lengths_and_after_start_codes(tmp_path, container, b_frames):
+def test_b_slices_are_found_after_lengths_and_after_start_codes(tmp_path, container, b_frames):
     path = tmp_path / f"clip.{container}"
     write_numbered(path, b_frames=b_frames)
     packets, _, extradata = packets_of(path)
-    assert (packets[0][:3] == b"\0\0\0") == (container == "avi")  # a start code there, a length of three digits here
+    assert (packets[0][:3] == b"\0\0\0") == (container == "avi")  # AVI has a start code, MP4 a length
     assert any(has_b_slice(packet, extradata) for packet in packets) == bool(b_frames)
-    if container == "avi":  # some announce lengths in vain
+    if container == "avi":  # some claim lengths but use codes
         assert any(has_b_slice(packet, b"\1\0\0\0\xff") for packet in packets) == bool(b_frames)

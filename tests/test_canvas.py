@@ -1,4 +1,4 @@
-"""Each frame upright in its places, whatever order frames come in."""
+"""The canvas: each frame is upright in its places, in any order of arrival."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fvv_lib.video.exact.canvas import TURNS, Canvas
 
 
 def picture(value, height=6, width=8):
-    """A picture in which no two pixels are alike, so that a turn or a flip shows."""
+    """Return pixels and frame of an image in which all pixels differ, so that a rotation or a flip is visible."""
     pixels = np.arange(height * width * 3, dtype=np.uint8).reshape(height, width, 3) + np.uint8(value)
     return pixels, av.VideoFrame.from_ndarray(pixels, format="rgb24")
 
@@ -24,7 +24,7 @@ def pictures_for(*order):
 
 @pytest.fixture(scope="module")
 def decode_turned(tmp_path_factory):
-    """The frames of a clip of 3 frames that a player must turn, as the decoder gives them."""
+    """Decode a clip of 3 frames that a player must rotate; the frames are as the decoder returns them."""
 
     def decode(rotation):
         if not hasattr(av.VideoStream, "set_display_rotation"):
@@ -38,7 +38,7 @@ def decode_turned(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arrival", [(10, 20, 30), (30, 10, 20)])
-def test_each_frame_is_put_in_its_place_whenever_it_comes(arrival):
+def test_each_frame_is_put_in_its_place_in_any_order_of_arrival(arrival):
     pictures, reformatter = pictures_for(20, 30, 10), VideoReformatter()
     assert pictures.pixels is None
     for key in arrival:
@@ -47,14 +47,14 @@ def test_each_frame_is_put_in_its_place_whenever_it_comes(arrival):
     np.testing.assert_array_equal(pictures.pixels, [picture(key)[0] for key in (20, 30, 10)])
 
 
-def test_a_frame_that_is_wanted_more_than_once_is_in_each_of_its_places():
+def test_a_frame_that_is_requested_more_than_once_is_in_each_of_its_places():
     pictures, reformatter = pictures_for(7, 5, 7, 5, 7), VideoReformatter()
     for key in (5, 7):
         pictures.put(key, picture(key)[1], reformatter)
     np.testing.assert_array_equal(pictures.pixels, [picture(key)[0] for key in (7, 5, 7, 5, 7)])
 
 
-def test_what_has_not_come_yet_is_missing():
+def test_frames_that_have_not_arrived_are_missing():
     pictures, reformatter = pictures_for(5, 7, 5), VideoReformatter()
     assert pictures.missing == {5, 7}
     pictures.put(5, picture(5)[1], reformatter)
@@ -64,7 +64,7 @@ def test_what_has_not_come_yet_is_missing():
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_a_clip_of_a_phone_is_turned_upright_in_each_of_its_places(decode_turned, rotation):
+def test_a_rotated_clip_is_upright_in_each_of_its_places(decode_turned, rotation):
     frames, pictures, reformatter = decode_turned(rotation), pictures_for(1, 0, 2, 1), VideoReformatter()
     for key, frame in enumerate(frames):
         pictures.put(key, frame, reformatter)
@@ -77,7 +77,7 @@ def test_a_clip_of_a_phone_is_turned_upright_in_each_of_its_places(decode_turned
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "gray", "bgr24", "yuv420p10le"])
-def test_pictures_are_rgb_whatever_the_decoder_gives(pixel_format):
+def test_frames_are_rgb_for_every_pixel_format(pixel_format):
     frame = picture(0)[1].reformat(format=pixel_format)
     pictures = pictures_for(0)
     pictures.put(0, frame, VideoReformatter())
@@ -85,7 +85,7 @@ def test_pictures_are_rgb_whatever_the_decoder_gives(pixel_format):
 
 
 @pytest.mark.parametrize("size", [(6, 10), (8, 8), (8, 6)])
-def test_pictures_of_two_sizes_are_an_error(size):
+def test_frames_of_two_sizes_are_an_error(size):
     pictures, reformatter = pictures_for(0, 1), VideoReformatter()
     pictures.put(0, picture(0)[1], reformatter)
     message = r"folder/clip\.mp4: the frame size changes within the clip. Encode it again at one size"
@@ -96,12 +96,12 @@ def test_pictures_of_two_sizes_are_an_error(size):
 
 
 @pytest.mark.parametrize("degrees", TURNS)
-def test_where_only_the_degrees_are_known_the_turn_is_counter_clockwise(degrees):
+def test_a_rotation_in_degrees_is_counter_clockwise(degrees):
     pixels, _ = picture(0)
     np.testing.assert_array_equal(TURNS[degrees].apply(pixels), np.rot90(pixels, degrees // 90))
 
 
-def test_a_turn_by_no_multiple_of_90_degrees_is_an_error(decode_turned):
+def test_a_rotation_that_is_not_a_multiple_of_90_degrees_is_an_error(decode_turned):
     pictures = pictures_for(0)
     message = r"folder/clip\.mp4: it is rotated by -?\d+ degrees. Encode it upright"
     with pytest.raises(VideoDecodeError, match=message):

@@ -1,4 +1,4 @@
-"""Decoding: what `read_video` promises, whatever the file. That its frames are the right ones is in test_reader."""
+"""Decoding: what `read_video` guarantees for every file. test_reader checks that the frames are the right ones."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ COUNT = 72
 
 
 def write_sound(path):
-    """Write a file with silence and no picture."""
+    """Write an audio file with silence and no video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         for i in range(8):
@@ -30,12 +30,12 @@ def write_sound(path):
         container.mux(stream.encode())
 
 
-# --- what comes back ----------------------------------------------------------------------------------------------
+# --- what is returned ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def clip(tmp_path):
-    """An H.264 clip of 72 frames with B-frames at 25 frames a second."""
+    """An H.264 clip of 72 frames with B-frames at 25 frames per second."""
     write_numbered(tmp_path / "clip.mp4", b_frames=2)
     return tmp_path / "clip.mp4"
 
@@ -57,7 +57,7 @@ def test_arrays_have_the_described_types(clip):
     assert (video.total_frames, video.fps, video.duration) == (COUNT, pytest.approx(FPS), pytest.approx(2.88))
 
 
-def test_load_video_frames_gives_the_same_frames_as_pictures(clip):
+def test_load_video_frames_returns_the_same_frames_as_images(clip):
     pictures = load_video_frames(clip, 5, strategy="segment", start=0.5)
     assert all(isinstance(picture, Image.Image) and picture.mode == "RGB" for picture in pictures)
     assert np.array_equal(np.stack(pictures), read_video(clip, 5, strategy="segment", start=0.5).frames)
@@ -73,7 +73,7 @@ def test_strategies_reach_the_reader(clip):
     ("start", "end", "first", "last"),
     [(None, None, 0, 71), (1.0, None, 25, 71), (None, 1.0, 0, 24), (0.41, 0.8, 11, 19), (0.4, 0.44, 10, 10)],
 )
-def test_window_keeps_start_and_leaves_out_end(clip, start, end, first, last):
+def test_window_includes_start_and_excludes_end(clip, start, end, first, last):
     video = read_video(clip, 4, start=start, end=end)
     assert (video.indices[0], video.indices[-1]) == (first, last)
     assert read_numbers(video.frames) == video.indices.tolist()
@@ -81,7 +81,7 @@ def test_window_keeps_start_and_leaves_out_end(clip, start, end, first, last):
 
 
 @pytest.mark.parametrize(("codec", "extension"), [("libx264", "mkv"), ("libx264", "mp4")])
-def test_window_of_a_clip_of_variable_rate_goes_by_time(tmp_path, codec, extension):
+def test_window_of_a_clip_of_variable_rate_is_by_time(tmp_path, codec, extension):
     path = tmp_path / f"clip.{extension}"
     times = write_numbered(path, codec, b_frames=2, variable=True)
     inside = np.flatnonzero((times >= 1.0) & (times < 2.0))
@@ -89,8 +89,8 @@ def test_window_of_a_clip_of_variable_rate_goes_by_time(tmp_path, codec, extensi
     assert read_numbers(video.frames) == inside.tolist()
 
 
-def test_window_of_an_avi_with_b_frames_goes_by_order_of_presentation(tmp_path):
-    """AVI knows only when a frame is decoded; B-frames are decoded out of turn."""
+def test_window_of_an_avi_with_b_frames_is_by_presentation_order(tmp_path):
+    """AVI stores only when a frame is decoded, and B-frames are decoded out of order."""
     write_numbered(tmp_path / "clip.avi", gop=60, b_frames=2)
     video = read_video(tmp_path / "clip.avi", 25, start=1.0, end=2.0)
     assert read_numbers(video.frames) == list(range(25, 50))
@@ -102,19 +102,19 @@ def test_window_without_frames_is_an_error(clip, start, end):
         read_video(clip, 8, start=start, end=end)
 
 
-# --- pictures as videos -----------------------------------------------------------------------------------------
+# --- images as videos -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Frames 1 to 12 as numbered pictures, whose names sort otherwise than their numbers."""
+    """Frames 1 to 12 as numbered images. Sorted as text, their names have another order."""
     (tmp_path / "frames").mkdir()
     for number in range(1, 13):
         Image.fromarray(paint(number)).save(tmp_path / "frames" / f"frame{number}.png")
     return tmp_path / "frames"
 
 
-def test_a_folder_of_numbered_pictures_is_a_video(folder):
+def test_a_folder_of_numbered_images_is_a_video(folder):
     video = read_video(folder, 12, picture_rate=4.0)
     assert read_numbers(video.frames) == list(range(1, 13))
     np.testing.assert_allclose(video.timestamps, np.arange(12) / 4)
@@ -124,13 +124,13 @@ def test_a_folder_of_numbered_pictures_is_a_video(folder):
     assert count_frames(folder) == 12
 
 
-def test_a_list_of_pictures_is_a_video_in_its_order(folder):
+def test_a_list_of_images_is_a_video_in_its_order(folder):
     files = [folder / f"frame{number}.png" for number in (7, 3, 9)]
     assert read_numbers(read_video(files, 3).frames) == [7, 3, 9]
     assert read_numbers(read_video(list(map(str, files)), 6).frames) == [7, 7, 7, 3, 3, 9]
 
 
-def test_hidden_files_of_a_folder_do_not_count_and_others_are_an_error(folder):
+def test_hidden_files_of_a_folder_are_ignored_and_other_files_are_an_error(folder):
     (folder / ".DS_Store").touch()
     assert read_video(folder, 2).total_frames == 12
     (folder / "notes.txt").touch()
@@ -138,7 +138,7 @@ def test_hidden_files_of_a_folder_do_not_count_and_others_are_an_error(folder):
         read_video(folder, 2)
 
 
-def test_pictures_that_are_no_video_are_errors(folder, tmp_path):
+def test_images_that_cannot_be_a_video_are_errors(folder, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(VideoDecodeError, match=r"nothing: .*it is empty"):
         read_video(tmp_path / "nothing", 2)
@@ -169,7 +169,7 @@ def test_an_animated_gif_is_a_video(tmp_path):
     assert load_image(tmp_path / "still.gif").shape == (1, *frames.shape[1:])
 
 
-DURATIONS = (120, 40, 200, 80, 120, 1000, 60, 90)  # milliseconds; GIF counts in tens of them
+DURATIONS = (120, 40, 200, 80, 120, 1000, 60, 90)  # milliseconds; GIF stores multiples of 10
 
 
 def write_animation(path, frames, durations=DURATIONS, **options):
@@ -196,14 +196,14 @@ def test_an_animation_is_a_video_with_its_frames_and_times(tmp_path, extension):
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
-def test_a_frame_of_no_time_is_shown_as_long_as_browsers_show_it(tmp_path, extension):
+def test_a_frame_without_duration_is_shown_as_long_as_in_browsers(tmp_path, extension):
     path = tmp_path / f"clip.{extension}"
     write_animation(path, [paint(number) for number in range(4)], durations=[0, 50, 10, 0])
     np.testing.assert_allclose(read_video(path, 4).timestamps, [0, 0.1, 0.15, 0.25])
 
 
-def test_times_of_an_animation_do_not_add_up_what_rounding_did_to_each(tmp_path):
-    """24 frames a second are 41.67 milliseconds each."""
+def test_times_of_an_animation_do_not_accumulate_rounding_errors(tmp_path):
+    """At 24 frames per second, each lasts 41.67 milliseconds."""
     path = tmp_path / "clip.avif"
     with _same_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream("libsvtav1", rate=24, width=WIDTH, height=HEIGHT, options={"preset": "8"})
@@ -216,7 +216,7 @@ def test_times_of_an_animation_do_not_add_up_what_rounding_did_to_each(tmp_path)
     np.testing.assert_allclose(video.timestamps, np.arange(48) / 24, atol=1e-3)
 
 
-def test_a_name_does_not_make_an_animation_another_file(tmp_path):
+def test_an_animation_is_recognized_under_any_name(tmp_path):
     write_animation(tmp_path / "clip.webp", [paint(number) for number in range(8)])
     for name in ("clip.jpg", "clip.mp4", "clip"):
         (tmp_path / name).write_bytes((tmp_path / "clip.webp").read_bytes())
@@ -224,7 +224,7 @@ def test_a_name_does_not_make_an_animation_another_file(tmp_path):
         assert read_numbers(read_video(tmp_path / name, 8).frames) == list(range(8))
 
 
-def test_the_picture_for_programs_without_animations_is_no_frame(tmp_path):
+def test_the_default_image_of_an_animation_is_not_a_frame(tmp_path):
     write_animation(tmp_path / "clip.png", [paint(number) for number in range(8)], DURATIONS[1:], default_image=True)
     video = read_video(tmp_path / "clip.png", 7)
     assert read_numbers(video.frames) == list(range(1, 8))
@@ -244,7 +244,7 @@ def test_an_animation_that_is_cut_short_is_an_error(tmp_path, extension):
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
-def test_what_is_transparent_in_an_animation_shows_white(tmp_path, extension):
+def test_transparent_pixels_of_an_animation_are_white(tmp_path, extension):
     def ring(number):
         picture = Image.new("RGBA", (60, 40), (10, 10, 10, 0))
         picture.paste((200, 30 * number, 30, 255), (20, 10, 40, 30))
@@ -257,7 +257,7 @@ def test_what_is_transparent_in_an_animation_shows_white(tmp_path, extension):
         assert np.abs(frame[20, 30].astype(int) - (200, 30 * number, 30)).max() <= 1
 
 
-def test_a_still_picture_is_a_video_of_one_frame_where_it_is_asked_for_as_one(tmp_path):
+def test_read_video_reads_a_still_image_as_one_frame(tmp_path):
     Image.fromarray(paint(5)).save(tmp_path / "still.png")
     assert not is_video(tmp_path / "still.png")
     video = read_video(tmp_path / "still.png", 3)
@@ -265,9 +265,9 @@ def test_a_still_picture_is_a_video_of_one_frame_where_it_is_asked_for_as_one(tm
     assert video.total_frames == 1
 
 
-# --- other names, other containers ----------------------------------------------------------------------------------
+# --- other file names, other containers -----------------------------------------------------------------------------
 
-OTHERS = [  # extension, FFmpeg's name of the container, an encoder that it takes
+OTHERS = [  # extension, FFmpeg's name of the container, an encoder for it
     ("ts", "mpegts", "libx264"),
     ("mts", "mpegts", "libx264"),
     ("m2ts", "mpegts", "libx264"),
@@ -288,7 +288,7 @@ OTHERS = [  # extension, FFmpeg's name of the container, an encoder that it take
 
 
 def write_in(path, container, codec, count=24):
-    """Painted frames in any container, at 25 a second."""
+    """Write painted frames to any container, at 25 per second."""
     size = (176, 144) if codec == "rv20" else (WIDTH, HEIGHT)
     with av.open(str(path), "w", format=container) as writing:
         stream = writing.add_stream(codec, rate=FPS, width=size[0], height=size[1], options={"bf": "0"})
@@ -303,7 +303,7 @@ def write_in(path, container, codec, count=24):
 
 
 @pytest.mark.parametrize(("extension", "container", "codec"), OTHERS, ids=[other[0] for other in OTHERS])
-def test_what_ffmpeg_can_demux_is_a_video(tmp_path, extension, container, codec):
+def test_a_file_that_ffmpeg_can_demux_is_a_video(tmp_path, extension, container, codec):
     path = tmp_path / f"clip.{extension}"
     try:
         write_in(path, container, codec)
@@ -321,7 +321,7 @@ def test_what_ffmpeg_can_demux_is_a_video(tmp_path, extension, container, codec)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.tiff", "a.avif", "a.txt", "a.wav", "a.dat"])
-def test_what_is_no_video_is_called_none(tmp_path, name):
+def test_other_content_is_not_a_video(tmp_path, name):
     if name == "a.txt":
         (tmp_path / name).write_text("#EXTM3U\n" * 50)
     elif name == "a.dat":
@@ -335,7 +335,7 @@ def test_what_is_no_video_is_called_none(tmp_path, name):
     assert not is_video(tmp_path / f"missing{name[1:]}")
 
 
-def test_a_file_that_waits_for_a_writer_is_not_opened_to_tell_what_it_is(tmp_path):
+def test_is_video_does_not_open_a_named_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert not is_video(tmp_path / "pipe")
 
@@ -412,7 +412,7 @@ def test_video_extensions_are_known_in_any_case(extension):
 @pytest.mark.parametrize(
     "name", ["a.png", "a.jpg", "a.gif", "mp4", "a.mp4.txt", "a.mp3", "videos.mov/a.png", "amkv", ""]
 )
-def test_other_files_are_no_videos(name):
+def test_other_extensions_are_not_video_files(name):
     assert not is_video_file(name)
 
 
@@ -438,7 +438,7 @@ def test_decord_agrees_where_it_is_right(clip):
     [("libx264", "avi", 0), ("libx264", "avi", 2), ("mpeg4", "mp4", 2), ("mpeg4", "avi", 2), ("wmv2", "wmv", 0)],
 )
 def test_decord_gives_wrong_frames_where_ours_are_right(tmp_path, codec, extension, b_frames):
-    """When the assertion about decord fails, it has been mended: then `read_video` must no longer warn of it."""
+    """If the assertion about decord fails, decord was fixed: then remove the warning from `read_video`."""
     path = tmp_path / f"clip.{extension}"
     write_numbered(path, codec, b_frames=b_frames)
     asked = np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
@@ -447,7 +447,7 @@ def test_decord_gives_wrong_frames_where_ours_are_right(tmp_path, codec, extensi
 
 
 @pytest.mark.usefixtures("decord")
-def test_what_decord_can_not_open_is_an_error_that_names_the_file(tmp_path):
+def test_a_file_that_decord_cannot_open_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "clip.mp4"
     write_numbered(path, "libsvtav1", count=12)
     with pytest.raises(VideoDecodeError, match=r"clip\.mp4: decord cannot decode it"):
@@ -492,7 +492,7 @@ def test_decord_agrees_on_real_clip(real_videos, name):
 
 @pytest.mark.usefixtures("decord")
 def test_decord_gives_wrong_frames_of_the_real_avi(real_videos):
-    """For 0 38 76 115 153 192 230 269 decord gives 0 38 29 9 47 27 6 45: it counts anew after each seek."""
+    """For 0 38 76 115 153 192 230 269 decord returns 0 38 29 9 47 27 6 45: it starts to count again after each seek."""
     reference = decode_all(real_videos / "cooking.avi")
     theirs = read_video(real_videos / "cooking.avi", 8, backend="decord")
     assert theirs.indices.tolist() == [0, 38, 76, 115, 153, 192, 230, 269]
@@ -503,7 +503,7 @@ def test_decord_gives_wrong_frames_of_the_real_avi(real_videos):
 @pytest.mark.parametrize(
     ("degrees", "shape"), [(0, (320, 568)), (90, (568, 320)), (180, (320, 568)), (270, (568, 320))]
 )
-def test_real_phone_clip_comes_upright(real_videos, degrees, shape):
+def test_real_phone_clip_is_upright(real_videos, degrees, shape):
     assert read_video(real_videos / f"rotated_{degrees}.mov", 2).frames.shape[1:3] == shape
 
 
@@ -520,7 +520,7 @@ def test_real_corrupted_clip_is_an_error_that_names_it(real_videos):
 
 
 @pytest.mark.parametrize("timeout", [None, 30])
-def test_what_the_system_refuses_is_an_error_about_the_file(tmp_path, timeout):
+def test_an_error_of_the_system_is_an_error_about_the_file(tmp_path, timeout):
     path = tmp_path / ("x" * 300 + ".mp4")
     with pytest.raises(VideoDecodeError, match=r"xxx\.mp4: it cannot be read \(File name too long\)"):
         read_video(path, 2, timeout=timeout)
@@ -533,13 +533,13 @@ def test_what_the_system_refuses_is_an_error_about_the_file(tmp_path, timeout):
     [{"num_threads": -1}, {"num_threads": 1.5}, {"num_threads": "2"}]
     + [{"timeout": value} for value in (0, -1, float("nan"), float("inf"), 1e12, "5")],
 )
-def test_a_wrong_setting_is_an_error_at_once(clip, wrong):
+def test_an_invalid_setting_is_an_error_at_once(clip, wrong):
     with pytest.raises(FvvError, match=f"{next(iter(wrong))} must be") as caught:
         read_video(clip, 2, **wrong)
     assert not isinstance(caught.value, VideoDecodeError)  # the file is not to blame
 
 
-def test_the_cover_of_an_album_is_no_video(tmp_path, clip):
+def test_an_album_cover_is_not_a_video(tmp_path, clip):
     Image.fromarray(paint(1)).save(tmp_path / "cover.png")
 
     def write_with_cover(path, sources):

@@ -1,4 +1,4 @@
-"""Images: the whole picture on a square, upright; but for its border, within one grey level of the described way."""
+"""Images: the whole image on a square, upright. Except at its border, within one grey level of the described system."""
 
 import struct
 import warnings
@@ -72,7 +72,7 @@ def test_frames_are_not_changed():
 
 
 @pytest.mark.parametrize("background", [(0, 0, 0), (12, 34, 56)])
-def test_pad_centres_a_wide_picture_on_the_background(background):
+def test_pad_centres_a_wide_frame_on_the_background(background):
     pixels = preprocess_frames(flat(36, 64, 200), 64, "pad", background)[0]
     colour = torch.tensor(background, dtype=torch.uint8)[:, None, None]
     assert (pixels[:, :14] == colour).all()
@@ -80,20 +80,20 @@ def test_pad_centres_a_wide_picture_on_the_background(background):
     assert (pixels[:, 50:] == colour).all()
 
 
-def test_pad_centres_a_high_picture_on_the_background():
+def test_pad_centres_a_high_frame_on_the_background():
     pixels = preprocess_frames(flat(64, 36, 200), 64, "pad", (1, 2, 3))[0]
     assert pixels[:, 5, 13].tolist() == pixels[:, 5, 50].tolist() == [1, 2, 3]
     assert (pixels[:, :, 14:50] == 200).all()
 
 
 def marked(height, width):
-    """A grey picture with its left and right tenth white."""
+    """Return a grey frame with its left and right tenths white."""
     frame = flat(height, width, 100)
     frame[:, :, : width // 10] = frame[:, :, -(width // 10) :] = 255
     return frame
 
 
-def test_pad_keeps_both_sides_of_the_picture():
+def test_pad_keeps_both_sides_of_the_frame():
     row = preprocess_frames(marked(90, 160), 64)[0, 0, 32]
     assert row[:5].min() > 240
     assert row[-5:].min() > 240
@@ -105,13 +105,13 @@ def test_crop_loses_the_sides_and_keeps_the_middle():
     assert (pixels == 100).all()
 
 
-def test_crop_of_a_wide_picture_keeps_nine_sixteenths_of_its_width():
+def test_crop_of_a_wide_frame_keeps_nine_sixteenths_of_its_width():
     ramp = np.repeat(np.arange(160, dtype=np.uint8)[None, None, :, None], 90, axis=1).repeat(3, axis=-1)
     row = preprocess_frames(ramp, 90, "crop")[0, 0, 45]
     assert (int(row[0]), int(row[-1])) == (35, 124)
 
 
-def test_resize_squeezes_the_whole_picture():
+def test_resize_squeezes_the_whole_frame():
     row = preprocess_frames(marked(90, 160), 60, "resize")[0, 0, 30]
     assert row[:5].min() > 240
     assert row[-5:].min() > 240
@@ -124,12 +124,12 @@ def test_resize_squeezes_the_whole_picture():
 @pytest.mark.parametrize(
     "frame", [smooth(360, 640), noise(360, 640, 3), noise(640, 360, 3)], ids=["smooth", "wide", "high"]
 )
-def test_pad_is_padding_before_resizing_but_for_the_pictures_border(frame, background, size):
-    """The described way: pad at full size with PIL, then resize with PIL. Ours resizes first, with torchvision.
+def test_pad_equals_padding_before_resizing_except_at_the_border(frame, background, size):
+    """The described system pads at full size, then resizes, both with PIL. Ours resizes first, with torchvision.
 
-    Padded first, the background bleeds into the picture as far as the bicubic kernel reaches: two pixels of the coarser
-    of the two grids. Nowhere else may a pixel differ by more than rounding does. (These pictures come out at whole
-    pixels; where one does not, ours is rounded to them, and its lines move.)
+    If padding is first, the background bleeds into the image as far as the bicubic kernel reaches: two pixels of the
+    coarser of the two grids. No other pixel may differ by more than rounding. (The resized sizes here are whole
+    numbers of pixels. Any other size is rounded in ours, so its lines move.)
     """
     (height, width), side = frame.shape[:2], max(frame.shape)
     top, left, scale = (side - height) // 2, (side - width) // 2, size / side
@@ -155,9 +155,9 @@ def test_pad_is_padding_before_resizing_but_for_the_pictures_border(frame, backg
         noise(1, 3, 8, 8),
         noise(1, 8, 8, 3).astype(np.int64),
     ],
-    ids=["float", "one picture", "alpha", "channels first", "int64"],
+    ids=["float", "one frame", "alpha", "channels first", "int64"],
 )
-def test_frames_of_another_kind_are_an_error_that_shows_them(frames):
+def test_other_arrays_are_an_error_that_shows_their_shape(frames):
     with pytest.raises(FvvError, match=r"must be uint8 \(N, H, W, 3\), got") as caught:
         preprocess_frames(frames, 8)
     assert str(frames.shape) in str(caught.value)
@@ -168,10 +168,10 @@ def test_unknown_aspect_ratio_is_an_error_that_lists_the_known_ones():
         preprocess_frames(noise(1, 8, 8, 3), 8, "anyres")
 
 
-# --- still pictures -----------------------------------------------------------------------------------------------
+# --- still images -------------------------------------------------------------------------------------------------
 
 
-def test_still_picture_is_a_video_of_one_frame(tmp_path):
+def test_still_image_is_a_video_of_one_frame(tmp_path):
     pixels = noise(20, 30, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
@@ -193,7 +193,7 @@ def test_still_picture_is_a_video_of_one_frame(tmp_path):
         (8, lambda picture: np.rot90(picture, 1)),
     ],
 )
-def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation, upright):
+def test_exif_orientation_turns_the_image_upright(tmp_path, orientation, upright):
     pixels = noise(20, 30, 3)
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
@@ -202,22 +202,22 @@ def test_exif_orientation_turns_the_picture_upright(tmp_path, orientation, uprig
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
-def test_pictures_of_every_mode_become_rgb(tmp_path, mode):
+def test_images_of_every_mode_become_rgb(tmp_path, mode):
     Image.fromarray(noise(20, 30, 3)).convert(mode).save(tmp_path / "a.tiff")
     assert load_image(tmp_path / "a.tiff").shape == (1, 20, 30, 3)
 
 
-# --- more than 8 bits, transparent, several in one file -----------------------------------------------------------
+# --- more than 8 bits, transparency, several images in one file ---------------------------------------------------
 
 
 def levels(dtype="<u2"):
-    """A ramp over all that 16 bits can hold: (20, 30)."""
+    """Return a ramp over the range of 16 bits: (20, 30)."""
     return np.linspace(0, 65535, 600).astype(dtype).reshape(20, 30)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tiff", "a.pgm"])
 def test_grey_of_16_bits_is_its_high_byte(tmp_path, name):
-    """Not stretched to what the picture uses: two pictures of one camera stay comparable."""
+    """Values are not stretched to the range of the image, so two images from one camera stay comparable."""
     for samples in (levels(), levels() // 16):
         Image.fromarray(samples).save(tmp_path / name)
         expected = np.repeat((samples >> 8).astype(np.uint8)[..., None], 3, axis=-1)
@@ -225,7 +225,7 @@ def test_grey_of_16_bits_is_its_high_byte(tmp_path, name):
 
 
 def tiff(samples, bits, photometric=1, order="<", sample_format=1, floats=False):
-    """An uncompressed grey TIFF, as no writer here makes them."""
+    """Return an uncompressed grey TIFF of a kind that no writer here produces."""
     height, width = samples.shape
     if bits == 12:
         pairs = samples.astype(np.uint32).reshape(-1, 2)
@@ -244,16 +244,16 @@ def tiff(samples, bits, photometric=1, order="<", sample_format=1, floats=False)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_a_tiff_of_16_bits_may_have_either_order_of_bytes_and_0_for_white(tmp_path, order):
+def test_a_tiff_of_16_bits_may_have_either_byte_order_and_0_for_white(tmp_path, order):
     expected = (levels() >> 8).astype(np.uint8)
     for photometric, grey in ((1, expected), (0, 255 - expected)):
         if order == ">" and photometric == 0:
-            continue  # Pillow does not know it, and says so
+            continue  # Pillow does not support it, and raises an error
         (tmp_path / "a.tif").write_bytes(tiff(levels(), 16, photometric, order))
         assert np.array_equal(load_image(tmp_path / "a.tif")[0, ..., 1], grey)
 
 
-def test_a_tiff_of_12_bits_is_not_taken_for_a_dark_one_of_16(tmp_path):
+def test_a_tiff_of_12_bits_is_not_read_as_a_dark_one_of_16(tmp_path):
     samples = levels() >> 4
     (tmp_path / "a.tif").write_bytes(tiff(samples, 12))
     assert np.array_equal(load_image(tmp_path / "a.tif")[0, ..., 0], (samples >> 4).astype(np.uint8))
@@ -268,7 +268,7 @@ def test_a_tiff_of_12_bits_is_not_taken_for_a_dark_one_of_16(tmp_path):
     ],
     ids=["float", "32 bits", "signed"],
 )
-def test_numbers_without_a_range_are_an_error(tmp_path, kind, content):
+def test_samples_without_a_defined_range_are_an_error(tmp_path, kind, content):
     (tmp_path / "depth.tif").write_bytes(content)
     with pytest.raises(VideoDecodeError, match=rf"depth\.tif: its pixels are {kind}, .*Export it with 8 or 16 bits"):
         load_image(tmp_path / "depth.tif")
@@ -276,9 +276,9 @@ def test_numbers_without_a_range_are_an_error(tmp_path, kind, content):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
 @pytest.mark.parametrize("extension", ["png", "tiff", "webp"])
-def test_what_is_transparent_shows_white_and_not_the_colour_under_it(tmp_path, mode, extension):
+def test_transparent_pixels_are_white_and_not_their_stored_colour(tmp_path, mode, extension):
     if (mode == "PA" and extension != "tiff") or (mode == "P" and extension == "tiff"):
-        pytest.skip("this format has no such pictures")
+        pytest.skip("this format has no such images")
     picture = Image.new("RGBA", (30, 20), (90, 90, 90, 255))
     picture.paste((10, 10, 10, 0), (0, 0, 10, 20))
     options = {"lossless": True, "exact": True} if extension == "webp" else {}
@@ -294,7 +294,7 @@ def test_half_transparent_is_half_white(tmp_path):
 
 
 @pytest.mark.parametrize("value", [(1000, 0), (0, 65535)])
-def test_a_level_that_a_grey_png_calls_transparent_shows_white(tmp_path, value):
+def test_the_transparent_level_of_a_grey_png_is_white(tmp_path, value):
     hidden, shown = value
     samples = np.full((4, 8), shown, np.uint16)
     samples[:, :4] = hidden
@@ -305,21 +305,21 @@ def test_a_level_that_a_grey_png_calls_transparent_shows_white(tmp_path, value):
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.avif", "a.tiff"])
-def test_several_pictures_are_not_read_as_their_first(tmp_path, name):
+def test_several_images_are_not_read_as_their_first(tmp_path, name):
     pictures = [Image.fromarray(noise(20, 30, 3)), Image.new("RGB", (30, 20)), Image.new("RGB", (30, 20), "red")]
     pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
     with pytest.raises(VideoDecodeError, match=rf"{name}: it holds 3 images. Read an animation with read_video"):
         load_image(tmp_path / name)
 
 
-def test_a_thumbnail_in_a_tiff_is_no_second_picture(tmp_path):
+def test_a_thumbnail_in_a_tiff_is_not_a_second_image(tmp_path):
     thumbnail = Image.new("RGB", (3, 2))
     thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
     Image.fromarray(noise(20, 30, 3)).save(tmp_path / "a.tiff", save_all=True, append_images=[thumbnail])
     assert np.array_equal(load_image(tmp_path / "a.tiff")[0], noise(20, 30, 3))
 
 
-def test_a_picture_that_is_a_program_is_not_run(tmp_path):
+def test_an_image_that_is_a_program_is_not_run(tmp_path):
     """Pillow would start Ghostscript."""
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
@@ -332,8 +332,8 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path):
 
 @pytest.mark.parametrize("aspect_ratio", ASPECT_RATIOS)
 @pytest.mark.parametrize(("pixel_aspect", "shape"), [(2, (64, 192)), (0.5, (128, 96)), (16 / 15, (60, 96))])
-def test_a_picture_is_shown_in_its_true_shape(aspect_ratio, pixel_aspect, shape):
-    """As if its pixels had been made square before. What is flat stays so, whatever is between."""
+def test_a_frame_is_shown_in_its_true_shape(aspect_ratio, pixel_aspect, shape):
+    """The result is as if the pixels had been made square first: flat areas are equal, edges nearly."""
     frames = flat(64, 96, 40)
     frames[:, 16:48, 24:72] = 200
     square = np.asarray(Image.fromarray(frames[0]).resize(shape[::-1], Image.Resampling.NEAREST))[None]
@@ -344,7 +344,7 @@ def test_a_picture_is_shown_in_its_true_shape(aspect_ratio, pixel_aspect, shape)
     theirs = preprocess_frames(square, 48, aspect_ratio).int()
     assert (ours - theirs).abs().float().mean() < 3
     if aspect_ratio == "pad":
-        assert torch.equal(ours[0, 0].amax(1) > 20, theirs[0, 0].amax(1) > 20)  # the same rows have a picture
+        assert torch.equal(ours[0, 0].amax(1) > 20, theirs[0, 0].amax(1) > 20)  # the same rows are covered
 
 
 @pytest.mark.parametrize("aspect_ratio", ASPECT_RATIOS)
@@ -355,12 +355,12 @@ def test_square_pixels_change_nothing(aspect_ratio):
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf")])
-def test_pixels_without_a_shape_are_an_error(wrong):
+def test_an_invalid_pixel_aspect_is_an_error(wrong):
     with pytest.raises(FvvError, match="pixel_aspect must be a number above 0"):
         preprocess_frames(noise(1, 8, 8, 3), 8, pixel_aspect=wrong)
 
 
-# --- broken pictures ----------------------------------------------------------------------------------------------
+# --- broken images ------------------------------------------------------------------------------------------------
 
 
 def write_truncated(path):
@@ -382,7 +382,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_picture_is_an_error_that_names_it(tmp_path, name):
+def test_broken_image_is_an_error_that_names_it(tmp_path, name):
     path = tmp_path / name
     BROKEN[name](path)
     with pytest.raises(VideoDecodeError) as caught:
@@ -405,7 +405,7 @@ def test_processor_size_is_the_side_of_its_square(settings, side):
     assert processor_size(CLIPImageProcessor(**settings)) == side
 
 
-def test_frames_that_may_not_be_written_to_are_taken_without_a_warning():
+def test_read_only_frames_are_accepted_without_a_warning():
     frames = np.zeros((2, 20, 30, 3), np.uint8)
     frames.flags.writeable = False
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A child's hang or crash is an error of one call and nothing else."""
+"""A hang or crash of the child is an error of one call and nothing else."""
 
 import gc
 import os
@@ -28,7 +28,7 @@ def child_pid():
 
 
 def is_gone(pid):
-    """Neither running nor a zombie."""
+    """Return whether a process is neither running nor a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -36,7 +36,7 @@ def is_gone(pid):
     return False
 
 
-def test_a_call_gives_what_the_function_gives():
+def test_a_call_returns_what_the_function_returns():
     assert isolation.call("textwrap.shorten", {"text": "one two three", "width": 9}, 10) == "one [...]"
     first = child_pid()
     assert isolation.call("os.getpid", {}, 10) == first
@@ -53,7 +53,7 @@ def test_an_error_does_not_keep_the_child_of_a_thread_that_has_ended(tmp_path):
         except VideoDecodeError:
             pids.append(child_pid())
 
-    gc.disable()  # what is kept in a circle would wait for it
+    gc.disable()  # a child in a reference cycle would be kept until a collection
     try:
         thread = threading.Thread(target=work)
         thread.start()
@@ -73,9 +73,9 @@ def test_the_child_follows_its_owner_to_another_folder(tmp_path, monkeypatch):
 
 
 def test_after_an_interrupted_call_the_next_gets_its_own_answer():
-    """In a notebook, somebody stops the cell and runs it again."""
+    """In a notebook, a user interrupts the cell and runs it again."""
     isolation.call("os.getpid", {}, 10)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     threading.Timer(0.3, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -85,17 +85,17 @@ def test_after_an_interrupted_call_the_next_gets_its_own_answer():
     assert isolation.call("os.path.basename", {"p": "folder/next"}, 10) == "next"
 
 
-def test_an_error_of_the_function_is_raised_here(tmp_path):
+def test_an_error_of_the_function_is_raised_in_the_caller(tmp_path):
     with pytest.raises(VideoDecodeError, match=r"gone\.mp4: no such file"):
         read_video(tmp_path / "gone.mp4", timeout=10)
 
 
-def test_what_the_child_prints_does_not_come_between(capfd):
+def test_printed_output_of_the_child_does_not_mix_with_its_answers(capfd):
     isolation.call("builtins.print", {"sep": "x"}, 10)
     assert isolation.call("os.getpid", {}, 10) == child_pid()
 
 
-def test_a_hang_ends_after_the_timeout_and_leaves_nothing():
+def test_a_hang_ends_after_the_timeout_and_leaves_no_process():
     isolation.call("os.getpid", {}, 10)
     pid = child_pid()
     start = time.monotonic()
@@ -124,7 +124,7 @@ def test_a_child_killed_between_calls_is_replaced():
 
 @pytest.fixture
 def anew(monkeypatch):
-    """Let the next call start a child, and leave none behind that a test has changed."""
+    """Start a new child for the next call, and keep no child that a test has changed."""
     monkeypatch.setattr(isolation, "_mine", threading.local())
 
 
@@ -132,7 +132,7 @@ def anew(monkeypatch):
     ("code", "what"), [("raise SystemExit(3)", "exit code 3"), ("import time; time.sleep(60)", "after 1 seconds")]
 )
 @pytest.mark.usefixtures("anew")
-def test_a_child_that_dies_or_hangs_while_it_starts_is_an_error_of_no_file(clip, monkeypatch, code, what):
+def test_a_child_that_dies_or_hangs_at_its_start_is_not_an_error_of_the_file(clip, monkeypatch, code, what):
     monkeypatch.setattr(isolation, "START", code)
     monkeypatch.setattr(isolation, "START_SECONDS", 1)
     with pytest.raises(FvvError, match=f"did not start .*{what}") as caught:
@@ -144,7 +144,7 @@ def test_a_child_that_dies_or_hangs_while_it_starts_is_an_error_of_no_file(clip,
 
 
 class LateTimer(threading.Timer):
-    """Its time is over in the very moment in which it is cancelled."""
+    """A timer that expires at the moment when it is cancelled."""
 
     def cancel(self):
         super().cancel()
@@ -152,16 +152,16 @@ class LateTimer(threading.Timer):
 
 
 @pytest.mark.usefixtures("anew")
-def test_a_timer_that_comes_late_ends_no_later_call(monkeypatch):
-    """A child that it ended after an answer is replaced, and no call is blamed."""
+def test_a_late_timer_does_not_end_a_later_call(monkeypatch):
+    """A child that was killed after its answer is replaced, and no call fails."""
     monkeypatch.setattr(threading, "Timer", LateTimer)
     for _ in range(5):
         assert isolation.call("os.path.basename", {"p": "folder/file"}, 30) == "file"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts what RLIMIT_DATA limits")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the memory that RLIMIT_DATA limits")
 @pytest.mark.usefixtures("anew")
-def test_a_child_may_have_so_much_memory_and_no_more(clip, monkeypatch):
+def test_a_child_cannot_use_more_memory_than_its_limit(clip, monkeypatch):
     monkeypatch.setattr(isolation, "MEMORY", 2**30)
     with pytest.raises(MemoryError):
         isolation.call("numpy.ones", {"shape": 2**28}, 30)  # 2 GiB
@@ -172,8 +172,8 @@ def test_a_child_may_have_so_much_memory_and_no_more(clip, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_child_outlives_what_is_sent_to_the_whole_job(number):
-    """A scheduler, or Ctrl-C in a terminal: the owner decides when its child ends."""
+def test_a_child_ignores_signals_to_the_whole_job(number):
+    """A scheduler or Ctrl-C signals the whole job, but the owner decides when its child ends."""
     isolation.call("os.getpid", {}, 10)
     before = child_pid()
     os.kill(before, number)
@@ -181,14 +181,14 @@ def test_a_child_outlives_what_is_sent_to_the_whole_job(number):
     assert isolation.call("os.getpid", {}, 10) == before
 
 
-def test_a_child_is_replaced_after_so_many_calls(monkeypatch):
+def test_a_child_is_replaced_after_its_maximum_number_of_calls(monkeypatch):
     monkeypatch.setattr(isolation, "CALLS", 3)
     pids = [isolation.call("os.getpid", {}, 10) for _ in range(7)]
     assert len(set(pids)) >= 3
     assert all(map(is_gone, set(pids) - {child_pid()}))
 
 
-def test_each_thread_has_its_child_and_takes_it_along():
+def test_each_thread_has_its_own_child_which_ends_with_it():
     pids = []
     threads = [threading.Thread(target=lambda: pids.append(isolation.call("os.getpid", {}, 30))) for _ in range(2)]
     for thread in threads:
@@ -228,7 +228,7 @@ def test_a_video_that_takes_too_long_is_an_error_that_names_it(clip):
 
 
 class Clips(Dataset):
-    """The same clip again and again; the third read crashes its child."""
+    """The same clip six times; item 3 crashes its child."""
 
     def __init__(self, path):
         self.path = path
@@ -245,7 +245,7 @@ class Clips(Dataset):
 
 
 def test_a_data_loader_worker_survives_a_crash(clip):
-    isolation.call("os.getpid", {}, 10)  # a child of ours, which the forked workers must leave alone
+    isolation.call("os.getpid", {}, 10)  # a child of this process, which forked workers must not use
     loader = DataLoader(Clips(clip), batch_size=1, num_workers=2)
     assert [int(item) for item in loader] == [71, 71, 71, -1, 71, 71]
     assert isolation.call("os.getpid", {}, 10) == child_pid()

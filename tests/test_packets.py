@@ -1,5 +1,5 @@
-"""The list of packets: what a container says of its frames, when that can be relied on, and which packets a frame
-needs. Lists that no encoder here writes are made by hand."""
+"""The list of packets: what a container says about its frames, when that is reliable, and which packets a frame needs.
+Lists that no encoder here produces are made by hand."""
 
 from fractions import Fraction
 
@@ -35,14 +35,14 @@ CODECS = {
 
 
 def listed(path):
-    """The packets of a clip, and the name of its codec."""
+    """Return the packets of a clip and the name of its codec."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return list_packets(path, container, stream), stream.codec.canonical_name
 
 
 def by_hand(pts, keys=(0,), hidden=(), timed=True, dts=None):
-    """Packets with these pts, in the order of decoding; `keys` and `hidden` are places in that order."""
+    """Return packets with these pts, in decoding order. `keys` and `hidden` are indices in that order."""
     places = np.arange(len(pts))
     return Packets(
         pts=np.array(pts),
@@ -57,7 +57,7 @@ def by_hand(pts, keys=(0,), hidden=(), timed=True, dts=None):
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a numbered clip of 24 frames, a key frame every 6, and return its path."""
+    """Write a numbered clip of 24 frames with a key frame every 6, and return its path."""
 
     def start(codec="libx264", container="mp4", **settings):
         if codec not in av.codecs_available:
@@ -86,7 +86,7 @@ def test_each_frame_is_a_packet_with_its_time_and_key_frames_are_marked(tmp_path
     assert found.timed
 
 
-def test_packets_stand_in_the_order_of_decoding_and_frames_in_that_of_presentation(write):
+def test_packets_are_in_decoding_order_and_frames_in_presentation_order(write):
     path = write(b_frames=2)
     found, _ = listed(path)
     with av.open(str(path)) as container:
@@ -100,8 +100,8 @@ def test_packets_stand_in_the_order_of_decoding_and_frames_in_that_of_presentati
     assert [found.position[pts] for pts in demuxed] == list(range(COUNT))
 
 
-def test_frames_that_an_edit_list_cuts_away_have_no_time(tmp_path, write):
-    """A cut without a new encoding: 8 frames lie before the first that is shown."""
+def test_frames_that_an_edit_list_removes_have_no_time(tmp_path, write):
+    """A cut without re-encoding: 8 frames come before the first shown frame."""
     source = write(b_frames=2)
     with av.open(str(source)) as reading, av.open(str(tmp_path / "cut.mp4"), "w") as writing:
         stream = writing.add_stream_from_template(reading.streams.video[0])
@@ -115,7 +115,7 @@ def test_frames_that_an_edit_list_cuts_away_have_no_time(tmp_path, write):
     np.testing.assert_allclose(found.times, np.arange(COUNT - 8) / 25, atol=1e-3)
 
 
-def test_times_begin_with_the_first_frame_that_is_shown():
+def test_times_start_at_the_first_shown_frame():
     found = by_hand([100, 130, 110, 120, 150, 140], hidden=(0, 2))
     assert found.shown_pts.tolist() == [120, 130, 140, 150]
     assert found.times == pytest.approx([0, 1, 2, 3])
@@ -136,8 +136,8 @@ def test_times_begin_with_the_first_frame_that_is_shown():
         ("wmv2", "wmv", 0, True, False),
     ],
 )
-def test_where_a_container_has_no_times_of_presentation_it_is_known(write, codec, container, b_frames, given, timed):
-    """AVI, and H.264 in ASF, give the times of decoding for them: the same where no frame waits for another."""
+def test_containers_without_presentation_times_are_recognized(write, codec, container, b_frames, given, timed):
+    """AVI, and H.264 in ASF, have decoding times instead. The two are equal if frames are shown in decoding order."""
     path = write(codec, container, b_frames=b_frames)
     found, _ = listed(path)
     assert found.timed == timed
@@ -148,8 +148,8 @@ def test_where_a_container_has_no_times_of_presentation_it_is_known(write, codec
     np.testing.assert_allclose(found.times, np.arange(COUNT) / 25, atol=1e-3)  # right for the clip as a whole
 
 
-def test_a_file_that_gives_no_times_has_no_list(tmp_path):
-    """Raw H.264 is pictures and nothing else."""
+def test_a_file_without_times_has_no_list(tmp_path):
+    """Raw H.264 has frames but no times."""
     write_numbered(tmp_path / "clip.h264", gop=GOP, count=COUNT)
     assert listed(tmp_path / "clip.h264")[0] is None
 
@@ -157,7 +157,7 @@ def test_a_file_that_gives_no_times_has_no_list(tmp_path):
 def test_a_file_that_shows_no_frame_has_no_list(write):
     path = write(b_frames=2)
     content = bytearray(path.read_bytes())
-    start = content.index(b"elst") + 16  # the time at which the only entry begins, after version, count and duration
+    start = content.index(b"elst") + 16  # start time of the only entry, after version, count and duration
     content[start : start + 4] = (0x7FFFFFF0).to_bytes(4, "big")
     path.write_bytes(content)
     assert listed(path)[0] is None
@@ -167,7 +167,7 @@ def test_a_file_that_shows_no_frame_has_no_list(write):
 
 
 def test_the_packets_of_a_short_clip_are_kept_up_to_the_limit(write, monkeypatch):
-    """All of them or none: the first half of a clip would be no use."""
+    """All of them are kept, or none: the first half of a clip is of no use."""
     path = write()
     with av.open(str(path)) as container:
         contents = [bytes(packet) for packet in container.demux(video=0) if packet.size]
@@ -179,7 +179,7 @@ def test_the_packets_of_a_short_clip_are_kept_up_to_the_limit(write, monkeypatch
         assert len(found.pts) == COUNT
 
 
-def test_a_clip_may_have_as_many_frames_as_the_limit_and_not_one_more(write, monkeypatch):
+def test_a_clip_may_have_as_many_frames_as_the_limit_but_not_one_more(write, monkeypatch):
     path = write()
     monkeypatch.setattr(packets, "MAX_FRAMES", COUNT)
     assert len(listed(path)[0].pts) == COUNT
@@ -188,8 +188,8 @@ def test_a_clip_may_have_as_many_frames_as_the_limit_and_not_one_more(write, mon
         listed(path)
 
 
-def test_frames_that_the_index_lists_and_the_file_does_not_have_are_an_error(write):
-    path = write(container_options={"movflags": "faststart"})  # the index stands first and survives the cut
+def test_frames_that_the_index_lists_but_the_file_lacks_are_an_error(write):
+    path = write(container_options={"movflags": "faststart"})  # the index comes first and survives the cut
     with av.open(str(path)) as container:
         starts = [packet.pos for packet in container.demux(video=0) if packet.size]
     path.write_bytes(path.read_bytes()[: starts[15]])
@@ -216,10 +216,10 @@ def test_frames_that_the_index_lists_and_the_file_does_not_have_are_an_error(wri
         ("flv", "flv", False),
     ],
 )
-def test_decoding_starts_at_key_frames_of_the_codecs_where_a_packet_is_a_frame(write, codec, container, safe):
+def test_decoding_starts_at_key_frames_of_codecs_whose_packets_are_frames(write, codec, container, safe):
     found, name = listed(write(codec, container))
     assert starts_at_key_frames(found, name) == safe
-    assert name == CODECS[codec]  # the codec's name, not that of the decoder
+    assert name == CODECS[codec]  # the name of the codec, not of the decoder
     assert (name in SEEKABLE) == safe
 
 
@@ -228,7 +228,7 @@ def test_av1_is_read_by_key_frame(write):
     assert found.indices.tolist() == [GOP]
 
 
-def test_a_clip_of_whole_groups_may_be_started_at_each():
+def test_decoding_can_start_at_each_closed_group():
     assert starts_at_key_frames(by_hand([0, 30, 10, 20, 40, 60, 50], keys=(0, 4)), "h264")
     assert starts_at_key_frames(by_hand([0, 10, 20, 30, 40, 50, 60], keys=(0, 4)), "vp9")
 
@@ -236,28 +236,28 @@ def test_a_clip_of_whole_groups_may_be_started_at_each():
 @pytest.mark.parametrize(
     ("reason", "found", "codec"),
     [
-        ("it is not known which frame a pts belongs to", by_hand([0, 10, 20], timed=False), "h264"),
+        ("it is unknown which frame a pts belongs to", by_hand([0, 10, 20], timed=False), "h264"),
         ("a packet of this codec may hold no frame, or two", by_hand([0, 10, 20]), "vp8"),
         ("two packets have one pts", by_hand([0, 10, 10, 20]), "h264"),
         ("no packet is a key frame", by_hand([0, 10, 20], keys=()), "h264"),
         ("the first packet is no key frame", by_hand([0, 10, 20], keys=(1,)), "hevc"),
         ("a frame is shown before the first key frame", by_hand([20, 0, 10, 30], keys=(0, 3)), "hevc"),
-        ("packets of this codec come as they are shown", by_hand([0, 20, 10, 30]), "av1"),
+        ("packets of this codec are in presentation order", by_hand([0, 20, 10, 30]), "av1"),
         ("a frame that is decoded before a key frame is shown after it", by_hand([0, 30, 20, 40], (0, 2)), "hevc"),
         ("a frame that follows a key frame is shown before it", by_hand([0, 30, 10, 20], (0, 1)), "h264"),
     ],
 )
-def test_decoding_starts_at_no_key_frame_where(reason, found, codec):
+def test_decoding_does_not_start_at_key_frames_if(reason, found, codec):
     assert not starts_at_key_frames(found, codec), reason
 
 
-def test_of_an_open_group_only_the_decoder_of_hevc_knows_what_it_lacks():
+def test_decoding_can_start_at_an_open_group_only_in_hevc():
     open_group = by_hand([0, 10, 40, 20, 30, 50], keys=(0, 2))
     assert starts_at_key_frames(open_group, "hevc")
     assert not starts_at_key_frames(open_group, "mpeg4")
 
 
-def test_frames_before_the_first_key_frame_that_nobody_sees_do_no_harm():
+def test_hidden_frames_before_the_first_key_frame_do_no_harm():
     leading = [20, 0, 10, 30]
     assert starts_at_key_frames(by_hand(leading, hidden=(1, 2)), "hevc")
     assert not starts_at_key_frames(by_hand(leading, hidden=(1,)), "hevc")
@@ -270,14 +270,14 @@ def as_tuples(groups):
     return [(group.first, group.last, sorted(group.pts)) for group in groups]
 
 
-def test_targets_that_share_a_key_frame_are_one_run_up_to_the_last_that_is_decoded():
-    """The frame at 20 is shown before the one at 30, and decoded after it."""
+def test_targets_that_share_a_key_frame_are_one_run_up_to_the_last_packet_needed():
+    """The frame at 20 is shown before the frame at 30, but decoded after it."""
     found = by_hand([0, 30, 10, 20, 40, 70, 50, 60], keys=(0, 4))
     assert as_tuples(group_by_key_frame(found, np.array([20, 30]))) == [(0, 3, [20, 30])]
     assert as_tuples(group_by_key_frame(found, np.array([70, 0, 30]))) == [(0, 1, [0, 30]), (4, 5, [70])]
 
 
-def test_a_target_that_is_asked_for_twice_is_decoded_once():
+def test_a_target_that_is_requested_twice_is_decoded_once():
     found = by_hand([0, 10, 20, 30], keys=(0, 2))
     assert as_tuples(group_by_key_frame(found, np.array([30, 10, 30, 10]))) == [(0, 1, [10]), (2, 3, [30])]
 
@@ -288,12 +288,12 @@ def test_a_key_frame_alone_needs_one_packet():
 
 
 def test_leading_frames_of_an_open_group_need_the_key_frame_before():
-    """Those at 20 and 30 follow the key frame at 40 in the file."""
+    """The frames at 20 and 30 follow the key frame at 40 in the file."""
     found = by_hand([0, 10, 40, 20, 30, 50], keys=(0, 2))
     assert as_tuples(group_by_key_frame(found, np.array([30, 40]))) == [(0, 4, [30]), (2, 2, [40])]
 
 
-def test_every_frame_of_a_clip_is_in_one_group_that_begins_with_its_own_key_frame(write):
+def test_every_frame_of_a_clip_is_in_one_group_that_starts_with_its_key_frame(write):
     options = {"x265-params": "open-gop=1:bframes=3:keyint=6:min-keyint=6:scenecut=0:log-level=none"}
     found, _ = listed(write("libx265", "mkv", b_frames=3, codec_options=options))
     assert (found.pts < np.maximum.accumulate(np.where(found.key, found.pts, 0))).any()  # it has leading frames

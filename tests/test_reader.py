@@ -1,6 +1,6 @@
 """The exact reader: its frames are those of a sequential decode, bit for bit, in every container and codec (invariant
-1). Each clip made here carries its frame numbers in its pictures, so a test sees whether it got the right frame, and
-not only that two readers agree.
+1). Each frame of a clip made here shows its number, so a test sees whether a frame is the right one, not only that two
+readers agree.
 """
 
 import os
@@ -26,7 +26,7 @@ COUNT = 72
 
 
 def copy_packets(source, target, change):
-    """Copy a clip packet by packet, each through `change(number, packet) -> packet`."""
+    """Copy a clip, passing each packet through `change(number, packet) -> packet`."""
     with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
         stream = writing.add_stream_from_template(reading.streams.video[0])
         for number, packet in enumerate(reading.demux(video=0)):
@@ -36,9 +36,9 @@ def copy_packets(source, target, change):
                 writing.mux(packet)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies to ask for")
-def test_an_encoder_does_not_leave_this_process_in_real_time(tmp_path):
-    """SVT-AV1 does, as root: then two test processes stop each other."""
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system does not report scheduling policies")
+def test_an_encoder_does_not_leave_this_process_with_real_time_scheduling(tmp_path):
+    """SVT-AV1 does so as root, and two test processes then block each other."""
     write_numbered(tmp_path / "clip.mkv", "libsvtav1", count=2)
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
@@ -50,8 +50,8 @@ def test_an_encoder_does_not_leave_this_process_in_real_time(tmp_path):
 def test_frames_and_times_are_those_of_a_sequential_decode(
     tmp_path, monkeypatch, codec, container, gop, b_frames, variable
 ):
-    """However the packets come (kept, or sought again), and whoever decodes them (one thread; three, a group each; two,
-    frames in a row)."""
+    """With packets that are kept or read again by a seek; decoded by one thread, by three that share groups, or by two
+    that decode consecutive frames."""
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg cannot encode with {codec}")
     path = tmp_path / f"clip.{container}"
@@ -77,7 +77,7 @@ def test_frames_and_times_are_those_of_a_sequential_decode(
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("container", ["mp4", "mov"])
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_display_matrix_turns_frames_upright(tmp_path, codec, container, rotation):
+def test_display_matrix_rotates_frames_upright(tmp_path, codec, container, rotation):
     if not hasattr(av.VideoStream, "set_display_rotation"):
         pytest.skip("this PyAV cannot write a display matrix")
     path = tmp_path / f"clip.{container}"
@@ -112,8 +112,8 @@ def set_matrix(path, matrix):
 
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
-def test_a_display_matrix_turns_and_mirrors_as_players_do(tmp_path, name, codec):
-    """All eight ways to hold a camera, or to look into its front one."""
+def test_a_display_matrix_rotates_and_mirrors_as_players_do(tmp_path, name, codec):
+    """All eight orientations: four ways to hold a camera, each also mirrored by a front camera."""
     path, (matrix, upright) = tmp_path / "clip.mp4", MATRICES[name]
     write_numbered(path, codec)
     set_matrix(path, (1, 0, 0, 1))
@@ -151,8 +151,8 @@ def write_anamorphic(path, codec="libx264", aspect=Fraction(2), **options):
     ("codec", "container"),
     [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("libx264", "avi"), ("mpeg4", "mp4"), ("mpeg4", "avi")],
 )
-def test_the_shape_of_a_pixel_is_told_and_the_frames_are_those_of_the_file(tmp_path, codec, container, aspect):
-    """Whether the container knows it, or only the decoder."""
+def test_pixel_aspect_is_reported_and_frames_keep_the_pixels_of_the_file(tmp_path, codec, container, aspect):
+    """Some containers store it; for others only the decoder knows it."""
     path = tmp_path / f"clip.{container}"
     write_anamorphic(path, codec, aspect)
     for arguments in ({}, {"timeout": 30}):
@@ -161,7 +161,7 @@ def test_the_shape_of_a_pixel_is_told_and_the_frames_are_those_of_the_file(tmp_p
         assert_true_frames(video, decode_all(path))
 
 
-def test_a_turned_pixel_is_as_high_as_it_was_wide(tmp_path):
+def test_a_quarter_turn_inverts_the_pixel_aspect(tmp_path):
     write_anamorphic(tmp_path / "clip.mp4")
     for name, (matrix, _) in MATRICES.items():
         set_matrix(tmp_path / "clip.mp4", matrix)
@@ -170,19 +170,19 @@ def test_a_turned_pixel_is_as_high_as_it_was_wide(tmp_path):
         assert (aspect, width, height) == ((2, WIDTH, HEIGHT) if width > height else (0.5, HEIGHT, WIDTH)), name
 
 
-def test_where_nothing_tells_pixels_are_square(tmp_path):
+def test_pixels_are_square_if_the_file_does_not_say(tmp_path):
     for codec, container in (("libx264", "mp4"), ("libvpx-vp9", "webm"), ("mjpeg", "avi")):
         write_numbered(tmp_path / f"clip.{container}", codec, count=12)
         assert read_video(tmp_path / f"clip.{container}", 2).pixel_aspect == 1
 
 
-# --- one of several streams, pieces that were joined, names -------------------------------------------------------
+# --- several streams, joined pieces, file names -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("default", [0, 1])
 @pytest.mark.parametrize("container", ["mkv", "mp4"])
-def test_of_several_streams_the_default_one_is_read(tmp_path, container, default):
-    """By every way of reading, and by the count of frames."""
+def test_the_default_one_of_several_streams_is_read(tmp_path, container, default):
+    """By `read_video` and by `count_frames`."""
     path = tmp_path / f"clip.{container}"
     counts = (24, 36)
     for number, count in enumerate(counts):
@@ -198,8 +198,8 @@ def test_of_several_streams_the_default_one_is_read(tmp_path, container, default
 @pytest.mark.parametrize(
     ("extension", "container", "codec"), [("ts", "mpegts", "libx264"), ("mpg", "mpeg", "mpeg2video")]
 )
-def test_where_the_clock_starts_again_times_and_frames_go_on(tmp_path, extension, container, codec, b_frames):
-    """Pieces of a stream, joined byte by byte, each with a clock of its own."""
+def test_times_and_frames_continue_if_the_clock_restarts(tmp_path, extension, container, codec, b_frames):
+    """Pieces of a stream, joined byte by byte, each with its own clock."""
     path, pieces = tmp_path / f"clip.{extension}", []
     for first in (0, 24, 48):
         with av.open(str(tmp_path / "piece"), "w", format=container) as writing:
@@ -217,8 +217,8 @@ def test_where_the_clock_starts_again_times_and_frames_go_on(tmp_path, extension
     assert read_numbers(read_video(path, 8).frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
 
 
-def test_an_avi_that_was_written_into_a_pipe_is_read(tmp_path):
-    """Its header does not tell its size, and it has no index."""
+def test_an_avi_that_was_written_to_a_pipe_is_read(tmp_path):
+    """Its header does not state its size, and it has no index."""
     pipe = Pipe()
     with av.open(pipe, "w", format="avi") as writing:
         stream = writing.add_stream("mpeg4", rate=FPS, width=WIDTH, height=HEIGHT)
@@ -244,7 +244,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_is_in_a_name_it_is_a_file(tmp_path, monkeypatch, name):
+def test_any_name_is_the_name_of_a_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_numbered("clip.mp4")
     os.rename("clip.mp4", name)
@@ -260,7 +260,7 @@ def test_whatever_is_in_a_name_it_is_a_file(tmp_path, monkeypatch, name):
     assert is_video(f"{name}.unknown")
 
 
-SCRIPTS = {  # what makes FFmpeg play another file
+SCRIPTS = {  # content that makes FFmpeg open another file
     "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.88,\nclip.ts\n#EXT-X-ENDLIST\n",
     "concat": "ffconcat version 1.0\nfile clip.ts\n",
     "dash": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
@@ -275,7 +275,7 @@ SCRIPTS = {  # what makes FFmpeg play another file
 @pytest.mark.parametrize("kind", SCRIPTS)
 @pytest.mark.parametrize("backend", ["pyav", "decord"])
 @pytest.mark.parametrize("name", ["list.mp4", "list.ts", "list.avi"])
-def test_a_list_under_the_name_of_a_video_is_refused_before_anything_that_it_names_is_touched(
+def test_a_playlist_with_the_name_of_a_video_is_refused_and_its_entries_are_not_opened(
     tmp_path, monkeypatch, kind, backend, name
 ):
     if backend == "decord" and not find_spec("decord"):
@@ -288,18 +288,18 @@ def test_a_list_under_the_name_of_a_video_is_refused_before_anything_that_it_nam
             writing.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
         writing.mux(stream.encode())
     Path(name).write_text(SCRIPTS[kind])
-    os.utime("clip.ts", ns=(1, 10**18))  # read before it was written: the next read is noted on every Linux
-    message = "its content is not a video container|it cannot be decoded as a video"  # one is of our list, one FFmpeg's
+    os.utime("clip.ts", ns=(1, 10**18))  # accessed before modified: every Linux then records the next access
+    message = "its content is not a video container|it cannot be decoded as a video"  # ours, or FFmpeg's
     with pytest.raises(VideoDecodeError, match=rf"^{re.escape(name)}: ({message})"):
         read_video(name, 2, backend=backend)
     assert Path("clip.ts").stat().st_atime_ns == 1
-    if kind == "concat":  # without our list of containers FFmpeg plays it
+    if kind == "concat":  # without our list of containers, FFmpeg plays it
         with av.open(name) as container:
             assert sum(1 for _ in container.decode(video=0)) == COUNT
 
 
 @pytest.mark.parametrize(("codec", "pixels", "container"), [("png", "rgba", "mov"), ("ffv1", "bgra", "mkv")])
-def test_what_is_transparent_in_a_video_shows_white(tmp_path, codec, pixels, container):
+def test_transparent_pixels_of_a_video_are_white(tmp_path, codec, pixels, container):
     path = tmp_path / f"clip.{container}"
     picture = np.full((HEIGHT, WIDTH, 4), (30, 60, 90, 255), np.uint8)
     picture[:, : WIDTH // 2, 3] = 0
@@ -323,12 +323,12 @@ def test_reading_every_frame_gives_the_whole_clip(tmp_path, codec, container):
     assert read_numbers(video.frames) == list(range(COUNT))
 
 
-# --- which way the reader goes ----------------------------------------------------------------------------------
+# --- which method the reader uses -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The pts of every packet that the fast way hands to a decoder."""
+    """The pts of every packet that is passed to a decoder when reading by key frame."""
     fed = []
     run = reader._run
 
@@ -357,7 +357,7 @@ BY_KEY_FRAME = {
 
 
 @pytest.mark.parametrize(("codec", "container"), BY_KEY_FRAME, ids="-".join)
-def test_each_codec_goes_the_fastest_way_that_is_safe(tmp_path, decoded, codec, container):
+def test_each_codec_uses_the_fastest_safe_method(tmp_path, decoded, codec, container):
     path = tmp_path / f"clip.{container}"
     write_numbered(path, codec, gop=12)
     video = read_video(path, 3)
@@ -380,8 +380,8 @@ def test_targets_that_share_a_key_frame_are_decoded_in_one_run(tmp_path, decoded
 
 @pytest.mark.parametrize("kept_bytes", [packets.KEPT_BYTES, 0])
 @pytest.mark.parametrize("num_threads", [1, 2, 9])
-def test_threads_share_the_groups_out(tmp_path, monkeypatch, decoded, num_threads, kept_bytes):
-    """Each group is decoded once, whoever takes it. A thread has one decoder, which sees the first packet."""
+def test_threads_share_the_groups(tmp_path, monkeypatch, decoded, num_threads, kept_bytes):
+    """Each group is decoded once, by any thread. Each thread has one decoder, which also gets the first packet."""
     write_numbered(tmp_path / "clip.mp4", gop=12)
     opened, open_video = [], reader.open_video
     monkeypatch.setattr(
@@ -397,15 +397,15 @@ def test_threads_share_the_groups_out(tmp_path, monkeypatch, decoded, num_thread
     assert len(opened) == 1 + (min(num_threads, 6) if num_threads > 1 else 0)
 
 
-def test_what_a_thread_finds_wrong_is_the_error_of_the_call(tmp_path, monkeypatch):
+def test_an_error_in_a_thread_is_raised_by_the_call(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
     write_numbered(tmp_path / "clip.mp4", gop=12, rotation=45)
     with pytest.raises(VideoDecodeError, match="rotated by 45 degrees"):
         read_video(tmp_path / "clip.mp4", 8, num_threads=3)
 
 
-def test_where_a_thread_finds_no_clean_start_the_clip_is_decoded_in_order(tmp_path, monkeypatch, decoded):
-    """And no thread goes on to groups that nobody needs any more."""
+def test_the_clip_is_decoded_in_order_if_a_thread_finds_no_clean_start(tmp_path, monkeypatch, decoded):
+    """The other threads stop, because their groups are no longer needed."""
     path = tmp_path / "clip.mp4"
     write_numbered(path, gop=2, count=400)
     with av.open(str(path)) as container:
@@ -422,8 +422,8 @@ def test_where_a_thread_finds_no_clean_start_the_clip_is_decoded_in_order(tmp_pa
     assert len(decoded) < 200
 
 
-def test_what_only_the_first_packet_tells_reaches_every_decoder(tmp_path, monkeypatch):
-    """Here the tables of MJPEG: without them a decoder makes up pictures, and says nothing."""
+def test_every_decoder_gets_the_first_packet(tmp_path, monkeypatch):
+    """Here only the first packet has the tables of MJPEG. Without them a decoder silently makes up frames."""
 
     def without_tables(number, packet):
         content = bytes(packet)
@@ -447,7 +447,7 @@ def test_what_only_the_first_packet_tells_reaches_every_decoder(tmp_path, monkey
 
 
 def test_opening_without_probing_decodes_nothing(tmp_path):
-    """What a decoder alone can tell is not known then: the format of the pixels."""
+    """The pixel format is then unknown, because only a decoder can determine it."""
     write_numbered(tmp_path / "clip.mp4")
     for probe, pixel_format in ((True, "yuv420p"), (False, None)):
         with reader.open_video(tmp_path / "clip.mp4", probe=probe) as (_, stream):
@@ -455,9 +455,9 @@ def test_opening_without_probing_decodes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "flv"])
-def test_no_frame_is_lost_where_nothing_tells_how_many_to_hold_back(tmp_path, monkeypatch, container):
-    """H.264 may leave out how far frames are out of order. A decoder that was not let to look ahead begins with too
-    little, and drops the frame from which it learns better."""
+def test_no_frame_is_lost_if_the_file_does_not_say_how_many_to_hold_back(tmp_path, monkeypatch, container):
+    """H.264 may omit how far frames are out of order. A decoder without a probe of the file starts with too small a
+    delay, and drops the frame that shows the true one."""
     options = {"x264-params": "bframes=3:b-pyramid=normal:b-adapt=0"}
     write_numbered(tmp_path / "told.mp4", gop=48, b_frames=3, codec_options=options)
     with av.open(str(tmp_path / "told.mp4")) as reading, av.open(str(tmp_path / f"clip.{container}"), "w") as writing:
@@ -469,21 +469,21 @@ def test_no_frame_is_lost_where_nothing_tells_how_many_to_hold_back(tmp_path, mo
                 packet.stream = stream
                 writing.mux(packet)
     reference = decode_all(tmp_path / f"clip.{container}")
-    monkeypatch.setattr(reader, "_read_in_order", lambda *_: pytest.fail("the fast way lost a frame"))
+    monkeypatch.setattr(reader, "_read_in_order", lambda *_: pytest.fail("reading by key frame lost a frame"))
     video = read_video(tmp_path / f"clip.{container}", COUNT)
     assert_true_frames(video, reference)
     assert read_numbers(video.frames) == list(range(COUNT))
 
 
 def without_usability_information(extradata):
-    """The configuration of H.264 in MP4 (ISO 14496-15) without the last part of its sequence parameters (ITU-T H.264,
-    7.3.2.1.1), which tells how many frames to hold back. The fields before it are passed over one by one."""
+    """Return the configuration of H.264 in MP4 (ISO 14496-15) without the last part of its sequence parameters (ITU-T
+    H.264, 7.3.2.1.1), which says how many frames to hold back. The fields before it are skipped one by one."""
     length = int.from_bytes(extradata[6:8], "big")
     parameters, rest = extradata[8 : 8 + length], extradata[8 + length :]
     bits = "".join(f"{byte:08b}" for byte in parameters.replace(b"\0\0\3", b"\0\0"))
     at = 32  # the header, profile, constraints and level
 
-    def skip_number():  # as many zeros as it has digits after its first one
+    def skip_number():  # leading zeros, as many as the digits after its first 1
         nonlocal at
         at += 2 * (bits.index("1", at) - at) + 1
 
@@ -500,7 +500,7 @@ def without_usability_information(extradata):
 
 
 def test_open_gops_are_exact(tmp_path):
-    """Frames that follow a key frame in the file and are shown before it need the group before it."""
+    """Frames that follow a key frame in the file but are shown before it need the group before it."""
     for codec, options in (
         ("libx264", {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"}),
         ("libx265", {"x265-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0:log-level=none"}),
@@ -514,16 +514,16 @@ def test_open_gops_are_exact(tmp_path):
             assert read_numbers(video.frames) == video.indices.tolist()
 
 
-def test_where_a_key_frame_is_no_clean_start_the_clip_is_decoded_in_order(tmp_path, decoded):
-    """x264's open GOP: after a seek, the decoder's list of references is not that of a whole decode."""
+def test_the_clip_is_decoded_in_order_if_a_key_frame_is_not_a_clean_start(tmp_path, decoded):
+    """With x264's open GOP, the decoder's list of references after a seek differs from that of a full decode."""
     options = {"x264-params": "open-gop=1:bframes=3:keyint=12:min-keyint=12:scenecut=0"}
     write_numbered(tmp_path / "clip.mkv", codec_options=options, b_frames=3)
     read_video(tmp_path / "clip.mkv", 8)
     assert decoded == []
 
 
-def test_avi_is_read_by_key_frame_where_frames_are_shown_as_they_are_decoded(tmp_path, decoded):
-    """AVI has no times of presentation. H.264 without B slices, and MJPEG, need none."""
+def test_avi_is_read_by_key_frame_if_frames_are_shown_in_decoding_order(tmp_path, decoded):
+    """AVI has no presentation times. H.264 without B slices, and MJPEG, need none."""
     for codec, options in (("libx264", {"gop": 12}), ("mjpeg", {})):
         write_numbered(tmp_path / "clip.avi", codec, **options)
         video = read_video(tmp_path / "clip.avi", 3)
@@ -533,7 +533,7 @@ def test_avi_is_read_by_key_frame_where_frames_are_shown_as_they_are_decoded(tmp
 
 
 def test_avi_with_a_b_slice_anywhere_is_decoded_in_order(tmp_path, decoded):
-    """Here the last second alone has B-frames: header and first pictures promise none."""
+    """Here only the last second has B-frames. The header and the first frames do not show that."""
     write_numbered(tmp_path / "plain.avi", gop=12, count=48)
     write_numbered(tmp_path / "b_frames.avi", gop=12, count=24, b_frames=2)
     with av.open(str(tmp_path / "clip.avi"), "w") as writing:
@@ -553,8 +553,8 @@ def test_avi_with_a_b_slice_anywhere_is_decoded_in_order(tmp_path, decoded):
     assert decoded == []
 
 
-def test_avi_with_lengths_in_place_of_start_codes_is_read_in_order_too(tmp_path, decoded):
-    """Some programs put H.264 into AVI as it is in MP4. Its B slices must be seen there as well."""
+def test_avi_with_lengths_instead_of_start_codes_is_read_in_order_too(tmp_path, decoded):
+    """Some programs store H.264 in AVI as in MP4. Its B slices must be found there too."""
     write_numbered(tmp_path / "clip.mp4", gop=24, b_frames=2)
     with av.open(str(tmp_path / "clip.mp4")) as reading, av.open(str(tmp_path / "clip.avi"), "w") as writing:
         stream = writing.add_stream_from_template(reading.streams.video[0])
@@ -570,28 +570,28 @@ def test_avi_with_lengths_in_place_of_start_codes_is_read_in_order_too(tmp_path,
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
-def test_h264_in_asf_is_read_by_key_frame_where_it_has_no_b_frames(tmp_path, decoded, b_frames):
-    """ASF gives the times of decoding for times of presentation."""
+def test_h264_in_asf_is_read_by_key_frame_if_it_has_no_b_frames(tmp_path, decoded, b_frames):
+    """ASF has decoding times in place of presentation times."""
     write_numbered(tmp_path / "clip.wmv", gop=12, b_frames=b_frames)
     assert_true_frames(read_video(tmp_path / "clip.wmv", 8), decode_all(tmp_path / "clip.wmv"))
     assert bool(decoded) == (b_frames == 0)
 
 
-def test_a_packet_without_a_picture_is_not_passed_over(tmp_path):
-    """A decoder that may leave out what nothing refers to says nothing of a unit that it does not know."""
+def test_a_packet_without_a_picture_is_not_skipped(tmp_path):
+    """A decoder with `skip_frame` reports no error for a unit of an unknown type."""
     path = tmp_path / "clip.mp4"
     write_numbered(path, gop=24, b_frames=2)
     with av.open(str(path)) as container:
         packet = next(packet for packet in container.demux(video=0) if bytes(packet)[4] == 0x41)  # others refer to it
     content = bytearray(path.read_bytes())
-    content[packet.pos + 4] = 0x51  # a type of unit that is reserved
+    content[packet.pos + 4] = 0x51  # a reserved type of unit
     path.write_bytes(content)
     with pytest.raises(VideoDecodeError, match=r"clip\.mp4"):
         read_video(path, 8)
 
 
 def test_intra_refresh_is_exact(tmp_path):
-    """A column that sweeps over the picture stands for key frames: no frame after the first is a clean start."""
+    """A column that moves across the frame replaces key frames, so no frame after the first is a clean start."""
     options = {"x264-params": "intra-refresh=1:keyint=24:bframes=0"}
     write_numbered(tmp_path / "clip.mp4", codec_options=options)
     video = read_video(tmp_path / "clip.mp4", 8)
@@ -600,8 +600,8 @@ def test_intra_refresh_is_exact(tmp_path):
 
 
 def test_a_packet_without_a_visible_frame_shifts_no_number(tmp_path, decoded):
-    """VP8 has pictures that are only there to be referred to. Here a bit in the header makes two frames such: a reader
-    that goes by the list of packets would be off by one, and by two."""
+    """VP8 has hidden frames, which are only references. Here a bit in the header hides two frames: a reader that relies
+    on the list of packets would be off by one, then by two."""
     hidden = (10, 30)
 
     def hide(number, packet):
@@ -617,7 +617,7 @@ def test_a_packet_without_a_visible_frame_shifts_no_number(tmp_path, decoded):
     shown = [number for number in range(COUNT) if number not in hidden]
     reference = decode_all(tmp_path / "clip.webm")
     assert len(reference) == len(shown)
-    # The middles of 8 parts end before the last packets, and one frame ends before the first that is hidden.
+    # `segment` ends before the last packets, and reading one frame ends before the first hidden frame.
     for count, strategy in ((8, "uniform"), (8, "segment"), (1, "uniform"), (len(shown), "uniform")):
         video = read_video(tmp_path / "clip.webm", count, strategy=strategy)
         assert_true_frames(video, reference)
@@ -627,8 +627,8 @@ def test_a_packet_without_a_visible_frame_shifts_no_number(tmp_path, decoded):
 
 
 @pytest.mark.parametrize("cut", [5, 17])
-def test_frames_cut_away_by_an_edit_list_are_not_counted(tmp_path, cut):
-    """A cut without a new encoding keeps the packets from the key frame on and says which of them not to show."""
+def test_frames_removed_by_an_edit_list_are_not_counted(tmp_path, cut):
+    """A cut without re-encoding keeps the packets from a key frame on, and marks those not to show."""
 
     def earlier(_, packet):
         shift = cut * int(Fraction(1, FPS) / packet.time_base)
@@ -646,11 +646,11 @@ def test_frames_cut_away_by_an_edit_list_are_not_counted(tmp_path, cut):
         np.testing.assert_allclose(video.timestamps, video.indices / FPS, atol=1e-3)
 
 
-def test_a_clip_that_an_edit_list_cuts_away_whole_is_an_error(tmp_path):
+def test_a_clip_removed_completely_by_an_edit_list_is_an_error(tmp_path):
     path = tmp_path / "clip.mp4"
     write_numbered(path, b_frames=2)
     content = bytearray(path.read_bytes())
-    start = content.index(b"elst") + 16  # the time at which the only entry begins, after version, count and duration
+    start = content.index(b"elst") + 16  # start time of the only entry, after version, count and duration
     content[start : start + 4] = (0x7FFFFFF0).to_bytes(4, "big")
     path.write_bytes(content)
     with pytest.raises(VideoDecodeError, match=r"clip\.mp4: no frame"):
@@ -659,7 +659,7 @@ def test_a_clip_that_an_edit_list_cuts_away_whole_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9"])
 def test_times_that_contradict_the_decoder_are_an_error(tmp_path, codec):
-    """Here the container says that two neighbours change places. The decoder gives them as they were."""
+    """Here the container swaps the times of two neighbouring frames. The decoder returns them in the old order."""
 
     def change_places(_, packet):
         step = int(Fraction(1, FPS) / packet.time_base)
@@ -688,8 +688,8 @@ def test_a_clip_that_starts_late_is_counted_from_its_first_frame(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_damage_in_a_frame_that_was_not_asked_for_is_an_error(tmp_path, count):
-    """What refers to a damaged frame is damaged too, and FFmpeg marks the first one only."""
+def test_damage_in_a_frame_that_was_not_requested_is_an_error(tmp_path, count):
+    """Frames that refer to a damaged frame are damaged too, but FFmpeg marks only the first one."""
     path = tmp_path / "clip.mp4"
     write_numbered(path, gop=300, b_frames=0)
     with av.open(str(path)) as container:
@@ -708,7 +708,7 @@ def test_damage_in_a_frame_that_was_not_asked_for_is_an_error(tmp_path, count):
 
 
 @pytest.mark.parametrize(("codec", "container"), [("libx264", "mp4"), ("libx264", "mkv"), ("libvpx-vp9", "webm")])
-def test_key_frames_near_the_targets_and_how_far_off_they_are(tmp_path, codec, container, decoded):
+def test_keyframe_accuracy_returns_the_nearest_key_frames_and_their_errors(tmp_path, codec, container, decoded):
     path = tmp_path / f"clip.{container}"
     times = write_numbered(path, codec, gop=12)
     asked = np.linspace(0, COUNT - 1, 8, dtype=int)
@@ -720,7 +720,7 @@ def test_key_frames_near_the_targets_and_how_far_off_they_are(tmp_path, codec, c
     assert len(decoded) == len(set(video.indices.tolist()))
 
 
-def test_without_a_list_of_key_frames_the_frames_are_exact(tmp_path):
+def test_keyframe_accuracy_is_exact_if_decoding_cannot_start_at_key_frames(tmp_path):
     write_numbered(tmp_path / "clip.avi", gop=12, b_frames=2)
     video = read_video(tmp_path / "clip.avi", 8, accuracy="keyframe")
     assert read_numbers(video.frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
@@ -730,7 +730,7 @@ def test_without_a_list_of_key_frames_the_frames_are_exact(tmp_path):
 # --- limits -----------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
+def test_a_frame_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
     write_numbered(tmp_path / "clip.mp4")
     monkeypatch.setattr(reader, "MAX_PIXELS", 100 * 64)
     with pytest.raises(VideoDecodeError, match=r"clip\.mp4"):

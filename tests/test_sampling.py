@@ -1,4 +1,4 @@
-"""Sampling: always N frames, sorted, in range; each strategy takes the frames that its description says."""
+"""Sampling: always N frames, sorted and in range. Each strategy chooses the frames that its docstring describes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fvv_lib.errors import FvvError
 from fvv_lib.video.sampling import STRATEGIES, sample_frame_indices
 
-# Without a database the examples leave no folder behind; derandomized, they are the same in every run.
+# Without a database, the examples leave no folder behind. Derandomized, they are the same in every run.
 thorough = settings(database=None, derandomize=True, deadline=None, max_examples=200)
 totals, counts, seeds = st.integers(1, 5000), st.integers(1, 64), st.integers(0, 2**32 - 1)
 
@@ -33,7 +33,7 @@ rates = st.floats(0.01, 240) | st.sampled_from([30000 / 1001, 24000 / 1001, 24.0
 
 @thorough
 @given(totals, counts, rates, rates)
-@example(1250, 8, 30000 / 1001, 24.0)  # 1250 / (step) is whole but for a rounding
+@example(1250, 8, 30000 / 1001, 24.0)  # 1250 / step is a whole number except for rounding
 def test_frames_per_second_stay_in_range_at_any_rate(total, count, video_fps, sample_fps):
     indices = sample(total, count, "fps", video_fps=video_fps, sample_fps=sample_fps)
     assert len(indices) == count
@@ -84,7 +84,7 @@ def test_random_takes_one_frame_of_each_part(total, count, seed):
     assert (indices < np.ceil(borders[1:])).all()
 
 
-def test_random_is_repeated_by_its_seed_and_changed_by_another():
+def test_random_is_the_same_for_the_same_seed_and_differs_for_another():
     first, again, other = (sample_frame_indices(800, 8, "random", seed=seed).tolist() for seed in (3, 3, 4))
     assert first == again
     assert first != other
@@ -100,24 +100,24 @@ def test_random_without_a_seed_is_an_error():
         sample_frame_indices(10, 2, "random")
 
 
-def test_fps_takes_that_many_frames_of_each_second():
+def test_fps_takes_sample_fps_frames_of_each_second():
     indices = sample_frame_indices(100, 4, "fps", video_fps=25.0, sample_fps=1.0)
     assert indices.tolist() == [0, 25, 50, 75]
 
 
-def test_fps_thins_evenly_where_a_clip_is_too_long():
-    # 40 seconds at 25 frames a second, two of each second are 80 candidates: 0, 12, 25, 37, ... 987.
+def test_fps_thins_evenly_if_a_clip_is_too_long():
+    # 40 seconds at 25 frames per second; two of each second are 80 candidates: 0, 12, 25, 37, ... 987.
     indices = sample_frame_indices(1000, 5, "fps", video_fps=25.0, sample_fps=2.0)
     candidates = [int(i * 12.5) for i in range(80)]
     assert indices.tolist() == [candidates[i] for i in (0, 19, 39, 59, 79)]
 
 
-def test_fps_repeats_frames_where_a_clip_is_too_short():
+def test_fps_repeats_frames_if_a_clip_is_too_short():
     indices = sample_frame_indices(50, 4, "fps", video_fps=25.0, sample_fps=1.0)
     assert indices.tolist() == [0, 0, 0, 25]
 
 
-def test_fps_above_that_of_the_clip_takes_every_frame():
+def test_fps_above_the_rate_of_the_clip_takes_every_frame():
     assert sample_frame_indices(5, 4, "fps", video_fps=10.0, sample_fps=60.0).tolist() == [0, 1, 2, 4]
 
 

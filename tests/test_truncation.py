@@ -1,4 +1,4 @@
-"""Files that say how long they are: whole ones pass, and every cut one is found without decoding a frame."""
+"""Files that state their size: whole files pass, and every truncated file is found without decoding a frame."""
 
 import os
 from contextlib import suppress
@@ -29,20 +29,20 @@ def record_live(codec, container):
 
 @pytest.fixture(params=TELL, ids="-".join)
 def clip(request, tmp_path):
-    """A whole clip in each container that writes its size."""
+    """A whole clip in each container that stores its size."""
     codec, container = request.param
     path = tmp_path / f"clip.{container}"
     write_numbered(path, codec, count=12)
     return path
 
 
-def test_a_whole_file_has_the_size_that_its_header_tells(clip):
+def test_a_whole_file_has_the_size_that_its_header_states(clip):
     assert promised_size(clip) == clip.stat().st_size
     check_size(clip)
 
 
 @pytest.mark.parametrize("missing", [1, 100, 0.5])
-def test_a_file_that_lacks_its_end_is_an_error_that_names_it_and_both_sizes(clip, missing):
+def test_a_truncated_file_is_an_error_that_names_it_and_both_sizes(clip, missing):
     content = clip.read_bytes()
     left = len(content) - (missing if isinstance(missing, int) else int(missing * len(content)))
     clip.write_bytes(content[:left])
@@ -51,8 +51,8 @@ def test_a_file_that_lacks_its_end_is_an_error_that_names_it_and_both_sizes(clip
         check_size(clip)
 
 
-def test_bytes_after_the_end_are_no_error(clip):
-    """Other programs append what they like: tags, an index, zeros."""
+def test_bytes_after_the_end_are_not_an_error(clip):
+    """Other programs append tags, an index or zeros."""
     with clip.open("ab") as file:
         file.write(bytes(1000))
     check_size(clip)
@@ -68,7 +68,7 @@ def test_a_file_cut_within_its_header_is_refused_or_left_to_the_decoder(clip):
 @pytest.mark.parametrize(
     ("codec", "container"), [("libx264", "mp4"), ("libx264", "mov"), ("libx264", "m4v"), ("flv", "flv")]
 )
-def test_other_containers_do_not_tell(tmp_path, codec, container):
+def test_other_containers_do_not_state_their_size(tmp_path, codec, container):
     path = tmp_path / f"clip.{container}"
     write_numbered(path, codec, count=12)
     assert promised_size(path) is None
@@ -77,7 +77,7 @@ def test_other_containers_do_not_tell(tmp_path, codec, container):
 
 
 @pytest.mark.parametrize("content", [b"", b"R", EBML, bytes(9000), b"<html>not found</html>" * 500])
-def test_what_is_no_video_does_not_tell(tmp_path, content):
+def test_a_file_that_is_not_a_video_does_not_state_its_size(tmp_path, content):
     path = tmp_path / "clip.mkv"
     path.write_bytes(content)
     assert promised_size(path) is None
@@ -88,7 +88,7 @@ def test_what_is_no_video_does_not_tell(tmp_path, content):
     ("codec", "container"),
     [("libx264", "matroska"), ("libvpx-vp9", "webm"), ("wmv2", "asf"), ("mpeg4", "avi")],
 )
-def test_a_live_recording_does_not_tell(tmp_path, codec, container):
+def test_a_live_recording_does_not_state_its_size(tmp_path, codec, container):
     path = tmp_path / "live"
     path.write_bytes(record_live(codec, container))
     with av.open(str(path)) as recorded:
@@ -98,7 +98,7 @@ def test_a_live_recording_does_not_tell(tmp_path, codec, container):
 
 
 def ebml(length, size):
-    """A Matroska file of `size` bytes in its segment, whose size is written in `length` bytes; None: unknown."""
+    """Return the head of a Matroska file with a segment of `size` bytes (`None`: unknown), stated in `length` bytes."""
     value = (1 << 7 * length) - 1 if size is None else size
     field = (value | 1 << 7 * length).to_bytes(length, "big")
     head = bytes.fromhex("42868101")  # EBMLVersion 1
@@ -106,8 +106,8 @@ def ebml(length, size):
 
 
 @pytest.mark.parametrize("length", range(1, 9))
-def test_a_size_of_matroska_may_take_one_byte_to_eight(tmp_path, length):
-    """RFC 8794: leading zeros tell how many, all ones stand for an unknown size."""
+def test_a_size_in_matroska_has_one_to_eight_bytes(tmp_path, length):
+    """RFC 8794: leading zeros give the number of bytes; all ones mean an unknown size."""
     path = tmp_path / "clip.mkv"
     known = ebml(length, 100)
     path.write_bytes(known + bytes(99))
@@ -125,7 +125,7 @@ def test_a_size_of_matroska_may_take_one_byte_to_eight(tmp_path, length):
     [bytes.fromhex("1F43B675") + b"\xe4", SEGMENT, SEGMENT + b"\0\xc0" + bytes(7)],
     ids=["another element", "no size", "no valid size"],
 )
-def test_an_ebml_file_without_the_size_of_a_segment_does_not_tell(tmp_path, after_header):
+def test_an_ebml_file_without_a_segment_size_does_not_state_its_size(tmp_path, after_header):
     path = tmp_path / "clip.mkv"
     path.write_bytes(ebml(1, 100).partition(SEGMENT)[0] + after_header)
     assert promised_size(path) is None
