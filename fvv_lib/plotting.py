@@ -1,7 +1,7 @@
-"""Every figure of the course, in one style.
+"""All figures of the course, in one style.
 
-Functions take plain numbers and pictures and return a matplotlib figure. The palette is Okabe and Ito's, which colour-
-blind readers can tell apart; line styles, markers and hatches carry the same information for readers in grey.
+The functions take plain numbers and images and return a matplotlib figure. The palette is that of Okabe and Ito, whose
+colours colour-blind readers can distinguish. Line styles, markers and hatches carry the same information in greyscale.
 """
 
 import math
@@ -23,7 +23,7 @@ PALETTE = {
     "grey": "#8C8C8C",
 }
 SPANS = (("orange", "//"), ("purple", "\\\\"), ("green", ".."))  # colour and hatch of each span in turn
-HATCHES = ("", "//", "--", "||", "xx")  # of bars that stand side by side
+HATCHES = ("", "//", "--", "||", "xx")  # of bars side by side
 PARTS = (("grey", ""), ("orange", "//"), ("green", ".."), ("blue", ""), ("purple", "\\\\"))  # of a stack, in turn
 SEQUENCE = {"text": ("grey", ""), "frame": ("blue", ""), "answer": ("orange", "//")}  # colour and hatch of each kind
 LABELS: dict[str, Any] = {
@@ -36,7 +36,7 @@ STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.titles
 
 
 def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = "", columns: int = 8) -> Figure:
-    """A strip of frames, uint8 (N, H, W, 3), with the time of each below it."""
+    """Plot a strip of frames, uint8 (N, H, W, 3), with the time of each frame below it."""
     side = 10 / columns  # inches for one frame
     rows = math.ceil(len(frames) / columns)
     columns = min(columns, len(frames))
@@ -56,7 +56,7 @@ def plot_frames(frames: np.ndarray, timestamps: Sequence[float], title: str = ""
 
 
 def plot_pictures(pictures: Mapping[str, np.ndarray]) -> Figure:
-    """Pictures of any shapes beside each other, uint8 (H, W, 3), each framed and at the scale of its own pixels."""
+    """Plot images of any shapes side by side, uint8 (H, W, 3), each with a border, all at the same scale."""
     with plt.rc_context(STYLE):
         widths = [picture.shape[1] for picture in pictures.values()]
         figure, axes = plt.subplots(
@@ -73,7 +73,7 @@ def plot_pictures(pictures: Mapping[str, np.ndarray]) -> Figure:
 def plot_data(
     seconds: Sequence[float], sizes: Sequence[tuple[int, int]], tokens: Sequence[int], max_length: int
 ) -> Figure:
-    """What a data set holds: histograms of the videos' durations, of widths and heights, and of tokens per sample."""
+    """Plot what a data set contains: histograms of video durations, of widths and heights, and of tokens per sample."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(12, 3), layout="constrained")
         axes[0].hist(seconds, bins=30, color=PALETTE["blue"])
@@ -93,8 +93,7 @@ def plot_data(
 def plot_sampling(
     total_frames: int, chosen: Mapping[str, Sequence[int]], spans: Mapping[str, tuple[int, int]] | None = None
 ) -> Figure:
-    """A timeline for each name: the chosen frame indices on the row of all frames; `spans` marks events as (first,
-    last)."""
+    """Plot a timeline for each name, with a dot at each chosen frame index. `spans` marks events as (first, last)."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(10, 0.8 + 0.45 * len(chosen)), layout="constrained")
         for (name, (first, last)), (colour, hatch) in zip((spans or {}).items(), cycle(SPANS), strict=False):
@@ -112,8 +111,11 @@ def plot_sampling(
 
 
 def plot_sequence(rows: Mapping[str, Sequence[tuple[str, int]]], limit: int | None = None) -> Figure:
-    """What a model reads as a bar for each name: runs of (kind, positions), kind `text`, `frame` or `answer`, each with
-    an edge of its own; what lies behind the dashed `limit` is shaded."""
+    """Plot the sequence that a model reads as one bar for each name.
+
+    A bar consists of runs of (kind, positions), where the kind is `text`, `frame` or `answer`. Each run has its own
+    edge. The part beyond the dashed `limit` is shaded.
+    """
     ends = [sum(count for _, count in runs) for runs in rows.values()]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(10, 1.0 + 0.45 * len(rows)), layout="constrained")
@@ -139,8 +141,11 @@ def plot_sequence(rows: Mapping[str, Sequence[tuple[str, int]]], limit: int | No
 def plot_labels(
     tokens: Sequence[str], labels: Sequence[int], exact: Sequence[int] | None = None, start: int = 0, columns: int = 96
 ) -> Figure:
-    """Tokens as running text, those with a label (not -100) highlighted. With `exact` labels beside them the text shows
-    where `labels` differ: learned though no answer, and answer though not learned. `start` is the first token shown."""
+    """Plot tokens as running text and highlight those with a label (not -100).
+
+    With `exact` labels, the text shows where `labels` are wrong: tokens that are learned but belong to no answer, and
+    answer tokens that are not learned. `start` is the first token shown.
+    """
     exact = labels if exact is None else exact
     shown = [token.replace("\n", "↵") for token in tokens]
     style = {(True, True): "learned", (True, False): "learned, no answer", (False, True): "answer, not learned"}
@@ -148,7 +153,7 @@ def plot_labels(
         figure, axis = plt.subplots(layout="constrained")
         used, line, column = {}, 0, 0
         for i in range(start, len(tokens)):
-            width = len(shown[i]) + 1  # columns: the text, and room for the edges
+            width = len(shown[i]) + 1  # columns: the text plus space for the edges
             if column + width > columns:
                 line, column = line + 1, 0
             kind = style.get((labels[i] >= 0, exact[i] >= 0), "not learned")
@@ -167,13 +172,13 @@ def plot_labels(
 
 
 def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -> Figure:
-    """A bar for each name, its value above it."""
+    """Plot a bar for each name, with its value above it."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 2.6))
         bars = axis.bar(list(values), list(values.values()), color=PALETTE["blue"], width=0.6)
         axis.bar_label(bars, fmt="{:.0%}" if percent else "{:.4g}")
         axis.set_ylabel(ylabel)
-        axis.margins(y=0.15 if percent else 0.2)  # room for the labels, none for a tick above 100%
+        axis.margins(y=0.15 if percent else 0.2)  # space for the labels, but not for a tick above 100%
         if percent:
             axis.yaxis.set_major_formatter("{x:.0%}")
         figure.tight_layout()
@@ -181,7 +186,7 @@ def plot_bars(values: Mapping[str, float], ylabel: str, percent: bool = False) -
 
 
 def plot_accuracy(accuracies: Mapping[str, Mapping[str, float]], chance: Mapping[str, float] | None = None) -> Figure:
-    """A group of bars for each kind, in it a bar for each name; `chance` of a kind is a dashed level in its group."""
+    """Plot a group of bars for each kind, with one bar for each name. `chance` is a dashed level in each group."""
     kinds, width = list(next(iter(accuracies.values()))), 0.8 / len(accuracies)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(9, 2.7), layout="constrained")
@@ -209,7 +214,7 @@ def plot_lines(
     ylabel: str,
     limits: Mapping[str, float] | None = None,
 ) -> Figure:
-    """A line for each name over the same x, each ended by its name; `limits` are dashed levels. Both scales double."""
+    """Plot a line for each name, with the name at its end. `limits` are dashed levels. Both axes are log2."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.4), layout="constrained")
         styles = zip(cycle(list(PALETTE.values())[:5]), cycle("osD^v"), strict=False)
@@ -229,7 +234,7 @@ def plot_lines(
 
 
 def plot_similarity(matrices: Mapping[str, np.ndarray]) -> Figure:
-    """How alike things are: a square (N, N) of values for each name, from white (0 and less) to black (1)."""
+    """Plot a similarity matrix (N, N) for each name, from white (0 and less) to black (1)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(matrices), figsize=(10, 4), squeeze=False, layout="constrained")
         for axis, (name, matrix) in zip(axes.flat, matrices.items(), strict=True):
@@ -249,8 +254,11 @@ def plot_stacks(
     mark: str = "",
     limits: Mapping[str, float] | None = None,
 ) -> Figure:
-    """A horizontal bar for each name, made of named parts; `marks` are values of their own on the bars of these names,
-    called `mark`; `limits` are dashed levels."""
+    """Plot a horizontal bar of named parts for each name.
+
+    `marks` are extra values, drawn on the bars of their names and called `mark` in the legend. `limits` are dashed
+    levels.
+    """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(10, 1.0 + 0.4 * len(bars)), layout="constrained")
         for row, parts in enumerate(bars.values()):
@@ -271,7 +279,7 @@ def plot_stacks(
 
 
 def plot_moments(panels: Mapping[str, np.ndarray], parts: Sequence[str], ylabel: str) -> Figure:
-    """What is held from the beginning to the end of something: (moments, parts) for each panel, all at one scale."""
+    """Plot how much memory each part uses over time: (moments, parts) for each panel, all panels at one scale."""
     colours = [PALETTE[colour] for colour, _ in PARTS]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), sharey=True, squeeze=False, layout="constrained")
@@ -286,7 +294,7 @@ def plot_moments(panels: Mapping[str, np.ndarray], parts: Sequence[str], ylabel:
 
 
 def plot_loss(log_history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training and validation loss over steps, from the Trainer's `log_history`."""
+    """Plot training and validation loss over steps, from the `log_history` of the Trainer."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.2))
         curves = (("loss", "training", "blue", "-"), ("eval_loss", "validation", "orange", "--o"))

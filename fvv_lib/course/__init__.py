@@ -1,1 +1,1 @@
-"""What the lessons and the tests are made of: clips, questions, and a model small enough for a laptop."""
+"""The material of the lessons and tests: clips, questions, and a model small enough for a laptop."""

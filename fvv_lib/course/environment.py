@@ -1,7 +1,7 @@
-"""Does this machine run the course? What is installed, what works, what to do.
+"""Check whether this machine can run the course.
 
-Each check does the thing itself (encodes a clip and reads it back, runs a matrix product on the GPU) and gives a line:
-a name, whether it works, and a detail or a remedy. `fvv doctor` prints them.
+Each check tries the real operation: it encodes a clip and reads it back, or runs a matrix product on the GPU. Its
+result is one line: a name, whether it works, and a detail or a remedy. `fvv doctor` prints these lines.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ REQUIRED = (
 )
 INSTALL = 'in the folder of the repository, pip install -c constraints.txt -e ".[{}]"'
 OPTIONAL = {
-    "decord": "the described decoder; has wheels for x86-64 Linux only, the exact reader (PyAV) does without it",
+    "decord": "the decoder of the described system; wheels for x86-64 Linux only, optional: the exact reader uses PyAV",
     "jupyterlab": f"the course; {INSTALL.format('course')}",
     "nbval": f"runs the notebooks as tests; {INSTALL.format('course')}",
     "deepspeed": f"training on several GPUs; {INSTALL.format('scale')}",
@@ -28,7 +28,7 @@ OPTIONAL = {
 
 
 class Check(NamedTuple):
-    """The outcome of one check; only a failed required one makes the doctor unhappy."""
+    """The result of one check. `fvv doctor` fails only if a required check fails."""
 
     name: str
     works: bool
@@ -41,7 +41,7 @@ class Check(NamedTuple):
 
 
 def examine() -> list[Check]:
-    """Run all checks, in an order in which the first failure explains those after it."""
+    """Run all checks. The order is such that the first failure explains the later ones."""
     works = sys.version_info >= (3, 11)
     checks = [Check("python", works, True, platform.python_version() if works else "install Python 3.11 or newer")]
     checks += [_package(name, True, f"pip install {name}") for name in REQUIRED]
@@ -60,7 +60,7 @@ def _package(name: str, required: bool, remedy: str) -> Check:
 def _attempt(name: str, action: Callable[[], str]) -> Check:
     try:
         return Check(name, True, True, action())
-    except Exception as error:  # whatever goes wrong is what the doctor reports
+    except Exception as error:  # the doctor reports any failure
         return Check(name, False, True, f"{type(error).__name__}: {error}")
 
 
@@ -83,7 +83,7 @@ def _video() -> str:
 
 
 def _tower() -> str:
-    """Run the vision tower that transformers takes from timm."""
+    """Run the vision tower that transformers loads from timm."""
     import torch
     from transformers import AutoModel, TimmWrapperConfig
 
@@ -97,7 +97,7 @@ def _device() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        return f"CPU with {torch.get_num_threads()} threads: enough for the course; a GPU is wanted for the real model"
+        return f"CPU with {torch.get_num_threads()} threads: enough for the course; use a GPU for the real model"
     properties = torch.cuda.get_device_properties(0)
     torch.ones(64, 64, device="cuda") @ torch.ones(64, 64, device="cuda")
     bf16 = "with" if torch.cuda.is_bf16_supported() else "without"

@@ -1,8 +1,8 @@
-"""Clips that carry their frame numbers: to see whether a reader gives the right frames.                    Lesson 1
+"""Clips with a number painted in each frame, to check whether a reader returns the right frames.           Lesson 1
 
-Two readers that agree may both be wrong. Here each frame shows its own number as a row of light and dark cells, large
-enough to come through any codec, so that a frame says itself which one it is. Tests and benchmarks use it on every
-container and codec; use it on the reader that you trust. It knows nothing about readers.
+Two readers that agree may both be wrong. Here each frame shows its own number as a row of light and dark cells, which
+are large enough to survive any codec, so each returned frame can be identified. Tests and benchmarks do this for every
+container and codec; do it with the reader that you trust. This module knows nothing about readers.
 """
 
 import os
@@ -23,7 +23,7 @@ OPTIONS = {
     "libvpx": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8", "deadline": "realtime"},
     "libvpx-vp9": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8", "deadline": "realtime"},
 }
-CONTAINERS = {  # those of `is_video_file` that carry a codec
+CONTAINERS = {  # the containers of `is_video_file` that support each codec
     "libx264": ("mp4", "m4v", "mov", "mkv", "flv", "avi", "wmv"),
     "libx265": ("mp4", "mov", "mkv", "flv"),
     "mpeg4": ("mp4", "m4v", "mov", "mkv", "avi", "wmv"),
@@ -39,16 +39,19 @@ ENCODINGS = [  # (codec, container, frames between key frames, B-frames, variabl
     (codec, container, gop, b_frames, variable)
     for codec, containers in CONTAINERS.items()
     for container in containers
-    for gop in ((1,) if codec == "mjpeg" else (1, 12, 60, 300))  # every picture of MJPEG is a key frame
+    for gop in ((1,) if codec == "mjpeg" else (1, 12, 60, 300))  # every MJPEG frame is a key frame
     for b_frames in ((0, 2) if codec in WITH_B_FRAMES else (0,))
-    # AVI has one rate for the whole file, ASF not the times of B-frames.
+    # AVI stores one frame rate for the whole file. ASF (.wmv) stores no times of B-frames.
     for variable in ((False,) if container == "avi" or (container == "wmv" and b_frames) else (False, True))
 ]
 
 
 def paint(number: int) -> np.ndarray:
-    """The picture of a number below 1024: uint8 (64, 160, 3). Bits as white cells above, their opposites below, and a
-    wave between that moves from frame to frame, so that the codec has something to predict."""
+    """Draw the frame of a number below 1024: uint8 (64, 160, 3).
+
+    The top row of cells shows the bits, and the bottom row shows the inverted bits. The wave between them moves from
+    frame to frame, so that the codec has motion to predict.
+    """
     bits = np.kron((number >> np.arange(BITS)) & 1, np.ones((HEIGHT // 2, CELL)))
     picture = 32 + 192 * np.concatenate([bits, 1 - bits])
     picture[24:40] = 128 + 60 * np.sin((np.arange(WIDTH) + 5 * number) / 7)
@@ -56,7 +59,7 @@ def paint(number: int) -> np.ndarray:
 
 
 def read_number(frame: np.ndarray) -> int:
-    """The number in a frame, uint8 (64, 160, 3): in each column, is it lighter above than below?"""
+    """Read the number in a frame, uint8 (64, 160, 3). A bit is 1 if its top cell is lighter than its bottom cell."""
     grey = frame.mean(axis=-1)
     above, below = (part.reshape(16, BITS, CELL)[:, :, 4:-4].mean(axis=(0, 2)) for part in (grey[4:20], grey[44:60]))
     return int(((above > below) << np.arange(BITS)).sum())
@@ -68,8 +71,11 @@ def read_numbers(frames: Iterable[np.ndarray]) -> list[int]:
 
 @contextmanager
 def _same_priority() -> Iterator[None]:
-    """Give this thread its scheduling back. SVT-AV1, as root, makes the thread that encodes a real-time one and leaves
-    it so: two such processes stop each other, and all else."""
+    """Restore the scheduling of this thread on exit.
+
+    As root, SVT-AV1 switches the encoding thread to real-time scheduling and does not switch it back. Two such
+    processes block each other and everything else.
+    """
     if not hasattr(os, "sched_getscheduler"):  # not on macOS
         yield
         return
@@ -92,14 +98,14 @@ def write_numbered(
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> np.ndarray:
-    """Write a clip of `count` painted frames.
+    """Write a clip of `count` numbered frames.
 
     Args:
-        codec: the name of an FFmpeg encoder.
-        gop: frames from one key frame to the next, at most.
-        b_frames: at most so many in a row, where the encoder has them.
-        variable: frames stay for 15 to 119 milliseconds, else for 1/25 s.
-        rotation: degrees that a player must turn the picture, as phones write it.
+        codec: name of an FFmpeg encoder.
+        gop: maximum distance between key frames, in frames.
+        b_frames: maximum number of B-frames in a row, if the encoder supports them.
+        variable: show each frame for 15 to 119 ms; otherwise for 1/25 s.
+        rotation: degrees by which a player must rotate the frames, as phones store it.
 
     Returns:
         The time of each frame in seconds: float64 (count,).

@@ -1,9 +1,10 @@
-"""The sample data of the course: clips, pictures and questions about them, in LLaVA's format.
+"""The sample data of the course: clips, images and questions about them, in LLaVA's format.
 
     python -m fvv_lib.course.samples data_samples
 
-writes `train.json`, `val.json`, `test.json` and their files, the same bytes every time on one machine. Two kinds of
-question can be answered from one frame (colour, shape), two cannot (motion: which way; order: which came first).
+This command writes `train.json`, `val.json`, `test.json` and their media files. On one machine it writes the same bytes
+every time. Two kinds of question can be answered from one frame (colour and shape). Two cannot: motion (in which
+direction) and order (which came first).
 """
 
 import json
@@ -35,7 +36,7 @@ from fvv_lib.course.scenes import (
 
 GRID = 8
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
-SHORT_CLIP_FRAMES = 5  # fewer than the 8 that are sampled
+SHORT_CLIP_FRAMES = 5  # fewer than the 8 sampled frames
 TEXTS = (
     ("Which shapes do you know?", f"I know the {', the '.join(SHAPES)}."),
     ("Which colours do you know?", f"I know {', '.join(COLOURS)}."),
@@ -45,7 +46,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Split:
-    """How many of each: clips of motion and order, clips that are too short, pictures, questions without a picture."""
+    """Sample counts of a split: motion clips, order clips, clips that are too short, stills, text-only questions."""
 
     motion: int
     order: int
@@ -63,7 +64,7 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a kind, its answer, and the texts of which the answer names one (none for a free answer)."""
+    """A question, its kind and its answer. The answer contains one of `choices`, which is empty for a free answer."""
 
     kind: str
     text: str
@@ -80,7 +81,7 @@ def shape_question(shape: Shape) -> Question:
 
 
 def place_question(shape: Shape) -> Question | None:
-    """None where the shape is on the border of two places."""
+    """Ask for the place; `None` if the shape is on the border of two places."""
     name = place(shape)
     if name is None:
         return None
@@ -88,13 +89,13 @@ def place_question(shape: Shape) -> Question | None:
 
 
 def grid_question(shape: Shape) -> Question:
-    """Place more exactly: the picture is cut into 8 columns and 8 rows."""
+    """Ask for the exact place: the column and row of an 8 x 8 grid."""
     column, row = int(shape.x * GRID) + 1, int(shape.y * GRID) + 1
     return Question("grid", "In which column and row is it?", f"It is in column {column}, row {row}.")
 
 
 def which_question(rng: Generator, shape: Shape) -> Question:
-    """Two shapes to choose from, one of which is in the picture: practice for the question of order."""
+    """Ask which of two shapes is in the image: practice for the order question."""
     names = _pair(rng, shape, other_than(rng, shape))
     return Question("which", f"Which is shown, the {names[0]} or the {names[1]}?", f"The {shape.name} is shown.", names)
 
@@ -112,7 +113,7 @@ def order_question(rng: Generator, first: Shape, second: Shape) -> Question:
 
 
 def backwards(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample with the answers that are right when its clip is played backwards: the opposite way, the other shape."""
+    """Return the sample with the right answers for its clip played backwards: opposite direction, the other shape."""
     turns = [dict(turn) for turn in sample["conversations"]]
     for kind, answer, choices in zip(sample["kinds"], turns[1::2], sample["choices"], strict=True):
         if kind == "motion":
@@ -125,7 +126,7 @@ def backwards(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def other_than(rng: Generator, shape: Shape) -> Shape:
-    """A random shape with another name."""
+    """Draw a random shape with a different name."""
     while (other := random_shape(rng)).name == shape.name:
         pass
     return other
@@ -136,8 +137,11 @@ def _pair(rng: Generator, a: Shape, b: Shape) -> tuple[str, str]:
 
 
 def record(name: str, media: tuple[str, str] | None, questions: list[Question]) -> dict[str, Any]:
-    """One sample in LLaVA's format; `media` is its key (`image` or `video`) and path. `kinds` and `choices` are ours,
-    for scoring; a trainer ignores them."""
+    """Build one sample in LLaVA's format.
+
+    `media` is the key (`image` or `video`) and the path. `kinds` and `choices` are our additions for scoring; training
+    ignores them.
+    """
     turns = []
     for i, question in enumerate(questions):
         before = "<image>\n" if media and i == 0 else ""
@@ -152,14 +156,14 @@ def record(name: str, media: tuple[str, str] | None, questions: list[Question]) 
 
 
 def write_samples(folder: Path) -> None:
-    """Write all splits into a folder; what an earlier call wrote there is replaced."""
+    """Write all splits into a folder and replace the files of an earlier call."""
     for number, (name, split) in enumerate(SPLITS.items()):
         records = write_split(folder, name, split, seed=number)
         (folder / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
 def write_split(folder: Path, name: str, split: Split, seed: int) -> list[dict[str, Any]]:
-    """Draw, encode and describe one split; its files go to `folder/videos/name`."""
+    """Draw and encode one split and return its samples. The media files go to `folder/videos/name`."""
     rng = np.random.default_rng(seed)
     kinds = ["motion"] * split.motion + ["order"] * split.order + ["short"] * split.short
     kinds += ["still"] * split.stills + ["text"] * split.texts
@@ -180,7 +184,7 @@ def write_split(folder: Path, name: str, split: Split, seed: int) -> list[dict[s
 
 
 def _write_one(rng: Generator, path: Path, kind: str, number: int, train: bool) -> list[Question]:
-    """Write the file of one sample; returns its questions, in a random order."""
+    """Write the media file of one sample and return its questions in random order."""
     if kind == "still":
         picture, shape = still(rng)
         Image.fromarray(picture).save(path)
@@ -197,18 +201,18 @@ def _write_one(rng: Generator, path: Path, kind: str, number: int, train: bool) 
         write_video(path, frames)
         questions = [motion_question(direction)]
         for ask in (colour_question, shape_question):
-            if not train or rng.random() < 0.5:  # what the base knows already need not be taught with every clip
+            if not train or rng.random() < 0.5:  # the base model already knows colours and shapes
                 questions.append(ask(shape))
     return [questions[i] for i in rng.permutation(len(questions))]
 
 
 def _extension(number: int) -> str:
-    """Nine clips of ten are .mp4, the others go through all containers."""
+    """Return `.mp4` for nine of ten clips; the others cycle through all containers."""
     return list(ENCODERS)[number // 10 % len(ENCODERS)] if number % 10 == 0 else ".mp4"
 
 
 def _key(number: int) -> str:
-    """LLaVA's files say `image` for a video too; some say `video`. Both must work."""
+    """Return `video` for every second sample. LLaVA's files mostly use `image` for videos too; both must work."""
     return "video" if number % 2 else "image"
 
 

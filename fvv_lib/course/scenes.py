@@ -1,12 +1,13 @@
-"""The small world of the course: coloured shapes that stay, move, or come one after the other.
+"""The scenes of the course: coloured shapes that stay still, move, or appear one after the other.
 
-Opposite edges of a picture meet: what leaves on one side comes back on the other. A *still* is one picture of one
-shape. A *motion* clip shows a shape that drifts in one of four directions. Where it starts has nothing to do with where
-it goes, so the first frame tells nothing; a later one tells a little, but **no single frame can tell the direction**:
-the best possible guess from the last frame is right for 6 clips of 10 (`tests/test_scenes.py` computes it). An *order*
-clip shows one shape, nothing, then another: each frame alone shows at most one of them, and the first shows none.
+Opposite edges of an image are connected: a shape that leaves on one side comes back on the other. A *still* is one
+image of one shape. A *motion* clip shows a shape that drifts in one of four directions. The start does not depend on
+the direction, so the first frame says nothing about it. A later frame says a little, but **no single frame determines
+the direction**: the best possible guess from the last frame is right for 6 of 10 clips (`tests/test_scenes.py` computes
+this). An *order* clip shows one shape, then nothing, then another shape. Each frame shows at most one of them, and the
+first frame shows neither.
 
-This module draws pictures and writes clips. It knows nothing about questions, models or tokens.
+This module draws images and writes clips. It knows nothing about questions, models or tokens.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ PLACES = (
     ("left", "middle", "right"),
     ("bottom left", "bottom", "bottom right"),
 )
-# Each container of `is_video_file` with an encoder that every FFmpeg build of PyAV carries.
+# Each container of `is_video_file` with an encoder that every FFmpeg build of PyAV includes.
 ENCODERS = {
     ".mp4": "libx264",
     ".m4v": "libx264",
@@ -43,14 +44,14 @@ ENCODERS = {
     ".webm": "libvpx-vp9",
 }
 NUM_FRAMES, FPS = 24, 8
-START = (0.2, 0.8)  # where a motion clip's shape may start, both ways, as fractions of the picture
-TRAVEL = (0.2, 0.3)  # how far it goes, as a fraction of the picture
+START = (0.2, 0.8)  # range of x and y where the shape of a motion clip starts, as fractions of the image
+TRAVEL = (0.2, 0.3)  # how far the shape moves, as a fraction of the image
 CLIP_SIZES = ((96, 96), (96, 72), (72, 96))  # width, height
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape: its names, its centre (x, y) as fractions of the picture, its radius as one of the short side."""
+    """A shape. Its centre (x, y) is in fractions of the image, its radius in fractions of the short side."""
 
     colour: str
     shape: str
@@ -66,8 +67,8 @@ class Shape:
 def draw(size: tuple[int, int], background: int, shapes: list[Shape], wrap: bool = False) -> np.ndarray:
     """Draw shapes with smooth edges: (width, height), a grey level, shapes -> uint8 (H, W, 3).
 
-    With `wrap`, opposite edges of the picture meet. Each shape is a signed distance in pixels (negative inside),
-    and its coverage of a pixel is that distance clipped to one pixel.
+    With `wrap`, opposite edges of the image are connected. Each shape is a signed distance in pixels (negative inside),
+    and its coverage of a pixel is this distance clipped to one pixel.
     """
     width, height = size
     picture = np.full((height, width, 3), float(background), dtype=np.float32)
@@ -84,12 +85,12 @@ def draw(size: tuple[int, int], background: int, shapes: list[Shape], wrap: bool
 
 
 def _signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Pixels from the outline of a shape centred at the origin, negative inside: (1, W), (H, 1) -> (H, W)."""
+    """Return pixel distances to the outline of a shape at the origin, negative inside; (1, W), (H, 1) -> (H, W)."""
     if shape == "circle":
         return np.hypot(x, y) - radius
     if shape == "square":
         return np.maximum(abs(x), abs(y)) - 0.88 * radius
-    if shape == "triangle":  # the base below, two slanted sides
+    if shape == "triangle":  # the base, then the two slanted sides
         return np.maximum(y - 0.75 * radius, 0.894 * abs(x) - 0.447 * (y + 1.05 * radius))
     long, short = 1.05 * radius, 0.36 * radius
     bar = np.maximum(abs(x) - long, abs(y) - short)
@@ -97,21 +98,23 @@ def _signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) ->
 
 
 def random_shape(rng: Generator, low: float = 0.0, high: float = 1.0) -> Shape:
-    """A shape of any colour and form, its centre uniform in [low, high) both ways."""
+    """Return a shape of random colour and form; its centre is uniform in [low, high) on both axes."""
     x, y = rng.uniform(low, high, size=2)
     return Shape(str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)), x, y, rng.uniform(0.2, 0.28))
 
 
 def still(rng: Generator, size: tuple[int, int] | None = None) -> tuple[np.ndarray, Shape]:
-    """A picture of one shape: uint8 (H, W, 3), and the shape."""
+    """Draw an image of one random shape and return the image, uint8 (H, W, 3), and the shape."""
     shape = random_shape(rng)
     size = size or CLIP_SIZES[rng.integers(len(CLIP_SIZES))]
     return draw(size, int(rng.integers(20, 90)), [shape], wrap=True), shape
 
 
 def place(shape: Shape, margin: float = 0.04) -> str | None:
-    """The name of the third of the picture, both ways, that the centre is in; None near the border of a third, and
-    where a part of the shape comes out at the other edge."""
+    """Return the name of the cell of a 3 x 3 grid that contains the centre of the shape.
+
+    Return `None` if the centre is near the border of a cell, or if part of the shape wraps around to the other edge.
+    """
     cells = []
     for value in (shape.x, shape.y):
         if min(abs(value - 1 / 3), abs(value - 2 / 3)) < margin or min(value, 1 - value) < 3 * margin:
@@ -123,10 +126,12 @@ def place(shape: Shape, margin: float = 0.04) -> str | None:
 def motion_clip(
     rng: Generator, direction: str, num_frames: int = NUM_FRAMES, travel: tuple[float, float] = TRAVEL
 ) -> tuple[np.ndarray, Shape]:
-    """A shape that drifts in a direction: uint8 (T, H, W, 3), and the shape where it starts. It goes between the two
-    fractions of the picture's side in `travel`."""
+    """Draw a shape that drifts in a direction and return the frames, uint8 (T, H, W, 3), and the shape at its start.
+
+    The distance is uniform between the two values of `travel`, fractions of the image's side.
+    """
     start = random_shape(rng, *START)
-    step = np.array(DIRECTIONS[direction]) * rng.uniform(*travel) / (num_frames - 1)  # of the picture, each frame
+    step = np.array(DIRECTIONS[direction]) * rng.uniform(*travel) / (num_frames - 1)  # fraction of the image per frame
     size, background = CLIP_SIZES[rng.integers(len(CLIP_SIZES))], int(rng.integers(20, 90))
     frames = []
     for t in range(num_frames):
@@ -137,7 +142,7 @@ def motion_clip(
 
 
 def order_clip(rng: Generator) -> tuple[np.ndarray, Shape, Shape]:
-    """Nothing, a shape, nothing, another shape, nothing: uint8 (T, H, W, 3), the first and the second shape."""
+    """Draw nothing, a shape, nothing, another shape, nothing; return frames, uint8 (T, H, W, 3), and both shapes."""
     first = random_shape(rng, 0.2, 0.8)
     second = random_shape(rng, 0.2, 0.8)
     while second.name == first.name:
@@ -157,18 +162,18 @@ def order_clip(rng: Generator) -> tuple[np.ndarray, Shape, Shape]:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """Encode uint8 (T, H, W, 3) with the encoder that suits the file's extension; the same bytes every time."""
+    """Encode uint8 (T, H, W, 3) with the encoder of the file's extension. The bytes are the same every time."""
     import av
 
     height, width = frames.shape[1:3]
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(ENCODERS[path.suffix], rate=fps, width=width, height=height)
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # encoders split their work by thread: one thread, one result
+        stream.codec_context.thread_count = 1  # the result of an encoder depends on its number of threads
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         stream.codec_context.time_base = Fraction(1, fps)
         if ENCODERS[path.suffix] == "libx264":
-            # On pictures this small its assembler reads past their border: other bytes each time.
+            # On frames this small, x264's assembly code reads past the border, and the bytes differ each time.
             stream.options = {"crf": "26", "x264-params": "asm=0"}
         elif ENCODERS[path.suffix] == "libvpx-vp9":
             stream.options = {"crf": "26"}

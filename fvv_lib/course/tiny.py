@@ -1,10 +1,11 @@
-"""The tiny FastVLM that the course fine-tunes: real in every part, small enough for a laptop, trained on stills only.
+"""The tiny FastVLM that the course fine-tunes: every part is real, it fits a laptop, and it is trained on stills only.
 
     python -m fvv_lib.course.tiny data_samples/tiny-fastvlm
 
-makes it in two steps, as FastVLM itself was made: first the vision tower alone learns to tell pictures apart (CLIP did
-that for FastVLM; three linear heads do it here), then tower, projector and language model learn together to answer
-questions about a picture. It never sees a video: motion and order are left for the course.
+This command trains the model in two steps, as FastVLM was trained. First the vision tower alone learns to distinguish
+images (FastVLM uses CLIP for this, the tiny model uses four linear heads). Then the tower, the projector and the
+language model learn together to answer questions about an image. The model never sees a video: the course teaches it
+motion and order.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from fvv_lib.weights.loading import build_processor
 IMAGE_SIZE, STRIDE = 64, 32  # pixels; pixels per token, so 2 x 2 tokens per frame
 EMBED_DIMS = (16, 32, 64, 64)
 MAX_POSITIONS = 2048
-PLACE_BINS = 16  # columns, and rows, that the tower learns to tell apart
+PLACE_BINS = 16  # columns, and rows, that the tower learns to distinguish
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 # Qwen2's rule for cutting text into words before byte pairs are merged (Qwen2 Technical Report, 2024).
 QWEN2_WORDS = (
@@ -56,7 +57,7 @@ QWEN2_WORDS = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen2's word rule and special tokens; merges learned from the course's text."""
+    """Build a byte-level BPE tokenizer with Qwen2's word rule and special tokens, trained on the text of the course."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -84,7 +85,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> Iterator[str]:
-    """Every sentence of the course, so that each of its words becomes a token or two."""
+    """Yield every sentence of the course, so that each word becomes one or two tokens."""
     rng = np.random.default_rng(0)
     shapes = [Shape(colour, shape, x, y, 0.2) for colour in COLOURS for shape in SHAPES for x in (0.1, 0.5, 0.9)
               for y in (0.1, 0.5, 0.9)]  # fmt: skip
@@ -100,10 +101,10 @@ def _corpus() -> Iterator[str]:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForVideo:
-    """FastVLM with random weights: a FastViT of four stages, the two-layer projector, a Qwen2 of four layers.
+    """Build FastVLM with random weights: a FastViT of four stages, the two-layer projector, a Qwen2 of four layers.
 
-    Layer scales start at 0.3. At timm's 1e-5 a tower of this size gives features around 1e-38 and no test could tell
-    one picture from another.
+    Layer scales start at 0.3. With timm's default of 1e-5, a tower of this size returns features around 1e-38, and no
+    test could distinguish two images.
     """
     config = FastVlmConfig(
         vision_config={
@@ -116,7 +117,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForVideo:
                 "embed_dims": list(EMBED_DIMS),
                 "mlp_ratios": [2, 2, 2, 2],
                 "layer_scale_init_value": 0.3,
-                "inference_mode": False,  # all branches of each block, to be trained
+                "inference_mode": False,  # keep all branches of each block for training
             },
         },
         text_config={
@@ -143,7 +144,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForVideo:
 
 
 def build_image_processor() -> CLIPImageProcessor:
-    """FastVLM's pixels are only scaled to [0, 1]."""
+    """Build FastVLM's image processor, which only scales pixels to [0, 1]."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE}, crop_size=size, image_mean=[0.0] * 3, image_std=[1.0] * 3
@@ -151,7 +152,7 @@ def build_image_processor() -> CLIPImageProcessor:
 
 
 class Stills(IterableDataset):
-    """Endless random pictures, each with the shape that is on it: a tensor uint8 (3, 64, 64), and the shape."""
+    """An endless stream of random stills: pixels, uint8 (3, 64, 64), the shape in them, and the random generator."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -164,7 +165,7 @@ class Stills(IterableDataset):
 
 
 def train_tower(model: FastVlmForVideo, steps: int, batch_size: int = 64, learning_rate: float = 3e-3) -> None:
-    """Step one: the vision tower learns colour, shape and place from four linear heads that are thrown away."""
+    """Step one: teach the vision tower colour, shape and place through four linear heads, which are discarded."""
     tower, colours = model.model.vision_tower, list(COLOURS)
     outputs = (len(COLOURS), len(SHAPES), PLACE_BINS, PLACE_BINS)
     heads = torch.nn.ModuleList([torch.nn.Linear(2 * EMBED_DIMS[-1], count) for count in outputs])
@@ -192,7 +193,7 @@ def train_answers(
     batch_size: int = 48,
     learning_rate: float = 1e-3,
 ) -> None:
-    """Step two: the whole model learns to answer up to four questions about a picture."""
+    """Step two: teach the whole model to answer up to five questions about an image."""
     pad_and_stack = DataCollatorForSupervisedDataset(tokenizer)
 
     def collate(items: list[Any]) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def _still_sample(
 
 
 def _train(name: str, loader: Any, parameters: list[Any], loss_of: Any, steps: int, learning_rate: float) -> None:
-    """A plain training loop: AdamW, one learning-rate cycle, gradients clipped at norm 1."""
+    """Run a plain training loop: AdamW, one learning-rate cycle, gradients clipped at norm 1."""
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1, pct_start=0.1)
     total = 0.0
@@ -233,7 +234,7 @@ def _train(name: str, loader: Any, parameters: list[Any], loss_of: Any, steps: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the model is written")
+    parser.add_argument("folder", type=Path, help="folder to write the model to")
     parser.add_argument("--tower_steps", type=int, default=800)
     parser.add_argument("--answer_steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
@@ -242,7 +243,7 @@ def main() -> None:
     set_seed(settings.seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    model.train_batchnorm = True  # from scratch its statistics must be learned
+    model.train_batchnorm = True  # training from scratch must learn the statistics
     model.train()
     train_tower(model, settings.tower_steps)
     train_answers(model, tokenizer, settings.answer_steps)
