@@ -1,12 +1,12 @@
-"""Does the model watch, or look where a shape is? Test clips played backwards, and a training that has such clips too.
+"""Does the model use motion, or only the position of a shape? Test and train with clips played backwards.
 
     python benchmarks/backwards.py         # about 10 minutes on 2 CPU cores; writes benchmarks/results/backwards.json
 
-A shape starts in the middle of the picture (`scenes.START`), so one that comes near an edge, played forwards, goes
-towards it. A model may learn that instead of motion, and a test of clips that are all played forwards cannot tell.
-Here every second training clip is played backwards, with the answers that are then right; all else is the recipe of
-`make finetune`. Three models are asked both ways: the one that was trained on clips played forwards, one trained
-both ways from the base, and the first one, trained on, both ways. Lesson 07 quotes the result.
+A shape starts in the middle of the frame (`scenes.START`). In a clip played forwards, a shape near an edge therefore
+moves towards that edge. A model may learn this shortcut instead of motion, and a test with forward clips alone cannot
+detect it. Here every second training clip is played backwards, with its answers corrected; the rest is the recipe of
+`make finetune`. Three models answer the test clips in both directions: one trained on forward clips, one trained on
+both directions from the base, and the first one after further training on both directions. Lesson 07 quotes the result.
 """
 
 import json
@@ -43,7 +43,7 @@ class PlayedBackwards(LazySupervisedDataset):
 
 
 def accuracies(model_folder: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Accuracy by kind of the test clips as they are, and of the same frames in the opposite order."""
+    """Return the accuracy by kind on the test clips, and on the same clips with their frames reversed."""
     loaded = load_pretrained_model(model_folder)
     samples = json.loads((DATA / "test.json").read_text())
     turned = folder / "backwards.json"
@@ -59,12 +59,12 @@ def accuracies(model_folder: Path, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def turn_every_second(folder: Path) -> Path:
-    """The training set with every second clip played backwards; returns its annotation file."""
+    """Write the training set with every second clip played backwards and return its annotation file."""
     samples: list[dict[str, Any]] = json.loads((DATA / "train.json").read_text())
     for number, sample in enumerate(samples):
         key = "image" if "image" in sample else "video"
         path = sample.get(key, "")
-        # Ways come round every 4 samples: turn 4, leave 4.
+        # Directions repeat every 4 samples, so reverse 4 clips, then keep 4.
         if is_video_file(path) and number // 4 % 2:
             frames = read_video(DATA / path, read_video(DATA / path).total_frames).frames
             target = folder / f"{number}{Path(path).suffix}"
@@ -78,7 +78,7 @@ def turn_every_second(folder: Path) -> Path:
 
 
 def train(start: Path, annotations: Path, output: Path) -> Path:
-    """Fine-tune a model by the recipe of `make finetune`; returns the folder of the result."""
+    """Fine-tune a model with the recipe of `make finetune` and return the folder of the result."""
     flags = ["--model_name_or_path", str(start), "--data_path", str(annotations), "--output_dir", str(output)]
     command = ["bash", str(ROOT / "scripts" / "finetune_video.sh"), *flags, *RECIPE.split(), *QUIET.split()]
     env = {**os.environ, "PYTHON": sys.executable}

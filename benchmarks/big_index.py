@@ -1,15 +1,15 @@
-"""A million samples: what each of four workers holds of them, and how long until the first batch.
+"""A million samples: how much memory does the index take in each of four workers, and when is the first batch ready?
 
     python benchmarks/big_index.py      # Linux; writes benchmarks/results/big_index.json
 
-The described system keeps the list that `json.load` gives. Workers are forks, so at first they share it; but Python
-writes a count of references into every object that it touches, and each page written to becomes the worker's own. So
-memory is measured once each worker has gone through its quarter of the annotations, as it does in an epoch, by the
-Pss (its own pages, and its part of those it shares) and the Uss (its own pages alone) of /proc/self/smaps_rollup. Of
-both, what a worker holds with one single sample is taken away: what is left is the index. The pages of a mapped file
-count in the Pss too, though the system may drop them at any time.
+The described system keeps the list that `json.load` returns. Forked workers share it at first. But Python writes a
+reference count into every object that it touches, and each written page is copied into the worker. So memory is
+measured after each worker has read its quarter of the annotations, as in an epoch. The Pss (private pages plus a share
+of the shared ones) and the Uss (private pages only) come from /proc/self/smaps_rollup. The memory of a worker with a
+data set of one batch is subtracted; the rest is the index. The Pss also counts the pages of a memory-mapped file, which
+the system may drop at any time.
 
-All samples show the same picture: what is measured is the index, not the files.
+All samples show the same image, because the index is measured, not the files.
 """
 
 import gc
@@ -36,7 +36,7 @@ QUESTIONS = ["What happens in this clip?", "Describe it.", "Who does what?", "Wh
 
 
 def write_annotations(path: Path, count: int) -> None:
-    """One sample after the other: this process must not hold them either."""
+    """Write the samples one by one, so that this process does not hold them all."""
     with path.open("w") as file:
         for i in range(count):
             question, answer = QUESTIONS[i % 4], f"In clip {i} a square of size {i % 97} moves to the left, then stops."
@@ -47,7 +47,7 @@ def write_annotations(path: Path, count: int) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Pss and Uss of this process, MiB."""
+    """Return the Pss and Uss of this process in MiB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     uss = kib["Private_Clean"] + kib["Private_Dirty"]
@@ -55,7 +55,7 @@ def memory() -> dict[str, float]:
 
 
 class Described(LazySupervisedDataset):
-    """The described index: a list in memory. What is made of a sample is ours, so that nothing else differs."""
+    """The described index: a list in memory. Samples are processed by our code, so that only the index differs."""
 
     def __init__(self, tokenizer, path, data_args):
         with open(path) as file:
@@ -72,7 +72,7 @@ class Described(LazySupervisedDataset):
 
 
 class Walk(Dataset):
-    """Entry w: worker w goes through its part of the annotations, as in an epoch, and says what it then holds."""
+    """Item w: worker w reads its part of the annotations, as in an epoch, and returns its memory."""
 
     def __init__(self, dataset):
         self.dataset, self.together = dataset, multiprocessing.get_context("fork").Barrier(WORKERS)
@@ -84,7 +84,7 @@ class Walk(Dataset):
         worker = get_worker_info().id
         for index in range(worker, len(self.dataset), WORKERS):
             assert self.dataset.samples[index]["conversations"]
-        self.together.wait()  # what workers share counts in the Pss of each: all must be there
+        self.together.wait()  # shared pages count in the Pss of each worker, so all workers must be running
         found = memory()
         self.together.wait()
         return found
@@ -122,7 +122,7 @@ def measure(kind: str, folder: str, count: int) -> dict:
 
 
 def in_a_process(*arguments: object) -> dict:
-    """Each measurement in a process of its own: what Python once held, it does not give back."""
+    """Run a measurement in a new process, because Python does not return freed memory."""
     command = [sys.executable, __file__, *map(str, arguments)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -140,7 +140,7 @@ def compare(folder: str) -> dict:
     results = {name: {} for name in ("described", "ours")}
     for name, result in results.items():
         empty = in_a_process(name, folder, BATCH)
-        if name == "ours":  # the table is made, and every sample checked, when it is opened for the first time
+        if name == "ours":  # the first opening builds the table and checks every sample
             record["seconds to first batch, when every sample is checked"] = in_a_process(name, folder, SAMPLES)[
                 "seconds to first batch"
             ]
@@ -157,7 +157,7 @@ def compare(folder: str) -> dict:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # on a machine of fewer cores than workers
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # on a machine with fewer cores than workers
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
     else:

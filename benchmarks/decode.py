@@ -1,12 +1,12 @@
-"""How fast is the exact reader, and which frames are right? Ours against the described loader, in one process.
+"""How fast is the exact reader, and are its frames right? Compare it with the described loader and others.
 
     python benchmarks/decode.py                      # generated clips; writes benchmarks/results/decode.json
-    FVV_REAL_DATA=FOLDER python benchmarks/decode.py # and the real ones
+    FVV_REAL_DATA=FOLDER python benchmarks/decode.py # real clips too
 
-Every reader gives the 8 uniform frames of a clip as arrays, RGB. Each is timed as often as there are rounds, all
-readers in turn within a round, and the median counts. A second part encodes one small clip for each codec, container,
-GOP length, B-frames, rate and rotation with the frame number painted in each frame, and counts how many each reader
-gets right.
+Every reader returns 8 uniform frames of a clip as RGB arrays. All readers run in turn within a round, in one process,
+and the median over the rounds counts. A second part encodes one small clip for each combination of codec, container,
+GOP length, B-frames, frame rate and rotation, with the frame number painted in each frame. It counts how many clips
+each reader reads correctly.
 """
 
 import json
@@ -45,7 +45,7 @@ def ours(path: str, threads: int) -> np.ndarray:
 
 
 def described(path: str, threads: int) -> np.ndarray:
-    """The described system's loader, with its thread count as decord has it (0 is all)."""
+    """Read with the loader of the described system. `threads` has decord's meaning (0 is all)."""
     import decord
 
     reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=threads)
@@ -53,7 +53,7 @@ def described(path: str, threads: int) -> np.ndarray:
 
 
 def naive(path: str, threads: int) -> np.ndarray:
-    """PyAV as its tutorial has it: decode everything, keep what is wanted."""
+    """Read with PyAV as in its tutorial: decode every frame and keep the sampled ones."""
     with av.open(path) as container:
         container.streams.video[0].thread_type = "AUTO"
         container.streams.video[0].codec_context.thread_count = threads
@@ -97,7 +97,7 @@ READERS: dict[str, Reader] = {
 
 
 def write_generated(path: Path, codec: str, gop: int, options: dict[str, str]) -> None:
-    """60 seconds of 1080p: a picture with detail and noise, panned, so that there is motion to predict."""
+    """Write 60 seconds of 1080p: a pan over a detailed, noisy image, so that there is motion to predict."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 255, (160, 320, 3)).astype(np.uint8)
     wall = np.asarray(Image.fromarray(small).resize((1920 + 1600, 1080 + 400), Image.Resampling.BICUBIC))
@@ -113,7 +113,7 @@ def write_generated(path: Path, codec: str, gop: int, options: dict[str, str]) -
 
 
 def available() -> dict[str, Reader]:
-    """The readers that work on this machine."""
+    """Return the readers that work on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/clip.mp4"
         write_numbered(path)
@@ -122,28 +122,28 @@ def available() -> dict[str, Reader]:
             try:
                 reader(path, 1)
             except (ImportError, OSError, RuntimeError) as error:
-                print(f"{name}: left out ({str(error).splitlines()[0]})", flush=True)
+                print(f"{name}: skipped ({str(error).splitlines()[0]})", flush=True)
             else:
                 working[name] = reader
     return working
 
 
 def time_clip(path: Path, readers: dict[str, Reader], threads: int, rounds: int) -> dict[str, float | None]:
-    """Median milliseconds of each reader, taken in turn; None where it cannot read the clip."""
+    """Return the median milliseconds of each reader, `None` if it cannot read the clip. The readers run in turn."""
     taken: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(rounds):
         for name, reader in readers.items():
             start = time.perf_counter()
             try:
                 reader(str(path), threads)
-            except Exception:  # another reader's failure is a result
+            except Exception:  # the failure of a reader is a result
                 continue
             taken[name].append(1000 * (time.perf_counter() - start))
     return {name: round(statistics.median(times), 1) if times else None for name, times in taken.items()}
 
 
 def summary(rows: Iterable[dict[str, float | None]]) -> dict[str, float]:
-    """How many times faster than the described loader, over the clips that it can read."""
+    """Return how many times faster ours is than the described loader, over the clips that the latter can read."""
     ratios = [row["described"] / row["ours"] for row in rows if row.get("described")]
     return {"geometric mean": round(float(np.exp(np.mean(np.log(ratios)))), 2), "least": round(min(ratios), 2)}
 
@@ -158,7 +158,7 @@ def measure_speed(clips: list[Path], readers: dict[str, Reader], rounds: int) ->
 
 
 def count_right(readers: dict[str, Reader]) -> dict:
-    """Of the encodings, how many does each reader read right, read wrong without a word, and refuse?"""
+    """Count how many encodings each reader reads correctly, reads wrongly without an error, and refuses."""
     counts = {name: {"right": 0, "wrong": 0, "refused": 0} for name in readers}
     wrong: dict[str, list[str]] = {name: [] for name in readers}
     for codec, container, gop, b_frames, variable in ENCODINGS:
@@ -174,7 +174,7 @@ def count_right(readers: dict[str, Reader]) -> dict:
                     try:
                         frames = [np.rot90(frame, -rotation // 90) for frame in reader(path, 1)]
                         got = read_numbers(frames) if frames[0].shape == (HEIGHT, WIDTH, 3) else None
-                    except Exception:  # another reader's failure is a result
+                    except Exception:  # the failure of a reader is a result
                         counts[name]["refused"] += 1
                         continue
                     counts[name]["right" if got == asked else "wrong"] += 1

@@ -1,14 +1,14 @@
-"""An epoch with a frozen vision tower: features that are stored against frames that are encoded again.
+"""An epoch with a frozen vision tower: cached features against encoding the frames again.
 
-    python benchmarks/feature_cache.py            # a quarter of an hour on 2 cores; writes results/feature_cache.json
-    python benchmarks/feature_cache.py --small    # at an eighth of the width, to see that it runs; writes nothing
+    python benchmarks/feature_cache.py            # 15 minutes on 2 cores; writes results/feature_cache.json
+    python benchmarks/feature_cache.py --small    # an eighth of the width, to check that it runs; writes nothing
 
-Both sides are `fvv_lib.train` on the same clips and the same FastVLM-0.5B with random weights, in float32, and
-differ in `--cache_features` alone. Timed is the second of two epochs: clips are read, prompts written, gradients taken,
-weights updated. The tower is whole; what a step takes beside it depends on what is trained: a language model cut to 2
-of its 24 layers, in full, and the whole one through LoRA. Computing the features, once, is timed too.
+Both sides run `fvv_lib.train` on the same clips and the same FastVLM-0.5B with random weights, in float32. They differ
+only in `--cache_features`. The second of two epochs is timed: reading clips, building prompts, gradients and weight
+updates. The tower has its full size. There are two cases for the rest: a language model cut to 2 of its 24 layers,
+fully trained, and the whole one, trained with LoRA. The one-time computation of the features is timed too.
 
-Each side runs in a process of its own.
+Each side runs in a new process.
 """
 
 import argparse
@@ -46,7 +46,7 @@ SIDES = {"encoded again": False, "stored": True}
 
 
 def write_clips(folder: Path) -> None:
-    """10 seconds of 640 x 360 each: a picture with detail, panned; and a question about each."""
+    """Write clips of 10 seconds of 640 x 360 (a pan over a detailed image), with a question about each."""
     samples = []
     for i in range(CLIPS):
         noise = np.random.default_rng(i).integers(0, 255, (60, 120, 3)).astype(np.uint8)
@@ -58,8 +58,10 @@ def write_clips(folder: Path) -> None:
 
 
 def write_checkpoints(folder: Path, small: bool) -> None:
-    """One model, whole and cut: their towers are the same. The tokenizer is the course's, all its ids are in the large
-    vocabulary."""
+    """Write one model at full depth and cut, with the same tower.
+
+    The tokenizer is that of the course; the large vocabulary contains all its ids.
+    """
     tiny = load_pretrained_model(ROOT / "data_samples" / "tiny-fastvlm", device="cpu")
     tiny.tokenizer.model_max_length = 8192
     tiny.image_processor.size = {"shortest_edge": PIXELS}
@@ -81,7 +83,7 @@ def write_checkpoints(folder: Path, small: bool) -> None:
 
 
 class Clock(TrainerCallback):
-    """Seconds of each epoch."""
+    """Record the seconds of each epoch."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
@@ -122,7 +124,7 @@ def measure(folder: Path, case: str, side: str) -> dict[str, Any]:
             learning_rate=1e-5,
             logging_steps=1,
             dataloader_num_workers=1,
-            dataloader_persistent_workers=True,  # starting them is no part of an epoch of real length
+            dataloader_persistent_workers=True,  # in an epoch of real length, their start-up time is negligible
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -156,7 +158,7 @@ def compare(folder: Path, case: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="an eighth of the width; writes nothing")
-    parser.add_argument("--case", choices=CASES, help="with --side and --folder: measure it in this process")
+    parser.add_argument("--case", choices=CASES, help="with --side and --folder: measure this case in this process")
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--folder", type=Path)
     settings = parser.parse_args()

@@ -1,9 +1,9 @@
-"""FastVLM-0.5B at full size, with random weights, on a CPU in bfloat16: load it, let it answer, train it one step.
+"""Load FastVLM-0.5B at full size, generate an answer and train one step: random weights, bfloat16, on a CPU.
 
     python benchmarks/full_size.py     # about 5 minutes on 2 cores, 24 GB; writes benchmarks/results/full_size.json
 
-Each part runs in a process of its own, so that its peak of resident memory is its own. The clip and the words are those
-of `data_samples`; the tokenizer is that of the tiny FastVLM, whose ids are all in the large vocabulary.
+Each part runs in a new process, so that its peak resident memory can be measured. The clip and the questions come from
+`data_samples`. The tokenizer is that of the tiny FastVLM; the large vocabulary contains all its ids.
 """
 
 import json
@@ -79,7 +79,7 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {"answer": answer, "step"
 
 
 def peak_gib() -> float:
-    """The most that this process has held in memory. (What getrusage says may be its parent's.)"""
+    """Return the peak resident memory of this process. (`getrusage` may report the peak of its parent.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 

@@ -1,13 +1,13 @@
-"""What does the reader do with files that are damaged, or lie? It should give right frames, or an error.
+"""What does the reader do with damaged files and false headers? It should return right frames or raise an error.
 
     python benchmarks/fuzz.py                       # 1,400 files; writes benchmarks/results/fuzz.json
     python benchmarks/fuzz.py --seed 1 --each 400 --output benchmarks/results/fuzz_more.json   # 16,000 others
 
-Eight clips in seven containers are damaged in five ways by a seeded generator. Each is read in a child process, so that
-a crash of the decoder is counted and not suffered; every second one as a large clip is read, by threads and with each
-packet sought again. A frame that comes back is right when a decode of the file from the first packet to the last gives
-the same picture there (anywhere, when it gives more or fewer frames than the container lists), or when it is the frame
-of the undamaged clip that has this number or this time; every other is *wrong*.
+A seeded generator damages eight clips in seven containers in five ways. Each file is read in a child process, so that a
+crash of the decoder is counted and does not end the benchmark. Every second file is read like a large clip: with two
+threads, seeking to each packet again. A returned frame is right in two cases: a sequential decode of the file returns
+the same frame at that index (or anywhere, if the number of decoded frames differs from the container's), or it equals
+the frame of the undamaged clip with this number or time. Any other frame is *wrong*.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def zero_block(rng: np.random.Generator, data: bytearray) -> None:
 
 
 def swap_blocks(rng: np.random.Generator, data: bytearray) -> None:
-    """Two stretches of equal length change places: boxes, clusters or chunks in the wrong order."""
+    """Swap two blocks of equal length: boxes, clusters or chunks in the wrong order."""
     length = int(rng.integers(16, max(len(data) // 3, 17)))
     first, second = sorted(int(at) for at in rng.integers(0, len(data) - length, size=2))
     second = max(second, first + length)
@@ -67,7 +67,7 @@ def swap_blocks(rng: np.random.Generator, data: bytearray) -> None:
 
 
 def lie_in_header(rng: np.random.Generator, data: bytearray) -> None:
-    """A four-byte number near the beginning or the end, where containers keep their tables, becomes another."""
+    """Change a four-byte number near the beginning or the end, where containers keep their tables."""
     region = int(rng.integers(4, min(1500, len(data) - 4)))
     at = region if rng.random() < 0.5 else len(data) - region - 4
     value = int(rng.choice([0, 1, 0x7FFFFFFF, 0xFFFFFFFF, int(rng.integers(2**32))]))
@@ -82,12 +82,12 @@ def digest(picture: np.ndarray) -> str:
 
 
 def sequential(path: str) -> list[str]:
-    """Digest of every frame that a decode of each packet in turn gives; packets that fail are passed over."""
+    """Return the digest of every frame of a sequential decode. Packets that fail are skipped."""
     frames = []
     with av.open(path, metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.codec_context.options = {"err_detect": "explode"}
-        stream.codec_context.thread_count = 1  # by slices, two threads read damaged HEVC otherwise than one
+        stream.codec_context.thread_count = 1  # two slice threads decode damaged HEVC differently
         packets = container.demux(stream)
         while True:
             try:
@@ -103,13 +103,13 @@ def sequential(path: str) -> list[str]:
 
 
 def read(path: str, other_way: bool) -> VideoFrames:
-    """Eight frames; the other way, as a large clip is read: by threads, and with each packet sought again."""
+    """Read eight frames; with `other_way`, read like a large clip: two threads, seeking to each packet again."""
     reader.MIN_CLIP_PIXELS, packets.KEPT_BYTES = (0, 0) if other_way else USUAL
     return read_video(path, 8, num_threads=2 if other_way else 1)
 
 
 def examine(path: Path, undamaged: list[str], other_way: bool) -> str:
-    """`right`, `error`, `timeout`, `crash` (of the child; an error for the caller), or `wrong`."""
+    """Return `right`, `error`, `timeout`, `crash` (of the child; the caller gets an error), or `wrong`."""
     try:
         video = isolation.call("fuzz.read", {"path": str(path), "other_way": other_way}, TIMEOUT)
     except VideoDecodeError:
@@ -133,9 +133,9 @@ def examine(path: Path, undamaged: list[str], other_way: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--each", type=int, default=35, help="files for each clip and kind of damage")
+    parser.add_argument("--each", type=int, default=35, help="files per clip and kind of damage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for the files that came back wrong or crashed the decoder")
+    parser.add_argument("--keep", type=Path, help="folder for files that gave wrong frames or a crash")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "fuzz.json")
     settings = parser.parse_args()
     rng = np.random.default_rng(settings.seed)

@@ -1,10 +1,10 @@
-"""Does a run that is killed again and again end with the weights of one that was left alone? 20 times SIGKILL.
+"""Does a run that is killed 20 times with SIGKILL end with the same weights as an uninterrupted run?
 
     python benchmarks/kill.py           # Linux; about 8 minutes on 2 cores; writes benchmarks/results/kill.json
 
-The tiny base is trained on samples of the course with a checkpoint after every step. Every second kill comes at a
-chance moment after the first step of that start; the others come while a checkpoint is being written. Each time the
-same command is started again.
+The tiny base is trained on samples of the course, with a checkpoint after every step. Every second kill comes at a
+random moment after the first step since the last start. The others come while a checkpoint is being written. After each
+kill the same command is started again.
 """
 
 import json
@@ -23,7 +23,7 @@ import transformers
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLS, LIMIT = 20, 1200  # seconds for a run, on a machine that may be busy
+KILLS, LIMIT = 20, 1200  # LIMIT: seconds for one run; the machine may be busy
 
 
 def command(data: Path, output: Path, steps: int) -> list[str]:
@@ -57,7 +57,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
 
 def finish(arguments: list[str]) -> None:
     if start(arguments).wait(LIMIT):
-        raise RuntimeError("a run that nobody killed has failed")
+        raise RuntimeError("a run failed without being killed")
 
 
 def checkpoints(output: Path) -> set[str]:
@@ -65,7 +65,7 @@ def checkpoints(output: Path) -> set[str]:
 
 
 def kill_once(arguments: list[str], output: Path, saving: bool, rng: random.Random) -> dict:
-    """Start the run and kill it after a step of its own; returns what was there when it was dead."""
+    """Start the run, kill it after at least one new step, and return what it left behind."""
     there = checkpoints(output)
     process = start(arguments)
     end = time.monotonic() + LIMIT

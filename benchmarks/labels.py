@@ -1,13 +1,14 @@
-"""How long do the labels of a long conversation take, and what does the check of many keep? Ours beside commit 0c0ac90.
+"""Time the labels of long conversations, and measure the memory that checking many of them keeps. Ours against 0c0ac90.
 
     python benchmarks/labels.py     # about 5 minutes on 2 idle cores; writes benchmarks/results/labels.json
 
 `preprocess` labels one conversation of 10 to 80 rounds, with the template of FastVLM and the tokenizer of the course.
 The old build tokenizes the whole text again at each turn, so its time grows with the square of the rounds. Both sides
-run in turn, each run in a new process with this interpreter and these packages, and must give the same ids and labels.
+run in turn, each run in a new process with this interpreter and these packages. Both must return the same ids and
+labels.
 
-Then `RememberingTokenizer`, with which a data set is checked, labels many different conversations: memory is what the
-process holds more than before.
+The second part labels many different conversations with `RememberingTokenizer`, as the check of a data set does. Its
+memory is the growth of the process.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from old_build import OLD, ROOT, check_source, environment_of, old_build
 
 TOKENIZER = ROOT / "data_samples" / "tiny-fastvlm"
 ROUNDS, CHECKED, ROUNDS_CHECKED = (10, 20, 40, 80), 300, 20
-TARGET = 20  # times faster than the old build, at the most rounds
+TARGET = 20  # times faster than the old build, at the largest number of rounds
 TOOLS = """
 import hashlib, json, sys, time, fvv_lib
 from transformers import AutoTokenizer
@@ -77,7 +78,7 @@ print(json.dumps(resident() - before))
 
 
 def run(source: Path, code: str, *arguments: Any) -> Any:
-    """Run code with the `fvv_lib` of `source`, in an empty folder; returns what it prints."""
+    """Run code in an empty folder with the `fvv_lib` of `source`, and return the JSON that it prints."""
     environment = environment_of(source)
     command = [sys.executable, "-c", code, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +87,7 @@ def run(source: Path, code: str, *arguments: Any) -> Any:
 
 
 def measure_times(sources: dict[str, Path], runs: int) -> list[dict[str, Any]]:
-    """A row for each number of rounds; both sides in turn."""
+    """Measure both sides in turn and return a row for each number of rounds."""
     measured: dict[str, list[Any]] = {side: [] for side in sources}
     for _ in range(runs):
         for side, source in sources.items():
@@ -95,7 +96,7 @@ def measure_times(sources: dict[str, Path], runs: int) -> list[dict[str, Any]]:
     for rounds in map(str, ROUNDS):
         digests = {one[rounds]["digest"] for side in sources for one in measured[side]}
         if len(digests) != 1:
-            raise RuntimeError(f"{rounds} rounds: the two sides give different ids or labels.")
+            raise RuntimeError(f"{rounds} rounds: the two sides return different ids or labels.")
         old, ours = (statistics.median(one[rounds]["ms"] for one in measured[side]) for side in ("old", "ours"))
         row = {"rounds": int(rounds), "tokens": measured["ours"][0][rounds]["tokens"]}
         row |= {"old, ms": round(old, 1), "ours, ms": round(ours, 2), "old / ours": round(old / ours, 1)}
@@ -112,8 +113,8 @@ def measure_memory(sources: dict[str, Path]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--old", type=Path, help=f"a checkout of {OLD}; default: a worktree, made for this run")
-    parser.add_argument("--runs", type=int, default=5, help="processes of each side")
+    parser.add_argument("--old", type=Path, help=f"a checkout of {OLD}; default: a temporary worktree")
+    parser.add_argument("--runs", type=int, default=5, help="processes per side")
     settings = parser.parse_args()
     with old_build(settings.old) as old:
         sources = {"old": old, "ours": ROOT}

@@ -1,9 +1,9 @@
-"""Does reading clips grow the process? 5,000 reads in one process, and 5,000 through the child that a time limit takes.
+"""Does reading clips leak memory? Read 5,000 clips in one process, and 5,000 in the child process of a time limit.
 
     python benchmarks/leak.py           # Linux; writes benchmarks/results/leak.json
 
-One clip for each container and way of the reader, in turn, and every second time by two threads. Resident memory is
-noted every 500 reads; what counts is how far it ever gets from what it was after the first 500.
+The clips cover the containers and code paths of the reader and are read in turn, every second round with two threads.
+Resident memory is recorded every 500 reads. The result is its largest change since the first 500 reads.
 """
 
 import json
@@ -46,7 +46,7 @@ def measure(paths: list[Path], timeout: float | None) -> dict:
 
 
 def main() -> None:
-    reader.MIN_CLIP_PIXELS = 0  # in this process two threads share even these small clips out
+    reader.MIN_CLIP_PIXELS = 0  # split even these small clips between two threads in this process
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in CLIPS]
         for path, codec in zip(paths, CLIPS.values(), strict=True):

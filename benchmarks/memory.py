@@ -1,11 +1,11 @@
-"""Does `fvv memory` predict what a training step takes? Predicted against measured peaks, a process for each.
+"""Does `fvv memory` predict the memory of a training step? Compare predicted and measured peaks, one process per row.
 
     python benchmarks/memory.py     # Linux, 4 GB, a few minutes; writes benchmarks/results/memory.json
 
-The model has FastVLM-0.5B's widths but fewer blocks, and random weights. Each row is two steps of the real Trainer on
-the CPU (the second has the optimizer's states). Measured is the highest resident memory (VmHWM) less what the process
-held before the model was made. The C library is told to give back what is freed (MALLOC_*), so that this is what the
-tensors take and not what the allocator keeps.
+The model has FastVLM-0.5B's widths but fewer blocks, and random weights. Each row runs two steps of the real Trainer on
+the CPU (the second has the optimizer states). The measured value is the peak resident memory (VmHWM) minus the memory
+of the process before the model is built. MALLOC_* makes the C library return freed memory, so that the value contains
+the tensors and not what the allocator keeps.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def small_config() -> FastVlmConfig:
 
 
 def write_folder(folder: Path) -> None:
-    """A checkpoint but for its weights: all that a prediction reads."""
+    """Write a model folder without weights: everything that a prediction reads."""
     tiny = load_pretrained_model(ROOT / "data_samples" / "tiny-fastvlm", device="cpu")
     tiny.tokenizer.model_max_length = 32768
     for part in (tiny.tokenizer, tiny.image_processor, small_config()):
@@ -78,14 +78,14 @@ def write_folder(folder: Path) -> None:
 
 
 class Samples(list[dict[str, torch.Tensor]]):
-    """The same ones in every epoch."""
+    """A list of samples that is the same in every epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         pass
 
 
 def make_samples(settings: MemorySettings) -> Samples:
-    """Samples of random pixels and words; in a batch each is a token shorter than the one before, so it is padded."""
+    """Build samples of random pixels and tokens. Within a batch each sample is one token shorter, so it is padded."""
     frames, size = settings.num_video_frames, settings.image_size or 0
     samples = []
     for number in range(settings.per_device_train_batch_size):
@@ -98,19 +98,19 @@ def make_samples(settings: MemorySettings) -> Samples:
 
 
 def memory_status(name: str) -> int:
-    """Bytes: VmRSS is what this process holds, VmHWM the most that it has held."""
+    """Return a value of /proc/self/status in bytes: VmRSS is the current resident memory, VmHWM its peak."""
     return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) * 1024
 
 
 def measure(settings: MemorySettings, output_dir: str) -> int:
-    """Bytes that two steps of training take at most, over what was there before the model."""
+    """Return the peak memory in bytes of two training steps, minus the memory before the model was built."""
     tokenizer = open_model_folder(settings.model).tokenizer
     samples = make_samples(settings)
     before = memory_status("VmRSS")
     base = random_fastvlm(small_config())
     base.video_config = replace(base.video_config, frame_pool=settings.frame_pool)
     base.frames_per_chunk = settings.frames_per_chunk
-    base.pixels_at_once = None  # as the prediction has it
+    base.pixels_at_once = None  # as in the prediction
     model: torch.nn.Module = base
     if settings.lora_rank:
         model = add_lora(base, ModelArguments(settings.model, settings.tunable_parts, settings.lora_rank))
@@ -130,13 +130,13 @@ def measure(settings: MemorySettings, output_dir: str) -> int:
     )
     collator = DataCollatorForSupervisedDataset(tokenizer)
     trainer = VideoTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM
     trainer.train()
     return memory_status("VmHWM") - before
 
 
 def compare(name: str, folder: str) -> dict[str, Any]:
-    """Predicted and measured peak of a row. What is measured is a process of its own, with MALLOC set."""
+    """Return the predicted and the measured peak of a row. The measurement runs in a new process with `MALLOC` set."""
     command = [sys.executable, __file__, "--measure", name, folder]
     result = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **MALLOC})
     measured = int(result.stdout.splitlines()[-1]) / 2**30
@@ -152,10 +152,10 @@ def compare(name: str, folder: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=ROWS, help="print this row as JSON; writes nothing")
+    parser.add_argument("--only", choices=ROWS, help="measure this row and print it as JSON; writes nothing")
     parser.add_argument("--measure", nargs=2, metavar=("ROW", "FOLDER"), help=argparse.SUPPRESS)
     settings = parser.parse_args()
-    if settings.measure:  # the process of one row
+    if settings.measure:  # this is the process of one row
         name, folder = settings.measure
         print(measure(replace(ROWS[name], model=folder), f"{folder}/output"))
         return

@@ -1,10 +1,10 @@
-"""What counting makes of labels on the real Qwen2 tokenizer, and what a trainer logs when no label is left.
+"""Which labels does counting produce with the real Qwen2 tokenizer, and what does a Trainer log if no label is left?
 
     FVV_REAL_DATA=FOLDER python benchmarks/mismatch.py     # writes benchmarks/results/mismatch.json
 
-`real/qwen2_tokenizer` in that folder is the tokenizer of Qwen2. The same conversations are labelled with the template
-`v1`, to which the described system falls back, and with `qwen_2`, FastVLM's own. "strict" uses a sample only where the
-counted length is the true one, "tolerant" where they differ by at most 5 tokens.
+`real/qwen2_tokenizer` in that folder is the tokenizer of Qwen2. The same conversations are labelled with two templates:
+`v1`, the fallback of the described system, and `qwen_2`, the template of FastVLM. "strict" uses a sample only if the
+counted length is the true length, "tolerant" if they differ by at most 5 tokens.
 """
 
 import json
@@ -38,7 +38,7 @@ Turns = list[dict[str, str]]
 
 
 def conversation(turns: int, end: str) -> Turns:
-    """`turns` rounds of question and answer; the answers end with `end`."""
+    """Return `turns` rounds of question and answer. Each answer ends with `end`."""
     one = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": f"It is a red square{end}"}]
     rounds = [dict(turn) for _ in range(turns) for turn in one]
     rounds[0]["value"] = "<image>\n" + rounds[0]["value"]
@@ -64,7 +64,7 @@ def measure_case(tokenizer: PreTrainedTokenizerBase, version: str, turns: int, e
 
 
 def measure_data(samples: Sequence[Turns], tokenizer: PreTrainedTokenizerBase, version: str) -> dict[str, Any]:
-    """Count what each way of labelling uses of a data set, by the rounds of its samples."""
+    """Count the samples and tokens that each labelling mode uses, grouped by the number of rounds of a sample."""
     stop = conversation_templates[version].stop
     by_rounds: dict[int, Counter] = {}
     for turns in samples:
@@ -90,7 +90,7 @@ def measure_data(samples: Sequence[Turns], tokenizer: PreTrainedTokenizerBase, v
 
 
 def losses_without_labels() -> dict[str, Any]:
-    """What the stock Trainer logs while the stock model learns from samples that `strict` has dropped, all of them."""
+    """Return what the stock Trainer logs when `strict` has dropped every sample and no label is left."""
     tokenizer = build_tokenizer()
     turns = [[{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "It is a red square."}]] * 4
     with warnings.catch_warnings(record=True) as caught:

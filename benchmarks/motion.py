@@ -1,9 +1,9 @@
-"""Does the tiny FastVLM learn what no single frame can tell? Three seeds with 8 frames, and one run with 1 frame.
+"""Does the tiny FastVLM learn what no single frame shows? Three seeds with 8 frames, and one run with 1 frame.
 
     python benchmarks/motion.py            # about 25 minutes on 2 CPU cores; writes benchmarks/results/motion.json
 
-Each run is `scripts/finetune_video.sh` in a process of its own; the figures are read from the `metrics.json` that it
-writes. The README quotes the result.
+Each run is `scripts/finetune_video.sh` in a new process, and the results come from its `metrics.json`. The README
+quotes them.
 """
 
 import json
@@ -22,7 +22,7 @@ RUNS = [{"seed": 42, "frames": 8}, {"seed": 1, "frames": 8}, {"seed": 2, "frames
 
 
 def run(seed: int, frames: int) -> dict:
-    """One fine-tuning; returns its accuracies and its training time."""
+    """Run one fine-tuning and return its accuracies and training time."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--output_dir", folder, "--seed", str(seed), "--num_video_frames", str(frames)]
         quiet = ["--disable_tqdm", "True", "--save_strategy", "no", "--report_to", "none"]

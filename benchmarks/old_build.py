@@ -1,4 +1,4 @@
-"""The build that benchmarks compare this one with: commit 0c0ac90, before `fvv VERB`. It is no benchmark itself."""
+"""The old build that benchmarks compare with: commit 0c0ac90, before `fvv VERB`. This module is not a benchmark."""
 
 import os
 import subprocess
@@ -13,17 +13,17 @@ OLD = "0c0ac90"
 
 
 def environment_of(source: Path) -> dict[str, str]:
-    """The environment of a process that imports the `fvv_lib` of `source`."""
+    """Return the environment variables of a process that imports the `fvv_lib` of `source`."""
     return {**os.environ, "PYTHONPATH": str(source), "HF_HUB_OFFLINE": "1"}
 
 
 def check_source(source: Path) -> None:
-    """Raise unless the `fvv_lib` that is imported lies in `source`: this environment has one of its own installed."""
+    """Raise if `fvv_lib` is imported from outside `source`, since this environment has its own copy installed."""
     command = [sys.executable, "-c", "import fvv_lib; print(fvv_lib.__file__)"]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(command, cwd=folder, env=environment_of(source), stdout=subprocess.PIPE, text=True)
     if done.returncode or not Path(done.stdout.strip()).resolve().is_relative_to(source.resolve()):
-        raise RuntimeError(f"{source}: another fvv_lib is imported: {done.stdout}")
+        raise RuntimeError(f"{source}: another fvv_lib was imported: {done.stdout}")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -33,10 +33,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 @contextmanager
 def old_build(folder: Path | None) -> Iterator[Path]:
-    """The old build: the folder that was given, or a worktree of this repository that is removed afterwards."""
+    """Yield the old build: the given folder, or a temporary worktree of this repository."""
     if folder is not None:
         if not git(folder, "rev-parse", "HEAD").startswith(OLD):
-            raise RuntimeError(f"{folder}: it is not at commit {OLD}.")
+            raise RuntimeError(f"{folder} is not at commit {OLD}.")
         yield folder.resolve()
         return
     with tempfile.TemporaryDirectory() as parent:

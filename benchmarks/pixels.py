@@ -1,12 +1,12 @@
-"""From file to model-ready tensor: 8 frames, padded to 1024 x 1024. Ours against the described path, in one process.
+"""From file to model-ready tensor: 8 frames, padded to 1024 x 1024. Compare ours with the described pipeline.
 
     python benchmarks/pixels.py         # writes benchmarks/results/pixels.json
 
-The described path: decord, a PIL picture of each frame, each padded to a square and handed to the CLIP image processor,
-the results stacked as float32. The processor of the transformers that it was written for works with Pillow
-(`CLIPImageProcessorPil` today); today's default works with torchvision and has a column of its own. Ours: the exact
-reader, one batch through `preprocess_frames`, uint8 until the model's device scales it. Scaling on the CPU is timed
-too.
+The described pipeline reads with decord, makes a PIL image of each frame, pads it to a square, passes it to the CLIP
+image processor, and stacks the results as float32. It was written for a version of transformers whose processor uses
+Pillow (now `CLIPImageProcessorPil`). The current default uses torchvision and has its own column. Our pipeline reads
+with the exact reader and passes one batch through `preprocess_frames`. The batch stays uint8 until it is scaled on the
+model's device. Scaling on the CPU is timed too. All pipelines run in one process.
 """
 
 import json
@@ -40,7 +40,7 @@ WITH_PILLOW, WITH_TORCHVISION = CLIPImageProcessorPil(**SETTINGS), CLIPImageProc
 
 
 def write_clip(path: Path) -> None:
-    """10 seconds of 640 x 360, H.264, a key frame every 250."""
+    """Write 10 seconds of 640 x 360 in H.264, with a key frame every 250 frames."""
     wall = np.asarray(
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 120, 3)).astype(np.uint8)).resize((1000, 400))
     )
@@ -62,7 +62,7 @@ def described_frames(path: str) -> list[Image.Image]:
 
 
 def described_pixels(frames: list[Image.Image], processor: Any = WITH_PILLOW) -> torch.Tensor:
-    """float32 (8, 3, 1024, 1024), frame by frame."""
+    """Process frame by frame and return float32 (8, 3, 1024, 1024)."""
     result = []
     for frame in frames:
         square = Image.new("RGB", (max(frame.size),) * 2)
@@ -76,7 +76,7 @@ def our_pixels(frames: np.ndarray) -> torch.Tensor:
 
 
 def milliseconds(*calls: Callable[[], object]) -> list[float]:
-    """The median time of each call, taken in turn."""
+    """Return the median time of each call. The calls run in turn."""
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(ROUNDS):
         for times, call in zip(taken, calls, strict=True):

@@ -1,15 +1,15 @@
-"""How long does a command take, from start to end, and how much memory? Ours beside the build before `fvv VERB`.
+"""How much time and memory does a whole command take? Compare ours with the build before `fvv VERB`.
 
     pip install tyro               # the old build needs it, this project does not
     python benchmarks/start.py     # Linux, about 20 minutes on 2 idle cores; writes benchmarks/results/start.json
 
 The old build is commit 0c0ac90, with one module for each command (`python -m fvv_lib.check`). Both sides run in turn,
 with this interpreter and these packages. Each run is a new process in an empty folder. The first run of each side is
-not counted: it reads files from disk and may write bytecode. `memory --presets` takes minutes: two runs, both counted.
-`chat` asks one question and ends: its time is the time to the first answer.
+not counted, because it reads files from disk and may write bytecode. `memory --presets` takes minutes, so it runs twice
+and both runs count. `chat` answers one question and ends; its time is the time to the first answer.
 
-Memory is the peak of the largest process of a run (`ru_maxrss`). Linux adds what the parent held when it started that
-process, so the parent is small (`HELPER`).
+Memory is the peak of the largest process of a run (`ru_maxrss`). On Linux this includes the memory of the parent at the
+moment it starts the process, so the parent is small (`HELPER`).
 """
 
 import argparse
@@ -43,19 +43,19 @@ open("measured", "w").write(f"{seconds} {usage.ru_maxrss / 1024} {os.waitstatus_
 
 
 class Target(NamedTuple):
-    """What is wanted of ours."""
+    """The target for ours."""
 
-    of_old_time: float  # at most, as a part of the old build's time
-    peak_mib: float | None = None  # at most
+    of_old_time: float  # maximum, as a fraction of the time of the old build
+    peak_mib: float | None = None  # maximum
 
 
 STARTS = Target(1 / 15, 100e6 / 2**20)  # a command that only reads flags
-WORKS = Target(0.7)  # a command that does its work
+WORKS = Target(0.7)  # a command that does real work
 
 
 @dataclass(frozen=True)
 class Row:
-    """One command on both sides, as what follows `python -m`."""
+    """One command on both sides: the arguments of `python -m`."""
 
     old: tuple[str, ...]
     ours: tuple[str, ...]
@@ -74,7 +74,7 @@ CHAT = (
     *("--question", "Which way does it move?"),
 )
 ROWS = {
-    # The old build has no list of its commands: the help of one stands for it.
+    # The old build has no list of its commands. The help of one command stands in for it.
     "fvv --help": Row(("fvv_lib.check", "--help"), ("fvv_lib", "--help"), STARTS),
     "fvv check --help": Row(("fvv_lib.check", "--help"), ("fvv_lib", "check", "--help"), STARTS),
     "fvv finetune --help": Row(("fvv_lib.training", "--help"), ("fvv_lib", "finetune", "--help"), STARTS),
@@ -84,7 +84,7 @@ ROWS = {
     "fvv memory --model 0.5b": Row(
         ("fvv_lib.memory", "--model", "0.5b"), ("fvv_lib", "memory", "--model", "0.5b"), WORKS
     ),
-    # The old build wants a model that it does not use then.
+    # The old build requires a model here, although it does not use it.
     "fvv memory --presets": Row(
         ("fvv_lib.memory", "--model", "0.5b", "--presets", "True"),
         ("fvv_lib", "memory", "--presets"),
@@ -97,7 +97,7 @@ ROWS = {
 
 
 class Run(NamedTuple):
-    """One process: what it took, and what it left."""
+    """The time, memory, exit code and output of one process."""
 
     seconds: float
     peak_mib: float
@@ -120,7 +120,7 @@ def run(source: Path, *arguments: str) -> Run:
 
 
 def compare(row: Row, sources: dict[str, Path], runs: int) -> dict[str, Any]:
-    """Both sides of a row, in turn."""
+    """Run both sides of a row in turn and return the comparison."""
     arguments = {"old": row.old, "ours": row.ours}
     measured: dict[str, list[Run]] = {side: [] for side in sources}
     warm_up = 0 if row.takes_minutes else 1
@@ -130,7 +130,7 @@ def compare(row: Row, sources: dict[str, Path], runs: int) -> dict[str, Any]:
         for side, source in sources.items():
             done = run(source, "-m", *arguments[side])
             if bool(done.code) != row.fails:
-                raise RuntimeError(f"{side}: {' '.join(arguments[side])} ended with {done.code}: {done.errors}")
+                raise RuntimeError(f"{side}: {' '.join(arguments[side])} exited with {done.code}: {done.errors}")
             measured[side].append(done)
     record: dict[str, Any] = {"runs": runs}
     record |= {side: summary(arguments[side], measured[side][warm_up:]) for side in sources}
@@ -141,7 +141,7 @@ def compare(row: Row, sources: dict[str, Path], runs: int) -> dict[str, Any]:
 
 
 def summary(arguments: tuple[str, ...], counted: list[Run]) -> dict[str, Any]:
-    """What the counted runs of one side took."""
+    """Summarize the time and memory of the counted runs of one side."""
     return {
         "command": " ".join(["python -m", *arguments]).replace(str(SAMPLES), SAMPLES.name),
         "seconds, median": round(statistics.median(one.seconds for one in counted), 3),
@@ -151,7 +151,7 @@ def summary(arguments: tuple[str, ...], counted: list[Run]) -> dict[str, Any]:
 
 
 def verdict(target: Target, old: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Ours as a part of the old build, and whether that is what is wanted."""
+    """Return the ratios of ours to the old build, and whether the target is reached."""
     ratios = {name: round(ours[name] / old[name], 3) for name in ours if name != "command"}
     wanted = {"ours / old, seconds": round(target.of_old_time, 3)}
     reached = ours["seconds, median"] <= target.of_old_time * old["seconds, median"]
@@ -163,8 +163,8 @@ def verdict(target: Target, old: dict[str, Any], ours: dict[str, Any]) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--old", type=Path, help=f"a checkout of {OLD}; default: a worktree, made for this run")
-    parser.add_argument("--runs", type=int, default=5, help="counted runs of each side of each row")
+    parser.add_argument("--old", type=Path, help=f"a checkout of {OLD}; default: a temporary worktree")
+    parser.add_argument("--runs", type=int, default=5, help="counted runs per side and row")
     parser.add_argument("--only", choices=ROWS, help="measure this row; writes nothing")
     settings = parser.parse_args()
     if importlib.util.find_spec("tyro") is None:

@@ -1,11 +1,11 @@
-"""How long do all tests and notebooks take? Today's build (0c0ac90) beside ours, each in a fresh clone.
+"""How long do all tests and notebooks take? Compare the old build (0c0ac90) with ours, each in a fresh clone.
 
     git clone . /tmp/old && git -C /tmp/old checkout 0c0ac90 && make -C /tmp/old .venv/.ready
     git clone . /tmp/new && make -C /tmp/new .venv/.ready
     python benchmarks/tests.py /tmp/old /tmp/new --logs /tmp/logs
 
-Each side runs the commands of its own `make test`, one after the other, on a machine that does nothing else. What they
-print is kept in the folder of logs; with `--no-run` only the logs are read. The seconds are pytest's own.
+Each side runs the commands of its own `make test`, one after the other, on an otherwise idle machine. Their output is
+kept in the folder of logs. With `--no-run`, only the logs are read. The seconds are those that pytest reports.
 """
 
 import argparse
@@ -23,13 +23,13 @@ SLOWEST = 30
 
 
 def commands_of(checkout: Path) -> list[str]:
-    """The commands of `make test` there; without its set-up, which is done."""
+    """Return the commands of `make test` in a checkout, without the set-up, which must be done before."""
     shown = subprocess.run(["make", "-n", "test"], cwd=checkout, capture_output=True, text=True, check=True).stdout
     return [line for line in shown.splitlines() if "pytest" in line]
 
 
 def run(checkout: Path, logs: Path, side: str) -> None:
-    """Run the tests of a checkout; a failure ends the measurement."""
+    """Run the tests of a checkout and stop at the first failure."""
     environment = {**os.environ, "PYTEST_ADDOPTS": f"--durations={2 * SLOWEST} --durations-min=0.5"}
     for number, command in enumerate(commands_of(checkout)):
         with open(logs / f"{side}-{number}.log", "w") as log:
@@ -37,7 +37,7 @@ def run(checkout: Path, logs: Path, side: str) -> None:
 
 
 def read(logs: Path, side: str) -> dict[str, Any]:
-    """What the logs of a side say: seconds, how many passed, and the slowest tests."""
+    """Read the seconds, the number of passed tests and the slowest tests from the logs of one side."""
     seconds, passed, slowest = 0.0, 0, []
     for log in sorted(logs.glob(f"{side}-*.log")):
         text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))

@@ -1,16 +1,16 @@
 """One training step: ours against stock transformers, with the same weights and the same samples.
 
     python benchmarks/train_step.py            # writes benchmarks/results/train_step.json
-    python benchmarks/train_step.py --small    # at an eighth of the width, to see that it runs; writes nothing
+    python benchmarks/train_step.py --small    # an eighth of the width, to check that it runs; writes nothing
 
-A step is forward, backward and AdamW (fused, as in training). Stock is `FastVlmForConditionalGeneration` with what its
-processor makes, float `pixel_values` and expanded ids, and logits at every position. Ours has uint8 frames, one
-sentinel per frame, and logits where there are labels; on a CPU its frames pass the tower a megapixel at a time, except
-where the side is called "all frames at once". BatchNorm is in eval mode on both sides: the losses must agree.
+A step is forward, backward and AdamW (fused, as in training). "Stock" is `FastVlmForConditionalGeneration` with the
+output of its processor (float `pixel_values` and expanded ids) and logits at every position. "Ours" has uint8 frames,
+one sentinel per frame, and logits only at labelled positions. On a CPU, its frames pass through the tower a megapixel
+at a time, except for the side "all frames at once". BatchNorm is in eval mode on both sides, so the losses must agree.
 
-Each side runs in processes of its own: one whose steps are timed, and one whose highest memory is read, in which glibc
-gives back at once what is freed (it would keep blocks of up to 32 MiB for later, and giving them back takes time). On a
-CPU all is float32, cut to what fits; where there is a GPU it is the whole FastVLM-0.5B, float32 weights under bfloat16
+Each side runs in two new processes: one is timed, and one measures the peak memory. In the second, glibc returns freed
+memory at once. By default it keeps blocks of up to 32 MiB, and returning them takes time. On a CPU everything is
+float32, and the model is cut to fit. On a GPU it is the whole FastVLM-0.5B, with float32 weights under bfloat16
 autocast.
 """
 
@@ -37,22 +37,22 @@ from fvv_lib.scaling.released import full_size_config, random_fastvlm
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_GPU = torch.cuda.is_available()
-WARM_UP, STEPS = 2, 3  # steps before the clock runs, for the first are slower, and steps that are timed
+WARM_UP, STEPS = 2, 3  # untimed steps (the first ones are slower), then timed steps
 STRIDE, LABELLED = 64, 30
-# Dense bfloat16 peak of a chip, FLOP per second, from the maker's data sheets; longer names first.
+# Dense bfloat16 peak in FLOP per second, from the vendor's data sheets; longer names first.
 PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, on which samples, in which ways."""
+    """What is trained, on which samples, and the sides to compare."""
 
     layers: int  # of the language model, of 24
     samples: tuple[tuple[int, int], ...]  # frames and text tokens of each
     sides: tuple[str, ...] = ("ours", "stock")
     image_size: int = 1024
-    tower: bool = True  # False: features are given, and stand for the tower's
-    frozen: bool = False  # the tower is run, and not trained
+    tower: bool = True  # False: fixed features replace the output of the tower
+    frozen: bool = False  # the tower runs but is not trained
 
 
 PIECES = ("ours", "ours, all frames at once", "stock")
@@ -69,7 +69,7 @@ CASES = WHOLE if ON_GPU else PARTS
 
 
 def build(case: Case, side: str, small: bool) -> Any:
-    """The model of one side, ready to train; both have the same weights."""
+    """Build the model of one side, ready to train. All sides have the same weights."""
     config = full_size_config(image_size=case.image_size)
     config.text_config.num_hidden_layers = case.layers
     config.text_config.layer_types = ["full_attention"] * case.layers
@@ -101,7 +101,7 @@ def build(case: Case, side: str, small: bool) -> Any:
 
 
 def inputs_of(case: Case, side: str, model: Any) -> dict[str, Any]:
-    """The batch, as each side wants it."""
+    """Build the batch in the format of a side."""
     generator = torch.Generator().manual_seed(0)
     size = case.image_size if case.tower else STRIDE
     ids, labels, frames = [], [], []
@@ -127,14 +127,14 @@ def inputs_of(case: Case, side: str, model: Any) -> dict[str, Any]:
 
 
 def to_device(value: Any) -> Any:
-    """A tensor or a list of them, on the GPU where there is one: a part of the step."""
+    """Move a tensor or a list of tensors to the GPU, if there is one. This is a part of the step."""
     if isinstance(value, list):
         return [to_device(entry) for entry in value]
     return value.cuda() if ON_GPU else value
 
 
 def memory(key: str) -> float:
-    """GiB: resident now (VmRSS) or at most until now (VmHWM); on a GPU, what PyTorch has allocated there."""
+    """Return GiB: resident memory (VmRSS) or its peak (VmHWM); on a GPU, the memory that PyTorch allocated."""
     if ON_GPU:
         return (torch.cuda.memory_allocated() if key == "VmRSS" else torch.cuda.max_memory_allocated()) / 2**30
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
@@ -142,7 +142,7 @@ def memory(key: str) -> float:
 
 
 def measure(case: Case, side: str, steps: int, small: bool) -> dict[str, Any]:
-    """Train for a few steps in this process."""
+    """Train for a few steps in this process and return losses, times and memory."""
     model = build(case, side, small)
     weights = memory("VmRSS")
     batch = inputs_of(case, side, model)
@@ -171,7 +171,7 @@ def measure(case: Case, side: str, steps: int, small: bool) -> dict[str, Any]:
 
 
 def compare(name: str, case: Case, small: bool) -> dict[str, Any]:
-    """All sides of a case, each in a new process."""
+    """Compare all sides of a case, each in new processes."""
     rows, flop = {}, None
     for side in case.sides:
         command = [sys.executable, __file__, "--case", name, "--side", side, *(["--small"] if small else [])]
@@ -193,7 +193,7 @@ def compare(name: str, case: Case, small: bool) -> dict[str, Any]:
         }
     peak = next((peak for chip, peak in PEAKS.items() if ON_GPU and chip in torch.cuda.get_device_name()), None)
     if flop and peak:
-        for row in rows.values():  # the useful work is the same, whatever is computed twice
+        for row in rows.values():  # the useful work is the same on all sides; recomputation does not count
             row["share of the chip's bfloat16 peak"] = round(flop / row["seconds per step"] / peak, 3)
     record = {"setting": asdict(case), "sides": rows}
     stock = next((row for side, row in rows.items() if side.startswith("stock")), None)
@@ -209,9 +209,9 @@ def compare(name: str, case: Case, small: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, help="measure only this one, the other results stay as they are")
+    parser.add_argument("--case", choices=CASES, help="measure only this case and keep the other results")
     parser.add_argument("--side", help="with --case: measure this side in this process")
-    parser.add_argument("--steps", type=int, default=WARM_UP + STEPS, help="with --side: how many")
+    parser.add_argument("--steps", type=int, default=WARM_UP + STEPS, help="with --side: number of steps")
     parser.add_argument("--small", action="store_true", help="an eighth of the width; writes nothing")
     settings = parser.parse_args()
     if settings.side:
