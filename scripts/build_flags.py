@@ -2,8 +2,8 @@
 
     python scripts/build_flags.py
 
-With this table `fvv finetune --help`, and a flag that is refused, need no transformers. Run it (`make flags`) with
-another version of transformers; a test compares the file with the installed version.
+With this table, `fvv finetune --help` and the check of flags do not import transformers. Run the script (`make flags`)
+after a change of the transformers version. A test compares the file with the installed version.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from transformers import HfArgumentParser, TrainingArguments
 
 TABLE = Path(__file__).resolve().parent.parent / "fvv_lib" / "cli" / "training_flags.json"
 KINDS = {int: "int", float: "float"}
-NO_FLAG = {"parallelism_config"}  # an object, which no text can give
-# Its type says text or switch. transformers' own parser takes it for a switch, and refuses two of its three values.
+NO_FLAG = {"parallelism_config"}  # an object, which has no text form
+# Its type is text or bool. The parser of transformers treats it as a bool and rejects two of its three values.
 AS_TEXT = {"include_num_input_tokens_seen"}
 
 
 def make_table() -> dict[str, Any]:
-    """The table of the installed version, a row for each field that has a flag."""
+    """Return the table of the installed version, with a row for each field that has a flag."""
     types = {field.name: field.type for field in fields(TrainingArguments)}
     stored = [action for action in HfArgumentParser(TrainingArguments)._actions if action.nargs != 0]
     rows = [row_of(action, types.get(action.dest)) for action in stored if action.dest not in NO_FLAG]
@@ -32,13 +32,13 @@ def make_table() -> dict[str, Any]:
 
 
 def row_of(action: argparse.Action, hint: Any) -> dict[str, Any]:
-    """A row, from what transformers' own parser makes of a field, and from the type of the field."""
+    """Build a row from the parser action of transformers and from the type of the field."""
     is_switch = getattr(action.type, "__name__", "") == "string_to_bool" and action.dest not in AS_TEXT
     row: dict[str, Any] = {"name": action.dest, "kind": "bool" if is_switch else KINDS.get(action.type, "str")}
     if action.nargs == "+":
         row["repeated"] = True
     if str in get_args(hint) and list[str] in get_args(hint):
-        row |= {"repeated": True, "or_text": True}  # one value is a text, several are a list
+        row |= {"repeated": True, "or_text": True}  # one value is a string, several values are a list
     if action.choices:
         row["choices"] = list(action.choices)
     if action.default is None:
@@ -49,7 +49,7 @@ def row_of(action: argparse.Action, hint: Any) -> dict[str, Any]:
 
 
 def write(table: dict[str, Any]) -> str:
-    """The table as text, a flag on each line."""
+    """Return the table as JSON text, with one flag per line."""
     rows = ",\n".join(f"  {json.dumps(row)}" for row in table["flags"])
     return f'{{"transformers": {json.dumps(table["transformers"])}, "flags": [\n{rows}\n]}}\n'
 

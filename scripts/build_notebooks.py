@@ -1,12 +1,12 @@
-"""Run the course's sources and write its notebooks, with their outputs.
+"""Run the course's sources and write its notebooks with their outputs.
 
     python scripts/build_notebooks.py [notebooks/source/01_sparse_sampling.py ...]
 
-A lesson in `notebooks/source/` gives one notebook in `notebooks/`. A source in `notebooks/source/exercises/` gives two,
-in `notebooks/exercises/` and `notebooks/solutions/` (see `exercises.py`). Each notebook runs in its own folder. Nothing
-that differs from machine to machine is stored: no times, no versions, no random cell ids. A notebook with a cell that
-takes longer than ten seconds is not written: nobody should have to wait in a lesson. Only cells that train may: one
-that begins with `# %% tags=["training"]` takes the time it takes.
+A lesson in `notebooks/source/` becomes one notebook in `notebooks/`. A source in `notebooks/source/exercises/` becomes
+two: one in `notebooks/exercises/` and one in `notebooks/solutions/` (see `exercises.py`). Each notebook runs in its own
+folder. Times, versions and random cell ids are not stored, because they differ between machines. A notebook with a cell
+that takes longer than ten seconds is not written, so that readers do not wait. Only training cells, which begin with
+`# %% tags=["training"]`, have no limit.
 """
 
 import sys
@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = NOTEBOOKS / "source"
 MAX_SECONDS = 10
-TRAINING = "training"  # tag of a cell that may take longer
+TRAINING = "training"  # tag of a cell without a time limit
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -29,8 +29,10 @@ METADATA = {
 
 
 def slow_cells(notebook: nbformat.NotebookNode) -> list[str]:
-    """The cells that took longer than `MAX_SECONDS`, by the times that nbclient noted beside each cell that it ran; a
-    cell with the tag `TRAINING` may."""
+    """Return a message for each cell that took longer than `MAX_SECONDS`, unless it has the tag `TRAINING`.
+
+    The times are those that nbclient records in the metadata of each cell.
+    """
     slow = []
     for cell in notebook.cells:
         marks = cell.metadata.get("execution", {})
@@ -38,12 +40,12 @@ def slow_cells(notebook: nbformat.NotebookNode) -> list[str]:
             busy, idle = (datetime.fromisoformat(marks[f"iopub.status.{state}"]) for state in ("busy", "idle"))
             seconds = (idle - busy).total_seconds()
             if seconds > MAX_SECONDS:
-                slow.append(f"{seconds:.1f} s, allowed are {MAX_SECONDS}: {cell.source[:80]!r}")
+                slow.append(f"{seconds:.1f} s, the limit is {MAX_SECONDS} s: {cell.source[:80]!r}")
     return slow
 
 
 def texts_of(source: Path) -> dict[Path, str]:
-    """The text (py:percent) of each notebook that a source gives, by the path of the notebook."""
+    """Return the text (py:percent) of each notebook that is built from a source, by the path of the notebook."""
     text = source.read_text()
     if source.parent != SOURCES / "exercises":
         return {(NOTEBOOKS / source.relative_to(SOURCES)).with_suffix(".ipynb"): text}
@@ -52,12 +54,12 @@ def texts_of(source: Path) -> dict[Path, str]:
 
 
 def build(text: str, target: Path) -> None:
-    """Run one text and write its notebook; exits where a cell is too slow."""
+    """Run one text and write its notebook. Exit if a cell is too slow."""
     target.parent.mkdir(exist_ok=True)
     notebook = jupytext.reads(text, fmt="py:percent")
     client = NotebookClient(
         notebook,
-        timeout=3600,  # seconds for a cell: stops what hangs
+        timeout=3600,  # seconds per cell, to stop a cell that hangs
         kernel_name="python3",
         record_timing=True,
         coalesce_streams=True,
@@ -74,7 +76,7 @@ def build(text: str, target: Path) -> None:
 
 
 def main(sources: list[Path]) -> None:
-    """Build what the sources give. A wrong mark in any of them is reported before the first one runs."""
+    """Build the notebooks of the sources. A wrong mark in any source is reported before the first one runs."""
     texts = {}
     try:
         for source in sources:

@@ -1,9 +1,9 @@
-"""Write docs/benchmarks.md, and the five rows that the README quotes, from benchmarks/results/*.json.
+"""Write docs/benchmarks.md and the five result rows of the README from benchmarks/results/*.json.
 
     make results    # python scripts/build_results.py
 
-Each benchmark has one function here: it takes the record that the benchmark wrote and returns its section. No figure is
-written by hand.
+Each benchmark has one function here. It takes the record that the benchmark wrote and returns its section of the page.
+No number is written by hand.
 """
 
 import json
@@ -22,7 +22,7 @@ READERS = {
     "torchcodec": "torchcodec",
     "described": "decord",
     "opencv": "OpenCV",
-    "pyav naive": "PyAV, one seek per frame",
+    "pyav naive": "PyAV, decoding every frame",
 }
 
 Record = dict[str, Any]
@@ -38,7 +38,7 @@ def percent(share: float) -> str:
 
 
 def fastest(clips: dict[str, dict[str, float | None]], reader: str) -> tuple[float, float]:
-    """How many times faster ours is than a reader: the geometric mean over the clips that both read, and the least."""
+    """Return how many times faster ours is than a reader: geometric mean and minimum over the clips that both read."""
     ratios = [times[reader] / times["ours"] for times in clips.values() if times[reader] is not None]
     return statistics.geometric_mean(ratios), min(ratios)
 
@@ -63,13 +63,13 @@ def decode(record: Record) -> str:
             rows.append([READERS[name], threads, f"{mean:.2f}x", f"{least:.2f}x"])
     speed = table(["fvv_lib is faster than", "threads", "geometric mean", "slowest clip"], rows)
     return f"""Each encoding is a combination of codec, container, key-frame distance, B-frames, frame rate and
-rotation. The number of each frame is painted in it. A reader is right if all frames it returns have the
-expected numbers.
+rotation. Each frame shows its number. A reader is right if all frames that it returns have the expected
+numbers.
 
 {right}
 
 Speed: {len(all_clips(record, "one thread"))} clips (generated 60 s clips of 1080p, and real clips of a few seconds), 8
-frames of each, the median of several rounds. Above 1x, fvv_lib is faster.
+frames of each, median of several rounds. Above 1x, fvv_lib is faster.
 
 {speed}
 
@@ -99,11 +99,11 @@ def fuzz(record: Record) -> str:
         "crash": "crash",
     }
     rows = [[one["files"], *(one["results"][kind] for kind in kinds)] for one in (record, more)]
-    return f"""Bytes of good files are flipped, zeroed, cut or moved, and the reader decodes what is left.
+    return f"""Bytes of intact files are flipped, zeroed, cut or moved, and the reader decodes the damaged files.
 
 {table(["damaged files", *kinds.values()], rows)}
 
-All wrong frames are HEVC: FFmpeg's decoder does not notice all of its damage."""
+All wrong frames are in HEVC files: FFmpeg's decoder does not detect all damage in HEVC."""
 
 
 def leak(record: Record) -> str:
@@ -124,11 +124,11 @@ def big_index(record: Record) -> str:
     }
     rows = [[title, record["ours"][key], record["described"][key]] for key, title in names.items()]
     first = record["seconds to first batch, when every sample is checked"]
-    return f"""{record["samples"]:,} samples, {record["workers"]} workers. A list of samples is what LLaVA's code holds.
+    return f"""{record["samples"]:,} samples, {record["workers"]} workers. LLaVA's code keeps the samples in a list.
 
 {table(["", "fvv_lib", "a list of samples"], rows)}
 
-The first time a file is read, every sample is checked: {first} seconds to the first batch."""
+The first opening of a file checks every sample; the first batch then comes after {first} seconds."""
 
 
 def motion(record: Record) -> str:
@@ -139,11 +139,11 @@ def motion(record: Record) -> str:
         rows.append([run["frames"], run["seed"], *scores, run["train_seconds"]])
     questions = record["runs"][0]["questions"]
     columns = ["frames", "seed", *(f"{kind} ({count})" for kind, count in questions.items()), "training, s"]
-    return f"""`make finetune`: accuracy on the test split before and after training, number of questions in brackets.
+    return f"""`make finetune`: accuracy on the test split before and after training (number of questions in brackets).
 
 {table(columns, rows)}
 
-Not measured: another processor rounds differently, so an answer or two may differ there."""
+Not measured: other processors. They round differently, so one or two answers may differ."""
 
 
 def backwards(record: Record) -> str:
@@ -163,11 +163,11 @@ def backwards(record: Record) -> str:
         "order, forwards",
         "order, backwards",
     ]
-    return f"""Test clips played backwards have the opposite answers. A model that uses time answers both.
+    return f"""Test clips played backwards have the opposite answers. A model that uses time answers both correctly.
 
 {table(columns, rows)}
 
-One run each. Trained forwards only, the model has learned a shortcut for motion: a shape near an edge is leaving it."""
+One run each. Trained on forward clips only, the model learns a shortcut: a shape near an edge moves towards it."""
 
 
 def train_step(record: Record) -> str:
@@ -178,7 +178,7 @@ def train_step(record: Record) -> str:
             rows.append([case, side, *(values[column] for column in columns)])
     columns = ["case", "side", "seconds per step", "peak GiB", "peak GiB above the weights"]
     return f"""Forward, backward and AdamW of FastVLM-0.5B with 2 of its 24 language layers and random weights,
-{record["precision"]}. `stock` is transformers' own class with logits at every position. All sides compute the same
+{record["precision"]}. `stock` is the class of transformers, with logits at every position. All sides compute the same
 loss.
 
 {table(columns, rows)}
@@ -189,12 +189,12 @@ Not measured: a GPU, more cores, the trained tower with 8 frames (stock does not
 def memory(record: Record) -> str:
     rows = [[r["name"], r["predicted_gib"], r["measured_gib"], f"{r['error']:+.1%}"] for r in record["rows"]]
     presets = "\n".join(record["presets"])
-    return f"""Predicted against measured peaks of the Trainer ({record["model"]}).
+    return f"""Predicted and measured peak memory of the Trainer ({record["model"]}).
 
 {table(["setting", "predicted GiB", "measured GiB", "error"], rows)}
 
-What fits a device (`fvv memory --presets`): one sample of 8 frames of 1024x1024 at a time, bf16, with the predicted
-peak in GiB. A tenth of the device is left free.
+What fits a device (`fvv memory --presets`): a batch of one sample with 8 frames of 1024x1024, bf16, with the predicted
+peak in GiB. A tenth of the device stays free.
 
 {presets}
 
@@ -226,15 +226,15 @@ def full_size(record: Record) -> str:
 def kill(record: Record) -> str:
     saving = sum(death["in a save"] for death in record["kills"])
     return f"""A run of {record["steps"]} steps was killed {len(record["kills"])} times, {saving} of them during a
-save, and started again each time. The largest difference between its last weights and those of a run
-that was never killed: {record["largest difference of a weight"]}."""
+save, and restarted each time. The largest difference between its final weights and those of an
+uninterrupted run is {record["largest difference of a weight"]}."""
 
 
 def mismatch(record: Record) -> str:
     columns = ["version", "turns", "answers end in a", "counted - total", "strict", "tolerant"]
     rows = [[case[column] for column in columns] for case in record["cases"]]
-    return f"""Labels by counting, as LLaVA's code finds them, on the real {record["tokenizer"]} tokenizer. A
-difference above {record["tolerance"]} is dropped in the tolerant mode, any in the strict mode.
+    return f"""Labels found by counting tokens, as in LLaVA's code, with the real {record["tokenizer"]} tokenizer. The
+tolerant mode drops a sample if the difference is above {record["tolerance"]}, the strict mode if it is not 0.
 
 {table(columns, rows)}"""
 
@@ -242,8 +242,8 @@ difference above {record["tolerance"]} is dropped in the tolerant mode, any in t
 def labels(record: Record) -> str:
     (rows,) = [value for key, value in record.items() if key.startswith("preprocess")]
     columns = ["rounds", "tokens", "old, ms", "ours, ms", "old / ours"]
-    return f"""Exact labels of one conversation. The old build is commit {record["old"]}. Both sides give the
-same labels.
+    return f"""Exact labels of one conversation. The old build is commit {record["old"]}. Both sides return
+the same labels.
 
 {table(columns, [[row[column] for column in columns] for row in rows])}"""
 
@@ -261,7 +261,7 @@ def start(record: Record) -> str:
 
 def tests(record: Record) -> str:
     rows = [[record[side]["build"], record[side]["seconds"], record[side]["passed"]] for side in ("old", "new")]
-    return f"""`make test` in fresh clones. The slowest tests of both are listed in `tests.json`.
+    return f"""`make test` in fresh clones. `tests.json` lists the slowest tests of both.
 
 {table(["build", "seconds", "tests passed"], rows)}"""
 
@@ -293,7 +293,7 @@ def read(name: str) -> Record:
 
 
 def page() -> str:
-    how = "`make results` writes this page from `benchmarks/results`. Each benchmark runs both sides in one run."
+    how = "`make results` writes this page from `benchmarks/results`. Each benchmark measures all its sides in one run."
     parts = [f"# Benchmarks\n\n{how}\n"]
     for name, (title, section) in SECTIONS.items():
         if not (RESULTS / f"{name}.json").is_file():
@@ -308,7 +308,7 @@ def page() -> str:
 
 
 def readme_rows() -> str:
-    """The five rows of "Why trust it"."""
+    """Return the five rows of "Why trust it"."""
     frames, killed, step, fits, labels = (read(name) for name in ("decode", "kill", "train_step", "memory", "mismatch"))
     counts = frames["encodings"]["counts"]
     total = sum(counts["ours"].values())
@@ -319,7 +319,7 @@ def readme_rows() -> str:
     language = step["cases"]["language side, 2,100 tokens"]["ours / stock"]
     largest = max(abs(row["error"]) for row in fits["rows"])
     rows = [
-        ["exact frames", f"of {total} encodings right: {right}", "exact-frames"],
+        ["exact frames", f"encodings read correctly, of {total}: {right}", "exact-frames"],
         [
             "speed of reading",
             f"{mean:.2f}x torchcodec, {decord:.2f}x decord (one thread, geometric mean)",
@@ -327,7 +327,7 @@ def readme_rows() -> str:
         ],
         [
             "labels",
-            f"exact; counting as LLaVA does is wrong in {wrong} of {len(labels['cases'])} cases",
+            f"exact; counting tokens as LLaVA does is wrong in {wrong} of {len(labels['cases'])} cases",
             "labels-by-counting",
         ],
         [
@@ -337,8 +337,8 @@ def readme_rows() -> str:
         ],
         [
             "memory and step",
-            f"prediction at most {largest:.1%} off; language side {language['steps per second']}x the steps per second "
-            f"of stock transformers in {language['peak']} of its memory (CPU)",
+            f"peak predicted within {largest:.1%}; language side {language['steps per second']}x the steps per second "
+            f"of stock transformers with {language['peak']} of its memory (CPU)",
             "a-training-step",
         ],
     ]
@@ -348,7 +348,7 @@ def readme_rows() -> str:
 
 
 def with_rows(readme: str) -> str:
-    """The README with its rows as the results are now."""
+    """Return the README with the rows of the current results."""
     before, rest = readme.split(BEGIN)
     return before + BEGIN + "\n" + readme_rows() + "\n\n" + END + rest.split(END)[1]
 

@@ -1,4 +1,4 @@
-"""Draw the picture of the README, docs/flipbook.png: a test clip as the model sees it, the question and the answer."""
+"""Draw the image of the README, docs/flipbook.png: a test clip as the model sees it, the question and the answer."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Make the text of an exercise and of its solution from one source, which holds both between marks.
+"""Make an exercise and its solution from one source, which contains both versions between marks.
 
     def double(x):
         ### BEGIN SOLUTION
@@ -7,19 +7,19 @@
         # return None
         ### END SOLUTION
 
-The solution keeps the lines from BEGIN to STUB, so the source as it stands is Python that solves the exercise. The
-exercise keeps the lines from STUB to END. In a code cell they are comments, and one `# ` is removed from each; in a
-markdown cell every line is a comment, so both parts are kept as they are. Either part may be empty. A region lies in
-one cell. BEGIN and END are those of nbgrader, which has one stub for all regions.
+The solution keeps the lines from BEGIN to STUB, so the source itself is Python code that solves the exercise. The
+exercise keeps the lines from STUB to END. In a code cell these lines are comments, and one `# ` is removed from each.
+In a markdown cell every line is a comment, so both parts are kept unchanged. Either part may be empty. A region must
+lie within one cell. BEGIN and END are the marks of nbgrader, which uses one stub for all regions.
 
-This module turns text into text. It knows nothing about notebooks.
+This module converts text to text. It knows nothing about notebooks.
 """
 
 import re
 
 VERSIONS = ("exercises", "solutions")
 BEGIN, STUB, END = "### BEGIN SOLUTION", "### STUB", "### END SOLUTION"
-# (version that the lines belong to, None for both; mark) -> version that the next lines belong to
+# (version of the lines before the mark, None for both; mark) -> version of the lines after it
 NEXT = {(None, BEGIN): "solutions", ("solutions", STUB): "exercises", ("exercises", END): None}
 MISPLACED = {
     (None, STUB): f"{STUB} without {BEGIN}",
@@ -32,11 +32,11 @@ MISPLACED = {
 
 
 class MarkError(ValueError):
-    """A mark that is misspelled, misplaced or missing. The message begins with `file:line`."""
+    """Raised for a misspelled, misplaced or missing mark. The message begins with `file:line`."""
 
 
 def render(text: str, version: str, name: str) -> str:
-    """The text of one of `VERSIONS`; `name` is the file that a `MarkError` names."""
+    """Return the text of one of `VERSIONS`. `name` is the file name for the message of a `MarkError`."""
     kept, part, is_code = [], None, True
     for number, line in enumerate([*text.splitlines(), "# %%"], start=1):
         place = f"{name}:{number}"
@@ -52,14 +52,14 @@ def render(text: str, version: str, name: str) -> str:
 
 
 def after_mark(part: str | None, mark: str, place: str) -> str | None:
-    """The version that the lines after a mark belong to."""
+    """Return the version of the lines after a mark."""
     if (part, mark) not in NEXT:
         raise MarkError(f"{place}: {MISPLACED.get((part, mark), f'unknown mark {mark!r}')}")
     return NEXT[part, mark]
 
 
 def uncommented(line: str, place: str) -> str:
-    """A line of a stub as code: without its `# `."""
+    """Return a line of a stub as code, without its `# `."""
     if line.strip() and not line.lstrip().startswith("#"):
-        raise MarkError(f"{place}: a line of a stub is a comment, as in '# return None'")
+        raise MarkError(f"{place}: a line of a stub must be a comment, such as '# return None'")
     return re.sub(r"^( *)# ?", r"\1", line)

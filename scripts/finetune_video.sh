@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Fine-tune a FastVLM on video. As it stands it trains the tiny one of the course on data_samples/. Every flag of
-# `python -m fvv_lib finetune --help` passes through, and the last one given wins; paths start where you stand. With a
-# --data_path of your own, nothing of the course's data and schedule is used, and the first 3 % of the steps warm up:
+# Fine-tune a FastVLM on video. Without flags, train the tiny FastVLM of the course on data_samples/. All flags of
+# `python -m fvv_lib finetune --help` are accepted, and the last value of a flag wins. Paths are relative to the current
+# folder. With your own --data_path, the data and schedule of the course are not used; warm-up is 3 % of the steps:
 #
 #   bash scripts/finetune_video.sh --model_name_or_path FOLDER --data_path mine.json --image_folder videos \
 #       --output_dir output/mine --max_steps 1000 --learning_rate 1e-5 --per_device_train_batch_size 1
 #
-# GPUS=4 trains on 4 GPUs of this machine; ZERO=1, 2, 3 or 3_offload shares optimizer, gradients, parameters out with
-# DeepSpeed (scripts/zero*.json). On several machines, run this on each, with one output folder that all of them see:
+# GPUS=4 trains on 4 GPUs of this machine. ZERO=1, 2, 3 or 3_offload partitions optimizer states, gradients and
+# parameters with DeepSpeed (scripts/zero*.json). To use several machines, run the script on each, with an output folder
+# on a shared disk:
 #
 #   NODES=2 NODE_RANK=0 MASTER_ADDR=first-machine GPUS=8 ZERO=3 bash scripts/finetune_video.sh ...   # 1 on the second
 #
-# scripts/slurm_finetune.sh does that under Slurm.
+# scripts/slurm_finetune.sh does this under Slurm.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 
@@ -41,11 +42,11 @@ done
 
 launch=("$PYTHON")
 if [ -n "${GPUS:-}${NODES:-}${ZERO:-}" ]; then
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}" # seconds to save in after SIGTERM
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}" # seconds to save after SIGTERM
     launch+=(-m torch.distributed.run --nproc_per_node "${GPUS:-1}")
     if [ "${NODES:-1}" -gt 1 ]; then
-        launch+=(--nnodes "$NODES" --node_rank "${NODE_RANK:?set it to the number of this machine, from 0}")
-        launch+=(--master_addr "${MASTER_ADDR:?set it to the first machine}" --master_port "${MASTER_PORT:-29500}")
+        launch+=(--nnodes "$NODES" --node_rank "${NODE_RANK:?set it to the index of this machine, from 0}")
+        launch+=(--master_addr "${MASTER_ADDR:?set it to the address of the first machine}" --master_port "${MASTER_PORT:-29500}")
     else
         launch+=(--standalone)
     fi

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Fine-tune on several machines under Slurm: sbatch scripts/slurm_finetune.sh --data_path ... (flags as for
-# finetune_video.sh, from the repository's folder). Five minutes before the time is up Slurm sends SIGTERM: the run
-# saves and ends; submitted or queued again, the job goes on from that checkpoint. output_dir must be on a disk that all see.
+# Fine-tune on several machines under Slurm. Run it in the folder of the repository, with the flags of finetune_video.sh:
+#   sbatch scripts/slurm_finetune.sh --data_path ...
+# Five minutes before the time limit, Slurm sends SIGTERM, and the run saves a checkpoint and ends. A requeued or
+# resubmitted job resumes from this checkpoint. output_dir must be on a shared disk.
 #SBATCH --job-name=fastvlm-video
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -105,7 +105,7 @@ def test_a_wrong_mark_is_named_with_its_line(version, lines, said):
 
 
 def test_a_stub_that_is_no_comment_is_named_with_its_line():
-    with pytest.raises(exercises.MarkError, match=r"^a\.py:3: a line of a stub is a comment"):
+    with pytest.raises(exercises.MarkError, match=r"^a\.py:3: a line of a stub must be a comment"):
         exercises.render(f"{B}\n{S}\nx = 1\n{E}\n", "exercises", "a.py")
 
 
