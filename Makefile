@@ -1,4 +1,4 @@
-# The course in a few commands. Each sets up .venv first if that has not been done.
+# The commands of the course. Each one sets up .venv first if needed.
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
@@ -12,15 +12,15 @@ FILES   := config.json fvv_config.json generation_config.json model.safetensors 
 
 help:
 	@echo "make finetune   fine-tune the tiny FastVLM on data_samples/ (about 4 minutes of training on 2 CPU cores)"
-	@echo "make test       run the tests and the notebooks;  make test-browser: the notebooks in JupyterLab, in Chromium"
+	@echo "make test       run the tests and the notebooks;  make test-browser: the notebooks in JupyterLab in Chromium"
 	@echo "make lab        open the course in JupyterLab"
 	@echo "make book       render the course, with its stored outputs, to build/book/index.html"
 	@echo "make notebooks  run notebooks/source/**/*.py and write notebooks/**/*.ipynb"
-	@echo "make samples    draw the sample clips again;  make base: train the tiny base again"
-	@echo "make trained    make finetune, and keep its result as data_samples/tiny-fastvlm-video"
-	@echo "make flags      list the flags of the installed transformers again, for fvv finetune"
-	@echo "make results    write docs/benchmarks.md and the figures of the README from benchmarks/results"
-	@echo "make lint       ruff and mypy"
+	@echo "make samples    regenerate the sample clips;  make base: retrain the tiny base"
+	@echo "make trained    run make finetune and copy its result to data_samples/tiny-fastvlm-video"
+	@echo "make flags      update the flags of fvv finetune from the installed transformers"
+	@echo "make results    write docs/benchmarks.md and the result rows of the README from benchmarks/results"
+	@echo "make lint       run ruff and mypy"
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)

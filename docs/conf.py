@@ -1,6 +1,6 @@
-"""Settings of `make book`: README, lessons, guides and docstrings as one static site, for reading without a network.
+"""Settings of `make book`, which renders README, lessons, guides and docstrings as one static site for offline reading.
 
-Sphinx reads the repository itself: nothing is copied and nothing is run. The first page is the README.
+Sphinx reads the repository directly. Nothing is copied, and no notebook is run. The first page is the README.
 """
 
 import ast
@@ -25,14 +25,14 @@ include_patterns = [
     "docs/guide/*.md",
     *(f"notebooks/{folder}*.ipynb" for folder in ("", "exercises/", "solutions/")),
 ]
-exclude_patterns = [".*", "build", "output"]  # not to be walked through
+exclude_patterns = [".*", "build", "output"]  # Sphinx does not search these
 
-nb_execution_mode = "off"  # what is stored is shown
-nb_ipywidgets_js = {}  # lessons have no widgets, and these would come from a server
-myst_enable_extensions = []  # a dollar is a dollar
+nb_execution_mode = "off"  # show the stored outputs
+nb_ipywidgets_js = {}  # lessons have no widgets, and their scripts would come from a server
+myst_enable_extensions = []  # a dollar sign is not math
 myst_heading_anchors = 3
 
-default_role = "code"  # `name` in a docstring
+default_role = "code"  # render `name` in docstrings as code
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -44,8 +44,8 @@ html_theme = "furo"
 html_title = project
 html_show_copyright = html_show_sphinx = html_show_sourcelink = html_copy_source = False
 toc_object_entries_show_parents = "hide"
-html_use_index = html_domain_indices = False  # there is a search
-html_additional_pages = {"index": "index.html"}  # leads to the README
+html_use_index = html_domain_indices = False  # the site has a search
+html_additional_pages = {"index": "index.html"}  # redirects to the README
 
 TREE = "\n\n```{toctree}\n:hidden:\n%s\n```\n"
 COURSE = TREE % ":caption: The course\n:glob:\n\nnotebooks/*"
@@ -70,14 +70,14 @@ MODULE = """
 
 
 def public_names() -> dict[str, list[str]]:
-    """The public names by module, in the order of the stub."""
+    """Return the public names by module, in the order of the stub."""
     tree = ast.parse((ROOT / "fvv_lib" / "__init__.pyi").read_text())
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     return {node.module: [alias.name for alias in node.names] for node in imports}
 
 
 def reference() -> str:
-    """The docstrings of the public names: what belongs to no room, then each room in the order of the lessons."""
+    """Return the reference of all public names: settings and errors first, then the rooms in the order of lessons."""
     sections = {module: MODULE.format(module, ", ".join(names)) for module, names in public_names().items()}
     parts = ["\n## Settings and errors\n", *(text for module, text in sections.items() if "." not in module)]
     for number, room in LESSONS.items():
@@ -89,11 +89,14 @@ def reference() -> str:
 
 
 def add_contents(app, docname: str, source: list[str]) -> None:
-    """Put lessons and guides below the README, exercises and solutions below their lesson, and the docstrings on the
-    page of the library."""
+    """Add contents to three kinds of pages.
+
+    The README gets lessons and guides, each lesson its exercises and solutions, and the page of the library the
+    docstrings.
+    """
     if docname == root_doc:
         text = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
-        source[0] = text + COURSE  # a folder has no page to lead to
+        source[0] = text + COURSE  # links to folders are removed above: a folder has no page
     elif docname == "docs/api":
         source[0] += reference()
     elif docname.startswith("notebooks/0"):
@@ -104,19 +107,19 @@ def add_contents(app, docname: str, source: list[str]) -> None:
 
 
 def mend_docstring(app, what: str, name: str, obj, options, lines: list[str]) -> None:
-    """Show what is indented below a colon as it stands, and the help of the fields of our dataclasses."""
+    """Render indented text below a colon as a literal block, and add the help texts of our dataclass fields."""
     for number in range(len(lines) - 2):
         if lines[number].endswith(":") and not lines[number + 1] and lines[number + 2].startswith("    "):
             lines[number] += ":"
     if what == "property":
-        lines[0] = lines[0].replace(": ", "; ")  # napoleon would take what is before a colon for a type
+        lines[0] = lines[0].replace(": ", "; ")  # napoleon treats text before a colon as a type
     if dataclasses.is_dataclass(obj):
         ours = [field for field in dataclasses.fields(obj) if field.name in inspect.get_annotations(obj)]
         lines += ["", *(f":param {field.name}: {field.metadata['help']}" for field in ours if "help" in field.metadata)]
 
 
 def shorten_signature(app, what: str, name: str, obj, options, signature: str, returned: str):
-    """Most arguments of `TrainingArguments` are those of transformers."""
+    """Shorten the signature of `TrainingArguments`: most of its arguments are those of transformers."""
     return ("(**arguments)", None) if name == "fvv_lib.arguments.TrainingArguments" else None
 
 
