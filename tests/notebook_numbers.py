@@ -1,4 +1,4 @@
-"""The numbers in a text, and where they may come from: what a rule of the notebooks compares."""
+"""The numbers in a text and their allowed sources, for a rule of the notebooks."""
 
 import ast
 import re
@@ -6,23 +6,23 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
-# What measures nothing, so no cell prints it. A digit after a letter, a dot or a letter and a hyphen begins no number
-# anyway: int64, qwen_2, H.264, ZeRO-3 and FastVLM-0.5B are names.
+# Numbers that are not measurements, so no cell prints them. A digit after a letter, a dot, or a letter and hyphen does
+# not begin a number: int64, qwen_2, H.264, ZeRO-3 and FastVLM-0.5B are names.
 NO_MEASUREMENT = {
-    "what the lesson refers to, with its years and arXiv ids": r"^## References\n(?s:.*?)(?=^## |\Z)",
-    "where a link leads": r"\]\([^)]*\)",
+    "references, with their years and arXiv ids": r"^## References\n(?s:.*?)(?=^## |\Z)",
+    "the target of a link": r"\]\([^)]*\)",
     "the number of a lesson": r"(?<![\w.,])0\d(?=[^\w.,]|[_.,](?!\d)|$)",
     "the number of an exercise": r"\b[Ee]xercise \d\b",
-    "the place in a list": r"^\d+\. ",
-    "how long the lesson takes": r"^\d+ minutes\b",
+    "the number of a list item": r"^\d+\. ",
+    "the duration of the lesson": r"^\d+ minutes\b",
     "the size of a model, which is its name": r"\b\d+(?:\.\d+)?B\b",
-    "how many dimensions": r"\b\dD\b",
+    "the number of dimensions": r"\b\dD\b",
 }
 NUMBER = r"(?<![\w.])(?<![A-Za-z]-)(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e-?\d+)?(?: ?%)?"
 
 
 def numbers(text: str) -> list[str]:
-    """The numbers of a text as they are written; 1024x768 is two."""
+    """Return the numbers in a text as they are written. 1024x768 counts as two numbers."""
     return re.findall(NUMBER, re.sub(r"(?<=\d)x(?=\d)", " x ", text))
 
 
@@ -31,28 +31,28 @@ def value(number: str) -> float:
 
 
 def without_names(text: str) -> str:
-    """The text without the digits of what measures nothing."""
+    """Return the text without the digits of `NO_MEASUREMENT`."""
     for pattern in NO_MEASUREMENT.values():
         text = re.sub(pattern, lambda match: re.sub(r"\d", "", match[0]), text, flags=re.M)
     return text
 
 
 def numbers_of_code(source: str) -> set[float]:
-    """The constants of a program, and the numbers in its strings."""
+    """Return the constants in a program and the numbers in its strings."""
     constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
     said = [value(number) for constant in constants if isinstance(constant, str) for number in numbers(constant)]
     return {float(constant) for constant in constants if isinstance(constant, int | float)} | set(said)
 
 
 def results_named_in(text: str) -> list[float]:
-    """All numbers of the files in `benchmarks/results` of which the text names the program or the file."""
+    """Return all numbers in the files of `benchmarks/results` whose program or file the text names."""
     names = re.findall(r"benchmarks/(?:results/)?(\w+)\.(?:py|json)", text)
     files = [RESULTS / f"{name}.json" for name in names if (RESULTS / f"{name}.json").is_file()]
     return [value(number) for file in files for number in numbers(file.read_text())]
 
 
 def is_rounded(number: str, result: float) -> bool:
-    """Whether a number in the text is this result, with as many decimals as it shows; 97.6% may be 0.976."""
+    """Check whether a number in the text is this result, rounded to the same decimals. 97.6% may be 0.976."""
     decimals = len(number.rstrip(" %").partition(".")[2])
     scales = (1, 100) if number.endswith("%") else (1,)
     return any(float(f"{scale * result:.{decimals}f}") == value(number) for scale in scales)

@@ -1,7 +1,7 @@
-"""The rules of the notebooks, each a function that lists what is wrong with one.
+"""The rules of the notebooks. Each rule is a function that returns a list of problems of a notebook.
 
-nbval runs the notebooks and compares what they print; it says nothing about a notebook without stored outputs, and what
-differs between machines fails only on the other machine. So these rules look at what is stored.
+nbval runs the notebooks and compares their outputs. But it does not report a notebook without stored outputs, and
+machine-dependent output fails only on another machine. So these rules check the stored notebooks.
 """
 
 import ast
@@ -54,7 +54,7 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def texts(cell: NotebookNode) -> list[str]:
-    """What a cell shows as text: streams, and the plain form of everything else."""
+    """Return the text outputs of a cell: streams, and the plain-text form of other outputs."""
     shown = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
     return ["".join(text) for text in shown]
 
@@ -77,7 +77,7 @@ def it_was_run_from_top_to_bottom(notebook):
 
 
 def it_stores_what_it_prints(notebook):
-    """A function definition alone prints nothing; every other cell that prints must have its output."""
+    """Every cell that prints must have a stored output, unless `print` is only in a function definition."""
     problems = []
     for cell in code_cells(notebook):
         statements = [node for node in ast.parse(cell.source).body if not isinstance(node, ast.FunctionDef)]
@@ -140,7 +140,7 @@ def its_functions_are_short(notebook):
 
 
 def it_is_plain_python(notebook):
-    """No magics, no installs, nothing from the network, no paths of one machine."""
+    """Code has no magics, no installs, no network access and no absolute paths."""
     problems = []
     for cell in code_cells(notebook):
         try:
@@ -170,7 +170,7 @@ def it_has_the_shape_of_its_kind(notebook):
     headings = re.findall(r"^## (.+)$", text, re.M)
     if re.match(r"# \d\d · \S", first):
         problems = [] if headings == SHAPE else [f"headings {headings}"]
-        return problems if re.search(r"\d+ minutes", text) else [*problems, "says no minutes"]
+        return problems if re.search(r"\d+ minutes", text) else [*problems, "states no minutes"]
     if not re.match(r"# (Exercises|Solutions) \d\d · \S", first):
         return [f"title {first!r}"]
     numbered = [re.match(r"Exercise (\d+): ", heading) for heading in headings]
@@ -192,17 +192,17 @@ def it_links_its_exercises(notebook):
 
 
 def it_compares_what_it_prints(notebook):
-    """nbval is told to look away at most once, on the first line of a cell, with the reason below it."""
+    """At most one cell may be excluded from the comparison of nbval: mark on its first line, reason on its second."""
     lines = [cell.source.splitlines() for cell in code_cells(notebook) if re.search(NBVAL_MARK, cell.source)]
     problems = [] if len(lines) <= 1 else [f"{len(lines)} cells are not compared"]
     for first, second, *_ in ([*cell, "", ""] for cell in lines):
         if first != "# NBVAL_IGNORE_OUTPUT" or not re.match(r"# Reason: \S.{20,}", second):
-            problems.append(f"no reason beside it: {first}")
+            problems.append(f"no reason below it: {first}")
     return problems
 
 
 def its_figures_are_described(notebook):
-    """nbval does not compare pictures: a plot cell prints its figures, and the text below says what is to be seen."""
+    """nbval does not compare images, so a plot cell prints its numbers, and the text below describes the figure."""
     problems = []
     for cell, below in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if cell.cell_type != "code" or "image/png" not in str([list(o.get("data", {})) for o in cell.outputs]):
@@ -210,15 +210,18 @@ def its_figures_are_described(notebook):
         if cell.source.splitlines()[-1].strip() != "plt.show()":
             problems.append(f"does not end with plt.show(): {cell.source[:60]}")
         if not any(output.output_type == "stream" for output in cell.outputs):
-            problems.append(f"plots and prints nothing: {cell.source[:60]}")
+            problems.append(f"plots but prints nothing: {cell.source[:60]}")
         if below is None or not below.source.startswith("*Figure: "):
             problems.append(f"no description below: {cell.source[:60]}")
     return problems
 
 
 def its_numbers_come_from_cells_or_results(notebook):
-    """Every number in the text of a lesson stands in the code of a cell, is printed by one, or is in the file of
-    `benchmarks/results` that the same cell of text names, rounded as the text rounds it."""
+    """Every number in the text of a lesson needs a source.
+
+    The source is the code of a cell, the output of a cell, or the file of `benchmarks/results` that the same text cell
+    names. A result may be rounded to the decimals of the text.
+    """
     if not re.match(r"# \d\d · ", title(notebook)):
         return []
     known = set()

@@ -1,4 +1,4 @@
-"""`make book`: the course as a static site. It is built once, and its pages are read."""
+"""`make book` renders the course as a static site. The tests build it once and read its pages."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def book(tmp_path_factory):
     (command,) = re.findall(r"\$\(PY\) -m sphinx (.+)", (REPOSITORY / "Makefile").read_text())
     command = [sys.executable, "-m", "sphinx", *command.replace("build/", f"{folder}/").split()]
     run = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True)
-    assert (run.returncode, run.stderr) == (0, "")  # a warning is an error
+    assert (run.returncode, run.stderr) == (0, "")  # warnings are errors
     return folder / "book"
 
 
@@ -38,7 +38,7 @@ def leads_to(page: Path, links) -> set[Path]:
     return {(page.parent / urlsplit(link["href"]).path).resolve() for link in links}
 
 
-def test_every_lesson_is_in_the_navigation_with_its_exercises_and_solutions_below(book, pages):
+def test_the_navigation_lists_every_lesson_with_its_exercises_and_solutions(book, pages):
     front = book / "README.html"
     assert leads_to(book / "index.html", pages[book / "index.html"].select("a")) == {front}
     listed = leads_to(front, pages[front].select(".sidebar-tree li.toctree-l1 > a"))
@@ -49,7 +49,7 @@ def test_every_lesson_is_in_the_navigation_with_its_exercises_and_solutions_belo
         assert below == {page_of(book, ROOT / folder / lesson.name) for folder in ("exercises", "solutions")}
 
 
-def test_every_guide_is_in_the_navigation(book, pages):
+def test_the_navigation_lists_every_guide(book, pages):
     front = book / "README.html"
     listed = leads_to(front, pages[front].select(".sidebar-tree li.toctree-l1 > a"))
     assert {(book / guide).with_suffix(".html") for guide in ("CONTRIBUTING.md", *GUIDES)} <= listed
@@ -79,8 +79,8 @@ def test_no_link_is_dead(pages):
                 assert pages[target].find(id=unquote(url.fragment)) is not None, (page.name, str(tag))
 
 
-def test_nothing_is_fetched_from_elsewhere(book, pages):
-    """A link may lead away; what a page needs to be shown must be here."""
+def test_pages_load_nothing_from_other_servers(book, pages):
+    """Links may leave the site, but everything that a page needs to render must be in it."""
     for page, html in pages.items():
         for tag in html.find_all():
             needed = [tag.get(name, "") for name in ("src", "srcset", "data", "poster")]
@@ -90,7 +90,7 @@ def test_nothing_is_fetched_from_elsewhere(book, pages):
         assert not re.search(r"@import|url\(\s*[\"']?(?:https?:)?//", path.read_text()), path.name
 
 
-def test_what_the_course_says_is_found(book):
+def test_search_finds_the_contents_of_the_course(book):
     index = json.loads(re.fullmatch(r"Search\.setIndex\((.*)\)", (book / "searchindex.js").read_text().strip())[1])
     notebooks = {f"notebooks/{path.relative_to(ROOT).with_suffix('')}" for path in ALL}
     guides = {guide.removesuffix(".md") for guide in GUIDES}

@@ -37,7 +37,7 @@ def test_a_built_notebook_stores_outputs_and_no_times(builder, tmp_path):
     assert its_metadata_is_the_same_everywhere(notebook) == []
 
 
-def test_a_source_of_exercises_gives_the_exercise_and_its_solution(builder, tmp_path):
+def test_an_exercise_source_gives_the_exercise_and_its_solution(builder, tmp_path):
     source = tmp_path / "source" / "exercises" / "07_a.py"
     source.write_text(EXERCISE)
     builder.main([source])
@@ -61,11 +61,11 @@ def test_a_notebook_with_a_cell_that_takes_too_long_is_not_built(builder, tmp_pa
     monkeypatch.setattr(builder, "MAX_SECONDS", 0.4)
     with pytest.raises(SystemExit, match=r"^07_a\.ipynb: \d\.\d s, the limit is 0\.4 s: 'import time") as error:
         builder.main([tmp_path / "source" / "07_a.py"])
-    assert len(str(error.value).splitlines()) == 1  # the other cell is quick
+    assert len(str(error.value).splitlines()) == 1  # the other cell is fast
     assert not (tmp_path / "07_a.ipynb").exists()
 
 
-def test_only_the_cell_with_the_tag_of_training_may_take_longer(builder, tmp_path, monkeypatch):
+def test_only_a_cell_with_the_training_tag_may_take_longer(builder, tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "MAX_SECONDS", 0.4)
     source = tmp_path / "source" / "07_a.py"
     slow = source.read_text().replace("# %%\nimport time", '# %% tags=["training"]\nimport time')

@@ -1,4 +1,4 @@
-"""Links and names in the documents lead to what is there."""
+"""Links in the documents work, and the names in them exist."""
 
 import json
 import re
@@ -45,17 +45,17 @@ def without_code(page: str) -> str:
 
 
 def anchors(page: str) -> set[str]:
-    """What links to a heading of this page name, as GitHub and the book make it of the heading's text."""
+    """Return the anchors of the headings of a page, as GitHub and the book make them from the heading text."""
     headings = re.findall(r"^#+ (.+)", without_code(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_verb_has_its_settings_here():
+def test_settings_list_every_verb():
     assert set(SETTINGS) == set(VERBS)
 
 
 @pytest.mark.parametrize("document", PAGES)
-def test_links_lead_somewhere(document):
+def test_link_targets_exist(document):
     path = ROOT / document
     for target, anchor in LINK.findall(without_code(path.read_text())):
         there = path.parent / target if target else path
@@ -93,7 +93,7 @@ def test_conda_users_get_the_same_packages():
     assert f"python{project['requires-python']}" in environment
 
 
-def test_tested_versions_are_in_the_ranges():
+def test_tested_versions_are_within_the_ranges():
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

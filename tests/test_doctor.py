@@ -1,4 +1,4 @@
-"""The doctor: one line for each check, a remedy that works, and an exit code that says whether the course will run."""
+"""`fvv doctor`: one line for each check, a remedy that works, and an exit code that says whether the course can run."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ def names(requirements):
     return {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
 
 
-def test_here_all_is_well_and_each_check_has_a_line(fvv):
+def test_all_checks_pass_here_and_each_has_a_line(fvv):
     done = fvv("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     *lines, empty, verdict = done.stdout.splitlines()
@@ -28,7 +28,7 @@ def test_here_all_is_well_and_each_check_has_a_line(fvv):
     assert (empty, verdict) == ("", "All that the course needs is there.")
 
 
-def test_an_action_that_raises_is_a_failed_check_with_the_reason():
+def test_a_check_that_raises_fails_with_the_reason():
     def broken():
         raise RuntimeError("the encoder is gone")
 
@@ -38,7 +38,7 @@ def test_an_action_that_raises_is_a_failed_check_with_the_reason():
     assert environment._attempt("device", lambda: "CPU") == Check("device", True, True, "CPU")
 
 
-def test_a_missing_package_comes_with_its_remedy():
+def test_a_missing_package_is_reported_with_its_remedy():
     check = environment._package("fvv-no-such-package", False, "pip install it")
     assert check == Check("fvv-no-such-package", False, False, "not installed: pip install it")
     assert str(check).startswith("-    fvv-no-such")
@@ -61,7 +61,7 @@ def test_only_a_failed_required_check_gives_exit_code_1(monkeypatch, capsys, che
     assert capsys.readouterr().out.splitlines()[-1] == verdict
 
 
-def test_packages_and_remedies_are_those_of_the_project():
+def test_packages_and_remedies_match_the_project():
     dependencies, extras = names(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
     assert set(REQUIRED) == dependencies - {"decord"}
     for name, remedy in OPTIONAL.items():

@@ -1,5 +1,4 @@
-"""Exercises and solutions come from one source. They check themselves: a stub is told what is missing, a solution
-passes."""
+"""Exercises and solutions come from one source. Their checks give a hint to a stub and pass a solution."""
 
 import re
 from pathlib import Path
@@ -74,7 +73,7 @@ def test_one_source_gives_a_solution_and_its_exercise():
     assert exercises.render(SOURCE, "exercises", "a.py") == EXERCISE
 
 
-def test_a_text_without_marks_is_the_same_in_both():
+def test_a_text_without_marks_is_the_same_in_both_versions():
     assert [exercises.render(SOLUTION, version, "a.py") for version in exercises.VERSIONS] == [SOLUTION, SOLUTION]
 
 
@@ -98,13 +97,13 @@ B, S, E = exercises.BEGIN, exercises.STUB, exercises.END
         (["    ###BEGIN SOLUTION"], "1: unknown mark '###BEGIN SOLUTION'"),
     ],
 )
-def test_a_wrong_mark_is_named_with_its_line(version, lines, said):
+def test_the_error_for_a_wrong_mark_names_the_line(version, lines, said):
     with pytest.raises(exercises.MarkError) as error:
         exercises.render("\n".join(lines), version, "a.py")
     assert str(error.value) == f"a.py:{said}"
 
 
-def test_a_stub_that_is_no_comment_is_named_with_its_line():
+def test_the_error_for_a_stub_without_comment_names_the_line():
     with pytest.raises(exercises.MarkError, match=r"^a\.py:3: a line of a stub must be a comment"):
         exercises.render(f"{B}\n{S}\nx = 1\n{E}\n", "exercises", "a.py")
 
@@ -114,8 +113,8 @@ def test_a_stub_that_is_no_comment_is_named_with_its_line():
     [(path, r"not yet: \S.*\n") for path in EXERCISES] + [(path, "passed\n") for path in SOLUTIONS],
     ids=lambda value: str(value.relative_to(ROOT)) if isinstance(value, Path) else "",
 )
-def test_checks_say_not_yet_to_a_stub_and_passed_to_a_solution(path, verdict):
-    """As it is stored; that the cells print it now is what nbval compares."""
+def test_checks_print_not_yet_for_a_stub_and_passed_for_a_solution(path, verdict):
+    """Read the stored outputs. nbval compares them with the outputs of a run."""
     notebook = read(path)
     verdicts = ["".join(texts(cell)) for cell in code_cells(notebook) if cell.source.startswith("# Check")]
     exercises = len(re.findall(r"^## Exercise \d+", markdown(notebook), re.M))

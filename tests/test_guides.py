@@ -1,4 +1,4 @@
-"""The guides: their commands, settings and Python work, and the messages that they explain are those of the package."""
+"""The guides: their commands, settings and Python code work, and the package raises the messages that they explain."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ FAMILY = {name for name, value in vars(errors).items() if isinstance(value, type
 TROUBLESHOOTING = (ROOT / "docs" / "guide" / "troubleshooting.md").read_text()
 SCRIPTS = (["bash", "scripts/finetune_video.sh"], ["sbatch", "scripts/slurm_finetune.sh"])
 
-GAP = "\0"  # in a message of the package: a value that is put in
-STANDS_FOR = re.compile(r"\b(?:FILE|FOLDER|SAMPLE|TURN|NAME|VALUE|N)(?=\b|_)")  # the same in a guide
+GAP = "\0"  # in a message of the package: an inserted value
+STANDS_FOR = re.compile(r"\b(?:FILE|FOLDER|SAMPLE|TURN|NAME|VALUE|N)(?=\b|_)")  # an inserted value in a guide
 
 
 def blocks(page: str, *languages: str) -> list[str]:
@@ -26,7 +26,7 @@ def blocks(page: str, *languages: str) -> list[str]:
 
 
 def commands(page: str) -> list[tuple[str, list[str]]]:
-    """Verb and arguments of each command of ours in a guide; in a `console` block commands begin with a dollar."""
+    """Return the verb and arguments of each `fvv` command in a guide. In a `console` block, commands begin with `$`."""
     typed = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
     shown = [line for block in blocks(page, "console") for line in block.replace("\\\n", " ").splitlines()]
     found = []
@@ -43,7 +43,7 @@ def commands(page: str) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("page", GUIDES)
-def test_the_commands_of_a_guide_have_flags_of_their_verb(page):
+def test_the_commands_of_a_guide_use_valid_flags(page):
     for verb, arguments in commands(page):
         parse(flags_of_verb(verb), arguments, verb)
 
@@ -58,7 +58,7 @@ def test_the_settings_files_of_a_guide_can_be_read(page, tmp_path):
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if blocks(page, "python")])
 def test_the_python_of_a_guide_runs(page, monkeypatch):
-    """All blocks in order, from the repository's folder, as somebody would paste them."""
+    """Run all blocks of a page in order in the folder of the repository, as a reader would paste them."""
     monkeypatch.chdir(ROOT)
     exec(compile("\n".join(blocks(page, "python")), page, "exec"), {"__name__": page})
 
@@ -67,7 +67,7 @@ def test_the_python_of_a_guide_runs(page, monkeypatch):
 
 
 def text_of(node: ast.AST, constants: dict[str, object]) -> str:
-    """A string of a source with `GAP` for each value that is put in; constants of the module are put in."""
+    """Return a string of the source with `GAP` for each inserted value. Constants of the module are inserted."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -78,7 +78,7 @@ def text_of(node: ast.AST, constants: dict[str, object]) -> str:
 
 
 def messages() -> dict[str, set[str]]:
-    """What the package says when it raises, by the class of the error."""
+    """Return the messages of all errors that the package raises, by error class."""
     found: dict[str, set[str]] = {name: set() for name in FAMILY}
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -90,12 +90,12 @@ def messages() -> dict[str, set[str]]:
 
 
 def explained() -> list[tuple[str, str]]:
-    """Class and message of each entry of the page."""
+    """Return the error class and the message of each entry of the page."""
     sections = re.findall(r"^### (\w+Error)\n(.*?)(?=^##|\Z)", TROUBLESHOOTING, re.M | re.S)
     return [(name, said) for name, text in sections for said in re.findall(r"^- `(.+?)`:", text, re.M)]
 
 
-def test_every_class_of_error_is_explained():
+def test_every_error_class_is_explained():
     assert {name for name, _ in explained()} == FAMILY
 
 
@@ -105,7 +105,7 @@ def said():
 
 
 @pytest.mark.parametrize(("name", "message"), explained())
-def test_an_explained_message_is_one_that_the_package_raises(name, message, said):
+def test_the_package_raises_every_explained_message(name, message, said):
     words = [re.escape(part) for part in STANDS_FOR.split(message)]
     beginning = re.compile(f"{GAP}+".join(words))
     assert any(beginning.match(text) for text in said[name]), message

@@ -1,4 +1,4 @@
-"""Each rule of the notebooks bites: a lesson that keeps them all, broken in every way that they forbid."""
+"""Each rule of the notebooks works: a good lesson passes all rules, and each violation fails its rule."""
 
 import copy
 
@@ -29,7 +29,7 @@ from notebook_rules import (
 
 
 def good_lesson() -> NotebookNode:
-    """A lesson that keeps every rule."""
+    """Return a lesson that passes every rule."""
     picture = new_output("display_data", {"image/png": "", "text/plain": "<Figure size 800x94.6667 with 8 Axes>"})
     cells = [new_markdown_cell("# 07 · A lesson")]
     for heading in SHAPE:
@@ -119,7 +119,7 @@ BREAKS = [
 ]
 
 
-def test_a_good_lesson_keeps_every_rule():
+def test_a_good_lesson_passes_every_rule():
     assert {rule.__name__: rule(good_lesson()) for rule in RULES} == {rule.__name__: [] for rule in RULES}
 
 
@@ -141,11 +141,11 @@ def test_a_broken_lesson_fails_its_rule(rule, spoil):
         "## References\n\n- Vasu et al., CVPR 2025, [arXiv:2412.13303](https://arxiv.org/abs/2412.13303)",
     ],
 )
-def test_names_and_results_are_numbers_that_a_lesson_may_say(text):
+def test_a_lesson_may_contain_the_numbers_of_names_and_results(text):
     notebook = good_lesson()
     notebook.cells[7].source += f"\n\n{text}"
     assert its_numbers_come_from_cells_or_results(notebook) == []
 
 
-def test_every_rule_has_a_notebook_that_fails_it():
+def test_every_rule_has_a_failing_notebook():
     assert {rule for rule, _ in BREAKS} == set(RULES)

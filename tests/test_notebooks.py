@@ -1,4 +1,4 @@
-"""Every notebook keeps the rules, agrees with its source, and links to what is there."""
+"""Every notebook passes the rules and matches its source, and its links work."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from fvv_lib import DataArguments
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_every_notebook_keeps_the_rules(rule, path):
+def test_every_notebook_passes_the_rules(rule, path):
     assert rule(read(path)) == []
 
 
@@ -24,13 +24,13 @@ def sources_of(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def built_from_sources():
-    """The text that each notebook is built from, by the path of the notebook."""
+    """The source text of each notebook, by the path of the notebook."""
     sources = (ROOT / "source").rglob("*.py")
     return {path: text for source in sources for path, text in build_notebooks.texts_of(source).items()}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
-def test_source_and_notebook_agree(built_from_sources, path):
+def test_notebook_matches_its_source(built_from_sources, path):
     source = jupytext.reads(built_from_sources[path], fmt="py:percent")
     assert sources_of(source) == sources_of(read(path)), "make notebooks"
 
@@ -47,14 +47,14 @@ def test_every_lesson_has_exercises_and_solutions():
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(path):
+def test_link_targets_exist(path):
     links = re.findall(r"\]\(([^)#]+)\)", markdown(read(path)))
     missing = [link for link in links if "://" not in link and not (path.parent / link).is_file()]
     assert missing == []
 
 
-def test_only_cells_that_train_may_take_long():
-    """Any other tag is a slip: it would do nothing."""
+def test_only_training_cells_may_take_long():
+    """Any other tag is a mistake, because it would have no effect."""
     lessons = set()
     for path in sorted((ROOT / "source").rglob("*.py")):
         for cell in jupytext.read(path, fmt="py:percent").cells:
@@ -66,10 +66,10 @@ def test_only_cells_that_train_may_take_long():
 
 
 def test_lesson_06_trains_with_the_settings_of_the_script():
-    """All of them but paths, and what says how much is shown while it trains."""
+    """The lesson uses all settings of the script, except paths and `report_to`."""
     script = (ROOT.parent / "scripts" / "finetune_video.sh").read_text()
     given = re.findall(r"^ +--(\w+) (\S+)", script.split("set -euo")[1], re.M)
-    flags = dict(reversed(given))  # the course's stand first in the script, and are given last
+    flags = dict(reversed(given))  # the course's settings come first in the script but last on the command line
     lesson = jupytext.read(ROOT / "source" / "06_full_finetuning.py", fmt="py:percent")
     (recipe,) = (
         ast.literal_eval(node.value)

@@ -1,4 +1,4 @@
-"""The house: rooms in the order of the course, public names that load late, and imports that go one way."""
+"""The package: rooms in the order of the course, lazy public names, and imports in one direction."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ from notebook_rules import LESSONS as NOTEBOOKS
 
 import fvv_lib
 
-# A folder, or a module of the ground, imports only what stands in a line before its own.
+# A folder or top-level module imports only from earlier lines.
 LINES = [
     {"errors"},
     {"video_config", "provenance", "plotting", "private_api", "machine"},
@@ -32,12 +32,12 @@ FILES = [path for path in sorted((ROOT / "fvv_lib").rglob("*.py")) if not str(pa
 
 
 def place_of(path):
-    """The room of a file, or the name of a module that stands on the ground."""
+    """Return the room of a file, or the name of a top-level module."""
     return path.relative_to(ROOT / "fvv_lib").parts[0].removesuffix(".py")
 
 
 def imports_of(source, package="fvv_lib"):
-    """The places that a source imports, however it writes it; the package itself stands for its public names."""
+    """Return the rooms and top-level modules that a source imports in any syntax; `fvv_lib` stands for public names."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         names = []
@@ -70,19 +70,19 @@ def imports_of(source, package="fvv_lib"):
         ("import fvv_library.other\nfrom fvv_library import thing\nfrom os.path import join", set()),
     ],
 )
-def test_an_import_is_seen_however_it_is_written(source, places):
+def test_imports_are_found_in_any_syntax(source, places):
     assert imports_of(source, "fvv_lib.model") == places
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "fvv_lib")))
-def test_a_folder_imports_only_what_stands_before_it(path):
+def test_a_folder_imports_only_from_earlier_folders(path):
     place = place_of(path)
     line = next(number for number, places in enumerate(LINES) if place in places)
     before = set.union(set(), *LINES[:line])
     assert imports_of(path.read_text()) <= before | ({place} if path.parent.name != "fvv_lib" else set())
 
 
-def test_every_folder_and_module_has_its_line():
+def test_every_folder_and_module_is_in_lines():
     assert {place_of(path) for path in FILES} | {"__main__"} == PLACES
 
 
@@ -114,8 +114,8 @@ def test_the_names_of_the_described_system_are_public():
     assert described <= set(fvv_lib.__all__)
 
 
-def test_no_public_name_is_that_of_a_module():
-    """The module would take its place as soon as it is imported."""
+def test_no_public_name_is_the_name_of_a_module():
+    """Otherwise importing the module would replace the public name."""
     assert not set(fvv_lib.__all__) & PLACES
 
 
@@ -124,7 +124,7 @@ def test_public_names_have_docstrings():
         value = getattr(fvv_lib, name)
         if callable(value):
             assert value.__doc__, name
-            assert not value.__doc__.startswith(f"{name}("), name  # what a dataclass without one gets
+            assert not value.__doc__.startswith(f"{name}("), name  # the default docstring of a dataclass
 
 
 def run(code):
@@ -144,7 +144,7 @@ def test_a_room_loads_its_names_when_they_are_used():
 
 
 def test_a_child_that_decodes_loads_no_torch(data_samples):
-    """It is started for each thread that reads; `fvv_lib.video` loads none of its modules by itself."""
+    """One child is started for each reading thread, so it must start fast. `fvv_lib.video` loads its modules lazily."""
     clip = data_samples / "videos" / "test" / "motion-0001.mp4"
     run(
         "import sys; from fvv_lib.video import isolation, read\n"
@@ -153,7 +153,7 @@ def test_a_child_that_decodes_loads_no_torch(data_samples):
     )
 
 
-def test_optional_packages_are_not_needed_to_import():
+def test_public_names_import_without_optional_packages():
     missing = ("decord", "deepspeed", "peft", "tensorboard")
     run(
         f"import sys; sys.modules.update(dict.fromkeys({missing!r}))\n"
@@ -162,7 +162,7 @@ def test_optional_packages_are_not_needed_to_import():
     )
 
 
-def test_without_decord_its_backend_says_what_to_do(monkeypatch, data_samples):
+def test_without_decord_its_backend_names_the_remedy(monkeypatch, data_samples):
     monkeypatch.setitem(sys.modules, "decord", None)
     clip = data_samples / "videos" / "test" / "motion-0001.mp4"
     with pytest.raises(fvv_lib.FvvError, match=r"decord is not installed.*backend='pyav'"):
@@ -202,7 +202,7 @@ SKIP = "".join(
 
 
 def test_a_type_checker_knows_the_public_names(tmp_path):
-    """mypy on scripts of a user, as the package is installed; it does not look into the large packages."""
+    """Run mypy on user scripts with the installed package. mypy skips the large dependencies."""
     (tmp_path / "mypy.ini").write_text(f"[mypy]\nfollow_imports = silent\nignore_missing_imports = true\n{SKIP}")
     (tmp_path / "right.py").write_text(RIGHT)
     (tmp_path / "wrong.py").write_text(WRONG)

@@ -1,4 +1,4 @@
-"""Figures: each shows the numbers and pictures that it was given, all of them, and can be read without colour."""
+"""Figures: each shows all its numbers and images, and is readable without colour."""
 
 import inspect
 import io
@@ -65,7 +65,7 @@ def heights_of(bars):
 
 
 @pytest.mark.parametrize("name", [name for name, _ in inspect.getmembers(plotting, inspect.isfunction)])
-def test_every_plot_is_a_figure_that_can_be_drawn_and_changes_no_style(name):
+def test_every_plot_returns_a_figure_and_changes_no_style(name):
     before = dict(plt.rcParams)
     figure = EXAMPLES[name]()
     figure.savefig(io.BytesIO())
@@ -74,7 +74,7 @@ def test_every_plot_is_a_figure_that_can_be_drawn_and_changes_no_style(name):
     assert dict(plt.rcParams) == before
 
 
-def test_a_strip_shows_every_frame_with_its_time_and_no_other():
+def test_a_strip_shows_exactly_the_given_frames_with_their_times():
     figure = plot_frames(FRAMES, [0.0, 0.5, 1.0, 1.5, 12.345], title="a clip", columns=3)
     assert len(figure.axes) == 6  # two rows of three
     *filled, empty = figure.axes
@@ -88,7 +88,7 @@ def test_a_short_strip_has_no_empty_places():
     assert len(plot_frames(FRAMES[:2], [0, 1]).axes) == 2
 
 
-def test_pictures_stand_side_by_side_at_one_scale():
+def test_pictures_are_side_by_side_at_one_scale():
     pictures = {"wide": np.tile(FRAMES[0], (1, 5, 1)), "narrow": FRAMES[1]}
     figure = plot_pictures(pictures)
     figure.canvas.draw()
@@ -115,7 +115,7 @@ def test_data_histograms_count_every_video_size_and_sample():
     assert [text.get_text() for text in lengths.get_legend().get_texts()] == ["limit 256"]
 
 
-def test_a_timeline_has_a_dot_for_each_frame_larger_where_it_repeats():
+def test_a_timeline_has_a_dot_for_each_frame_larger_for_repeated_frames():
     figure = plot_sampling(10, {"uniform": [0, 4, 9], "short": [0, 0, 0, 1]})
     (axis,) = figure.axes
     first, second = axis.collections
@@ -124,12 +124,12 @@ def test_a_timeline_has_a_dot_for_each_frame_larger_where_it_repeats():
     assert second.get_sizes().tolist() == [3 * first.get_sizes()[0], first.get_sizes()[0]]
     assert [list(line.get_xdata()) for line in axis.lines] == [[0, 9], [0, 9]]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["uniform", "short"]
-    assert axis.yaxis_inverted()  # the first stands above
+    assert axis.yaxis_inverted()  # the first row is at the top
     assert not figure.legends
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_every_span_is_marked_and_neighbours_differ_in_grey_too(count):
+def test_every_span_is_marked_and_neighbours_differ_without_colour(count):
     spans = {f"event {i}": (10 * i, 10 * i + 4) for i in range(count)}
     figure = plot_sampling(60, {"all": [0, 59]}, spans)
     marked = figure.axes[0].patches
@@ -139,7 +139,7 @@ def test_every_span_is_marked_and_neighbours_differ_in_grey_too(count):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(spans)
 
 
-def test_a_sequence_is_as_long_as_its_runs_and_what_passes_the_limit_is_shaded():
+def test_a_sequence_is_as_long_as_its_runs_and_shaded_beyond_the_limit():
     figure = plot_sequence({"two": [("text", 3), ("frame", 4), ("frame", 4), ("answer", 2)], "none": [("text", 5)]}, 12)
     (axis,) = figure.axes
     *bars, shade = axis.patches
@@ -168,7 +168,7 @@ def test_labels_show_every_token_and_the_four_ways_to_label_it():
     looks = [(box.get_facecolor(), box.get_hatch(), box.get_linestyle()) for box in axis.patches]
     assert len(set(looks)) == 4
     assert looks[1] == looks[4]  # both learned, both answers
-    assert len({look[1:] for look in looks[:4]}) == 3  # three of the four differ in grey too, the fourth is filled
+    assert len({look[1:] for look in looks[:4]}) == 3  # three of the four differ without colour, the fourth is filled
     texts = {text.get_text() for text in figure.legends[0].get_texts()}
     assert texts == {"not learned", "learned", "learned, no answer", "answer, not learned"}
 
@@ -182,7 +182,7 @@ def test_labels_alone_are_learned_or_not_and_lines_do_not_overflow():
 
 
 @pytest.mark.parametrize(("percent", "labels"), [(False, ["0.25", "0.5"]), (True, ["25%", "50%"])])
-def test_bars_are_as_high_as_their_values_and_say_them(percent, labels):
+def test_bars_have_the_heights_and_labels_of_their_values(percent, labels):
     (axis,) = plot_bars({"before": 0.25, "after": 0.5}, "accuracy", percent).axes
     assert heights(axis) == [0.25, 0.5]
     assert shown(axis) == labels
@@ -190,7 +190,7 @@ def test_bars_are_as_high_as_their_values_and_say_them(percent, labels):
     assert axis.get_ylabel() == "accuracy"
 
 
-def test_bars_of_shares_have_no_tick_above_all_of_them():
+def test_percent_bars_have_no_tick_above_100_percent():
     (axis,) = plot_bars({"none": 0.0, "all": 1.0}, "accuracy", percent=True).axes
     axis.figure.canvas.draw()
     low, high = axis.get_ylim()
@@ -198,7 +198,7 @@ def test_bars_of_shares_have_no_tick_above_all_of_them():
     assert (ticks[0], ticks[-1]) == ("0%", "100%")
 
 
-def test_accuracies_stand_in_the_group_of_their_kind_in_the_order_of_their_names():
+def test_accuracies_are_grouped_by_kind_in_the_order_of_their_names():
     table = {
         "base": {"motion": 0.1, "order": 0.2},
         "trained": {"order": 0.98, "motion": 1.0},
@@ -209,21 +209,21 @@ def test_accuracies_stand_in_the_group_of_their_kind_in_the_order_of_their_names
     assert [heights_of(bars) for bars in axis.containers] == [[0.1, 0.2], [1.0, 0.98], [0.3, 0.3]]
     assert shown(axis) == ["10%", "20%", "100%", "98%", "30%", "30%"]
     ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in sorted(axis.patches, key=lambda bar: bar.get_x())]
-    assert all(a[1] <= b[0] for a, b in pairwise(ends))  # none covers another
+    assert all(a[1] <= b[0] for a, b in pairwise(ends))  # bars do not overlap
     assert [round(end[0]) for end in ends] == [0, 0, 0, 1, 1, 1]
     (levels,) = axis.collections
     assert [line[0][1] for line in levels.get_segments()] == [0.25, 0.5]
-    assert len({bars[0].get_hatch() for bars in axis.containers}) == 3  # told apart without colour
+    assert len({bars[0].get_hatch() for bars in axis.containers}) == 3  # distinguishable without colour
     assert [label.get_text() for label in axis.get_xticklabels()] == ["motion", "order"]
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {*table, "chance"}
 
 
-def test_accuracies_without_a_chance_have_no_level():
+def test_accuracies_without_chance_have_no_level():
     (axis,) = plot_accuracy({"a": {"motion": 0.5}}).axes
     assert not axis.collections
 
 
-def test_lines_go_through_their_values_and_end_in_their_names():
+def test_lines_pass_through_their_values_and_end_with_their_names():
     x, lines = [1, 2, 4], {f"{i} px": [i, 2 * i, 4 * i] for i in range(1, 8)}
     (axis,) = plot_lines(x, lines, "frames", "tokens", limits={"the limit": 9}).axes
     *drawn, limit = axis.lines
@@ -231,13 +231,13 @@ def test_lines_go_through_their_values_and_end_in_their_names():
     assert [list(line.get_ydata()) for line in drawn] == list(lines.values())
     assert list(limit.get_ydata()) == [9, 9]
     assert shown(axis) == [*lines, "the limit"]
-    assert len({line.get_marker() for line in drawn[:5]}) == 5  # told apart without colour
+    assert len({line.get_marker() for line in drawn[:5]}) == 5  # distinguishable without colour
     assert limit.get_linestyle() == "--"
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "4"]
 
 
-def test_similarities_say_every_value_on_one_scale():
+def test_similarities_show_every_value_on_one_scale():
     matrices = {"one": np.array([[1.0, -0.01], [0.3, -0.44]]), "other": np.ones((3, 3))}
     figure = plot_similarity(matrices)
     for axis, (name, matrix) in zip(figure.axes, matrices.items(), strict=True):
@@ -246,10 +246,10 @@ def test_similarities_say_every_value_on_one_scale():
         assert axis.images[0].get_clim() == (0, 1)
     assert shown(figure.axes[0]) == ["1.0", "0.0", "0.3", "-0.4"]
     assert shown(figure.axes[1]) == ["1.0"] * 9
-    assert {text.get_color() for text in figure.axes[0].texts} == {"white", "black"}  # readable on dark and on light
+    assert {text.get_color() for text in figure.axes[0].texts} == {"white", "black"}  # readable on dark and light cells
 
 
-def test_losses_stand_at_their_steps():
+def test_losses_are_plotted_at_their_steps():
     (axis,) = plot_loss(LOG).axes
     training, validation = axis.lines
     assert training.get_xydata().tolist() == [[1, 3], [2, 2]]

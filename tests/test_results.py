@@ -1,10 +1,10 @@
-"""The page of benchmarks and the figures of the README are those of the stored results."""
+"""The benchmark page and the result rows of the README match the stored results."""
 
 import build_results
 import pytest
 
 
-def test_page_and_readme_are_made_of_the_results_as_they_are():
+def test_page_and_readme_match_the_stored_results():
     assert build_results.PAGE.read_text() == build_results.page(), "make results"
     readme = build_results.README.read_text()
     assert readme == build_results.with_rows(readme), "make results"

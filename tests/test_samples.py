@@ -1,4 +1,4 @@
-"""Samples: the committed data asks enough of each question, misses no case, and its files are all there."""
+"""Samples: the committed data has enough questions of each kind, covers every case, and is complete."""
 
 import hashlib
 import json
@@ -28,24 +28,24 @@ TINY = Split(motion=11, order=2, short=1, stills=2, texts=1)
 
 @pytest.fixture(scope="module")
 def records():
-    """The records of each split, by its name."""
+    """The records of each split, by the name of the split."""
     return {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in SPLITS}
 
 
 def media(sample):
-    """The path of a sample's picture or clip; None for text."""
+    """Return the path of a sample's image or clip, or `None` for text."""
     return sample.get("image") or sample.get("video")
 
 
 def questions(samples):
-    """Each question as (kind, text, answer, choices)."""
+    """Yield each question as (kind, text, answer, choices)."""
     for sample in samples:
         turns = [turn["value"] for turn in sample["conversations"]]
         yield from zip(sample["kinds"], turns[::2], turns[1::2], sample["choices"], strict=True)
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_split_has_as_many_samples_as_it_says(records, name):
+def test_split_has_the_declared_number_of_samples(records, name):
     kinds = Counter(sample["id"].split("-")[1] for sample in records[name])
     split = SPLITS[name]
     expected = {
@@ -58,7 +58,7 @@ def test_split_has_as_many_samples_as_it_says(records, name):
     assert kinds == {kind: count for kind, count in expected.items() if count}
 
 
-def test_a_hundred_test_questions_of_each_kind(records):
+def test_test_split_has_at_least_100_questions_of_each_kind(records):
     counts = Counter(kind for kind, *_ in questions(records["test"]))
     for kind in ("colour", "shape", "motion", "order"):
         assert counts[kind] >= 100
@@ -79,7 +79,7 @@ def test_conversations_are_well_formed(records):
             assert turns[0]["value"].startswith("<image>\n")
 
 
-def test_each_answer_names_one_of_its_choices(records):
+def test_each_answer_names_one_choice(records):
     for kind, _, answer, choices in questions(sample for samples in records.values() for sample in samples):
         if kind != "text":
             named = [choice for choice in choices if choice in answer]
@@ -88,7 +88,7 @@ def test_each_answer_names_one_of_its_choices(records):
 
 
 def test_no_answer_can_be_guessed_from_the_question(records):
-    """Ways to move are equally frequent, and the shape that comes first is named first about half of the time."""
+    """Directions are equally frequent. About half of the order questions name the right shape first."""
     asked = list(questions(records["test"]))
     ways = Counter(way for kind, _, answer, _ in asked if kind == "motion" for way in DIRECTIONS if way in answer)
     assert max(ways.values()) - min(ways.values()) <= 2
@@ -115,13 +115,13 @@ def test_some_conversations_have_several_turns(records, name):
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_split_has_a_clip_that_is_too_short(records, name):
+def test_split_has_a_clip_with_too_few_frames(records, name):
     short = next(media(sample) for sample in records[name] if "-short-" in sample["id"])
     assert read_video(FOLDER / short, 8).total_frames < 8
 
 
 @pytest.mark.parametrize("name", ["train", "val"])
-def test_split_has_a_still_picture_and_a_text(records, name):
+def test_split_has_a_still_image_and_a_text(records, name):
     still = next(media(sample) for sample in records[name] if "-still-" in sample["id"])
     with Image.open(FOLDER / still) as picture:
         picture.load()
@@ -135,7 +135,7 @@ def test_a_committed_clip_of_each_extension_can_be_read(records, extension):
     assert video.total_frames == 24
 
 
-def test_every_file_is_there_and_every_file_is_used(records):
+def test_samples_use_exactly_the_files_in_the_folder(records):
     used = [media(sample) for samples in records.values() for sample in samples if media(sample)]
     there = [path.relative_to(FOLDER).as_posix() for path in (FOLDER / "videos").rglob("*") if path.is_file()]
     assert sorted(used) == sorted(there)
@@ -175,10 +175,10 @@ def test_a_clip_played_backwards_has_the_opposite_answers(records):
         assert backwards(turned) == sample
 
 
-# --- the model that was trained on them ---------------------------------------------------------------------------
+# --- the model trained on the samples ------------------------------------------------------------------------------
 
 
-def test_the_trained_model_answers_what_no_single_frame_tells():
+def test_the_trained_model_answers_questions_about_motion_and_order():
     loaded = load_pretrained_model(TRAINED)
     dataset = LazySupervisedDataset(
         loaded.tokenizer, [str(FOLDER / "test.json")], DataArguments(image_folder=str(FOLDER)), frame_spec=SPEC
@@ -188,7 +188,7 @@ def test_the_trained_model_answers_what_no_single_frame_tells():
     assert min(row["accuracy"] for row in table.values()) >= 0.95
 
 
-def test_the_trained_model_is_the_base_with_other_weights(base):
+def test_the_trained_model_differs_from_the_base_only_in_its_weights(base):
     before, after = open_model_folder(base), open_model_folder(TRAINED)
     for part in ("text_config", "vision_config"):
         assert {**before.config.to_dict()[part], "dtype": ""} == {**after.config.to_dict()[part], "dtype": ""}
@@ -201,8 +201,8 @@ def test_the_trained_model_is_the_base_with_other_weights(base):
     assert shapes[0] == shapes[1]
 
 
-def test_the_trained_model_has_the_files_of_the_base(base):
-    """`make trained` copies them; checkpoints, logs and the paths in metrics.json stay where they were written."""
+def test_the_trained_model_has_the_same_files_as_the_base(base):
+    """`make trained` copies these files, but not checkpoints, logs and metrics.json, which contains local paths."""
     names = sorted(path.name for path in TRAINED.iterdir())
     assert names == sorted(path.name for path in base.iterdir())
     (listed,) = re.findall(r"^FILES +:= ((?:.*\\\n)?.*)$", (FOLDER.parent / "Makefile").read_text(), re.M)
@@ -210,7 +210,7 @@ def test_the_trained_model_has_the_files_of_the_base(base):
 
 
 @pytest.mark.parametrize("name", ["tiny-fastvlm", "tiny-fastvlm-video"])
-def test_a_committed_model_names_no_path_of_one_machine(name):
+def test_a_committed_model_contains_no_absolute_path(name):
     for path in [*(FOLDER / name).glob("*.json"), *(FOLDER / name).glob("*.jinja")]:
         assert not re.search(r'"(?:/|[A-Z]:)[\w.-]*[/\\]', path.read_text()), path.name
 
@@ -222,15 +222,15 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_split_is_written_with_the_same_bytes_every_time(tmp_path):
+def test_writing_a_split_twice_gives_the_same_bytes(tmp_path):
     first, again = (write_split(tmp_path / folder, "train", TINY, seed=5) for folder in "ab")
     assert first == again
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(contents(tmp_path / "a")) == len(first) - TINY.texts
 
 
-def test_the_committed_questions_are_those_that_are_written_today(tmp_path, monkeypatch):
-    """Pixels take no part in the questions: left undrawn and unwritten, all three splits take a second."""
+def test_the_committed_questions_match_the_current_code(tmp_path, monkeypatch):
+    """The questions do not depend on pixels. Without drawing and encoding, all three splits take a second."""
     monkeypatch.setattr("fvv_lib.course.scenes.draw", lambda *_, **__: np.zeros((1, 1, 3), dtype=np.uint8))
     monkeypatch.setattr("fvv_lib.course.samples.write_video", lambda *_: None)
     monkeypatch.setattr(Image.Image, "save", lambda *_: None)
@@ -245,7 +245,7 @@ def test_written_split_uses_both_keys_and_other_containers(tmp_path):
     assert len({Path(media(sample)).suffix for sample in records if media(sample)} - {".mp4", ".png"}) >= 1
 
 
-def test_another_seed_writes_other_samples(tmp_path):
+def test_another_seed_writes_different_samples(tmp_path):
     write_split(tmp_path / "a", "train", TINY, seed=5)
     write_split(tmp_path / "b", "train", TINY, seed=6)
     assert contents(tmp_path / "a") != contents(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""Scenes: no single frame answers a question of motion or order, and every container keeps every frame."""
+"""Scenes: no single frame answers a question about motion or order, and every container keeps every frame."""
 
 import numpy as np
 import pytest
@@ -33,13 +33,13 @@ def rng(seed):
 
 
 def centre(frame):
-    """The centre (x, y) of what is not background, as fractions of a picture whose opposite edges meet.
+    """Return the centre (x, y) of the shape, as fractions of an image whose opposite edges are connected.
 
-    A shape covers less than half of a picture, so the median is the background.
+    A shape covers less than half of the image, so the median is the background.
     """
     weight = (frame != np.median(frame, axis=(0, 1))).any(axis=-1)
     found = []
-    for axis in (0, 1):  # summing over rows leaves x
+    for axis in (0, 1):  # the sum over rows depends on x
         amounts = weight.sum(axis=axis)
         angles = 2 * np.pi * (np.arange(len(amounts)) + 0.5) / len(amounts)
         found.append(np.angle((amounts * np.exp(1j * angles)).sum()) / (2 * np.pi) % 1)
@@ -47,11 +47,11 @@ def centre(frame):
 
 
 def shown(frame, background, shapes):
-    """Which of the shapes a frame shows: their numbers, found by drawing each set anew."""
+    """Return the indices of the shapes in a frame, by drawing each possible set and comparing."""
     size = frame.shape[1], frame.shape[0]
     sets = {(): [], (0,): [shapes[0]], (1,): [shapes[1]], (0, 1): list(shapes)}
     matching = [numbers for numbers, drawn in sets.items() if np.array_equal(frame, draw(size, background, drawn))]
-    assert matching, "a frame shows something else than the two shapes"
+    assert matching, "the frame shows something other than the two shapes"
     return matching[0]
 
 
@@ -60,7 +60,7 @@ def shown(frame, background, shapes):
 
 @pytest.mark.parametrize("form", SHAPES)
 @pytest.mark.parametrize("colour", COLOURS)
-def test_shape_has_its_colour_at_its_centre_and_the_background_around(colour, form):
+def test_shape_has_its_colour_at_the_centre_and_background_elsewhere(colour, form):
     picture = draw((60, 40), 50, [Shape(colour, form, 0.25, 0.5, 0.25)])
     assert (picture.shape, picture.dtype) == ((40, 60, 3), np.uint8)
     assert picture[20, 15].tolist() == list(COLOURS[colour])
@@ -74,13 +74,13 @@ def test_shapes_differ_in_their_outlines():
             assert (picture != other).any(axis=-1).sum() > 40
 
 
-def test_wrap_lets_opposite_edges_meet():
+def test_wrap_connects_opposite_edges():
     middle = draw((48, 48), 50, [Shape("blue", "circle", 0.5, 0.5, 0.25)], wrap=True)
     corner = draw((48, 48), 50, [Shape("blue", "circle", 0.0, 0.0, 0.25)], wrap=True)
     assert np.array_equal(np.roll(middle, (24, 24), axis=(0, 1)), corner)
 
 
-def test_still_shows_one_shape_where_it_says():
+def test_still_shows_its_shape_at_the_stated_centre():
     for seed in SEEDS:
         picture, shape = still(rng(seed))
         assert picture.shape[1::-1] in CLIP_SIZES
@@ -106,11 +106,11 @@ def test_still_shows_one_shape_where_it_says():
         (0.5, 0.97, None),
     ],
 )
-def test_place_names_the_third_and_leaves_out_borders_and_edges(x, y, name):
+def test_place_names_the_cell_and_is_none_at_borders_and_edges(x, y, name):
     assert place(Shape("red", "circle", x, y, 0.2)) == name
 
 
-def test_random_shapes_take_every_colour_and_form():
+def test_random_shapes_have_every_colour_and_form():
     generator = rng(0)
     shapes = [random_shape(generator) for _ in range(300)]
     assert {shape.colour for shape in shapes} == set(COLOURS)
@@ -121,7 +121,7 @@ def test_random_shapes_take_every_colour_and_form():
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_motion_clip_moves_its_way_and_no_other(direction):
+def test_motion_clip_moves_only_in_its_direction(direction):
     for seed in range(5):
         frames, start = motion_clip(rng(seed), direction)
         assert len(frames) == NUM_FRAMES
@@ -135,21 +135,24 @@ def test_motion_clip_moves_its_way_and_no_other(direction):
 
 
 @pytest.mark.parametrize("travel", [0.05, 0.5])
-def test_motion_clip_goes_as_far_as_it_is_told(travel):
+def test_motion_clip_moves_by_the_given_distance(travel):
     frames, _ = motion_clip(rng(3), "right", travel=(travel, travel))
     path = np.array([centre(frame)[0] for frame in frames])
     assert ((np.diff(path) + 0.5) % 1 - 0.5).sum() == pytest.approx(travel, abs=0.02)
 
 
-def test_first_frame_is_the_same_whichever_way_a_shape_goes():
+def test_first_frame_does_not_depend_on_the_direction():
     for seed in SEEDS:
         firsts = [motion_clip(rng(seed), direction, num_frames=2)[0][0] for direction in DIRECTIONS]
         assert all(np.array_equal(first, firsts[0]) for first in firsts)
 
 
 def best_guess(moment, count=400_000, bins=20):
-    """How often the best possible guess of the direction is right, when only the position at one moment (0 the first
-    frame, 1 the last) is known: the most likely direction in each cell of a fine grid of positions."""
+    """Return how often the best guess of the direction is right if only the position at one moment is known.
+
+    The moment 0 is the first frame, 1 the last. The best guess is the most likely direction in each cell of a fine grid
+    of positions.
+    """
     generator = rng(0)
     positions = generator.uniform(*START, size=(count, 2))
     directions = generator.integers(4, size=count)
@@ -161,13 +164,13 @@ def best_guess(moment, count=400_000, bins=20):
     return counts.max(axis=2).sum() / count
 
 
-def test_no_single_frame_can_tell_the_direction():
+def test_no_single_frame_determines_the_direction():
     assert best_guess(0) == pytest.approx(0.25, abs=0.015)
     assert best_guess(0) < best_guess(0.5) < best_guess(1)
     assert best_guess(1) == pytest.approx(0.59, abs=0.02)
 
 
-def test_a_clip_of_two_frames_ends_where_a_long_one_does():
+def test_a_clip_of_two_frames_ends_at_the_same_place_as_a_long_clip():
     for direction in DIRECTIONS:
         long, short = (motion_clip(rng(7), direction, num_frames=count)[0] for count in (NUM_FRAMES, 2))
         assert abs(centre(long[-1]) - centre(short[-1])).max() < 1e-6
@@ -212,14 +215,14 @@ def test_written_clip_reads_back_frame_by_frame(tmp_path, extension):
     assert video.total_frames == len(frames)
     assert video.fps == pytest.approx(8, rel=0.01)
     assert video.frames.shape == frames.shape
-    # Each frame is nearer to the one that it was than to any other.
+    # Each decoded frame is closest to its own original.
     distances = abs(video.frames[:, None].astype(np.int16) - frames[None]).mean(axis=(2, 3, 4))
     assert distances.argmin(axis=1).tolist() == list(range(len(frames)))
     assert distances.diagonal().max() < 8
 
 
 @pytest.mark.parametrize("extension", ENCODERS)
-def test_clip_is_written_with_the_same_bytes_every_time(tmp_path, extension):
+def test_writing_a_clip_repeatedly_gives_the_same_bytes(tmp_path, extension):
     frames, _ = motion_clip(rng(3), "left")
     written = set()
     for name in "abcdef":
@@ -228,7 +231,7 @@ def test_clip_is_written_with_the_same_bytes_every_time(tmp_path, extension):
     assert len(written) == 1
 
 
-def test_the_same_seed_draws_the_same_clip_and_another_seed_another():
+def test_a_seed_determines_the_clip():
     first, again, other = (motion_clip(rng(seed), "up")[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)

@@ -1,4 +1,4 @@
-"""The base knows stills and nothing of time, as FastVLM does, and its folder is what `fvv_lib.course.tiny` makes."""
+"""The tiny base: it knows stills but not time, like FastVLM, and `fvv_lib.course.tiny` builds the committed folder."""
 
 import json
 
@@ -19,7 +19,7 @@ QUESTIONS = {"colour": colour_question, "shape": shape_question, "place": place_
 
 
 def accuracy(loaded, asked):
-    """Share of right answers to (question, frames uint8 (T, 3, S, S)) pairs, each asked alone, in batches of 60."""
+    """Return the accuracy on (question, frames uint8 (T, 3, S, S)) pairs: independent questions, in batches of 60."""
     right = 0
     for start in range(0, len(asked), 60):
         batch = asked[start : start + 60]
@@ -32,7 +32,7 @@ def accuracy(loaded, asked):
 
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_the_base_names_colour_shape_and_place(loaded, kind):
-    rng = np.random.default_rng(2026)  # none of the base's pictures: it was trained with the seeds 1 and 2
+    rng = np.random.default_rng(2026)  # new images: the base was trained with seeds 1 and 2
     asked = []
     while len(asked) < 240:
         picture, shape = still(rng)
@@ -41,7 +41,7 @@ def test_the_base_names_colour_shape_and_place(loaded, kind):
     assert accuracy(loaded, asked) >= 0.95
 
 
-def test_the_base_can_not_tell_motion_and_order(loaded):
+def test_the_base_cannot_answer_motion_and_order(loaded):
     rng = np.random.default_rng(2027)
     motion, order = [], []
     for i in range(100):
@@ -62,16 +62,16 @@ def test_the_base_is_a_stock_checkpoint_of_less_than_8_mb(base):
     assert not list(base.glob("*.bin"))
 
 
-# --- the committed folder is what the script makes --------------------------------------------------------------------
+# --- the committed folder matches the current code -------------------------------------------------------------------
 
 
-def test_the_committed_tokenizer_is_the_one_that_is_built_today(base, tokenizer):
+def test_the_committed_tokenizer_matches_the_current_code(base, tokenizer):
     built, committed = tokenizer.backend_tokenizer.to_str(), (base / "tokenizer.json").read_text()
     assert json.loads(built) == json.loads(committed)  # vocabulary, merges, word rule, special tokens
     assert tokenizer.chat_template == (base / "chat_template.jinja").read_text()
 
 
-def test_the_committed_model_is_the_one_that_is_built_today_but_for_its_weights(loaded, tokenizer, tmp_path):
+def test_the_committed_model_matches_the_current_code_except_its_weights(loaded, tokenizer, tmp_path):
     model = build_model(tokenizer)
     model.save_pretrained(tmp_path)
     build_processor(tokenizer, build_image_processor(), model).save_pretrained(tmp_path)
@@ -96,8 +96,8 @@ CONVERSATION = [
 
 @pytest.mark.parametrize("parts", [False, True], ids=["text", "parts"])
 @pytest.mark.parametrize("turns", [3, 4], ids=["question", "answer"])
-def test_its_chat_template_says_what_qwen_2_says(loaded, turns, parts):
-    """Who loads the folder with stock transformers asks the model in the words in which it was taught."""
+def test_its_chat_template_renders_like_qwen_2(loaded, turns, parts):
+    """In stock transformers, the chat template must give the prompts of training."""
     roles = {"human": "user", "gpt": "assistant"}
     messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in CONVERSATION[:turns]]
     if parts:

@@ -1,8 +1,7 @@
-"""`make test-browser`: every notebook in JupyterLab, in a real browser, run from top to bottom as a reader would.
+"""`make test-browser`: run every notebook from top to bottom in JupyterLab, in a real browser.
 
-Needs Chromium and `pip install -e ".[browser]"`. A copy of the repository is opened, without the stored outputs, and no
-server is spoken to but this JupyterLab. What a reader sees of each notebook is left as a picture in `build/browser/`,
-to be looked at.
+This needs Chromium and `pip install -e ".[browser]"`. JupyterLab opens a copy of the repository without stored outputs.
+The browser may not contact any other server. A screenshot of each notebook is saved in `build/browser/` for inspection.
 """
 
 import json
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.browser
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = REPOSITORY / "build" / "browser"
-SECONDS = 1800  # for one notebook; a lesson that trains takes minutes
+SECONDS = 1800  # for one notebook; lessons with training take minutes
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},  # draw all cells
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -64,7 +63,7 @@ def browser():
     except ImportError:
         pytest.exit('no playwright: pip install -e ".[browser]"', returncode=1)
     with sync_playwright() as playwright:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium does not start as root otherwise
+        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # required to run Chromium as root
         chromium = playwright.chromium.launch(executable_path=path, args=sandbox)
         yield chromium
         chromium.close()
@@ -72,8 +71,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def course(tmp_path_factory):
-    """A copy of the repository, so that nothing is written here; without stored outputs, so that all that is seen is
-    new."""
+    """A copy of the repository without stored outputs: the repository stays unchanged, and all outputs are new."""
     copy = Path(shutil.copytree(REPOSITORY, tmp_path_factory.mktemp("course") / "course", ignore=LEFT_OUT))
     for path in ALL:
         notebook = read(path)
@@ -91,7 +89,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def lab(course, tmp_path_factory):
-    """The address of a JupyterLab that knows nothing of the user's settings and leaves nothing among them."""
+    """The address of a JupyterLab that neither reads nor writes the settings of the user."""
     home = tmp_path_factory.mktemp("jupyter")
     for name, settings in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -120,7 +118,7 @@ def lab(course, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, lab):
-    """A window of its own, cut off from every other server; its kernel ends with it."""
+    """A new browser window without access to other servers. Its kernel ends with it."""
     context = browser.new_context(viewport={"width": 1300, "height": 900})
     context.set_default_timeout(60_000)
     context.route(lambda address: not address.startswith((lab, "data:", "blob:")), lambda route: route.abort())
