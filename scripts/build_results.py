@@ -53,7 +53,7 @@ def all_clips(record: Record, threads: str) -> dict[str, dict[str, float | None]
 def decode(record: Record) -> str:
     counts = record["encodings"]["counts"]
     right = table(
-        ["reader", "right", "wrong frames, no error", "refused"],
+        ["reader", "right", "wrong frames, no error", "error"],
         [[title, *(counts[name][kind] for kind in ("right", "wrong", "refused"))] for name, title in READERS.items()],
     )
     rows = []
