@@ -1,11 +1,12 @@
 """Settings of `make book`, which renders README, lessons, guides and docstrings as one static site for offline reading.
 
-Sphinx reads the repository directly. Nothing is copied, and no notebook is run. The first page is the README.
+Sphinx reads the repository directly. Nothing is copied, and no notebook is run.
 """
 
 import ast
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 project = "FastVLM watches video"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-root_doc = "README"
+root_doc = "docs/index"
 include_patterns = [
     "README.md",
     "data_samples/README.md",
@@ -45,14 +46,14 @@ html_title = project
 html_show_copyright = html_show_sphinx = html_show_sourcelink = html_copy_source = False
 toc_object_entries_show_parents = "hide"
 html_use_index = html_domain_indices = False  # the site has a search
-html_additional_pages = {"index": "index.html"}  # redirects to the README
+html_additional_pages = {"index": "index.html"}  # redirects to the first page
 
 TREE = "\n\n```{toctree}\n:hidden:\n%s\n```\n"
-COURSE = TREE % ":caption: The course\n:glob:\n\nnotebooks/*"
+COURSE = TREE % ":caption: The course\n:glob:\n\nguide/run\n../notebooks/*"
 GUIDES = ("data", "training", "scaling", "video", "weights", "evaluation", "troubleshooting")
-GUIDE_PAGES = "\n".join(f"docs/guide/{name}" for name in GUIDES)
-COURSE += TREE % f":caption: Guides\n\n{GUIDE_PAGES}\nCONTRIBUTING"
-COURSE += TREE % ":caption: Reference\n\ndocs/api\ndocs/benchmarks\ndata_samples/README"
+GUIDE_PAGES = "\n".join(f"guide/{name}" for name in GUIDES)
+COURSE += TREE % f":caption: Guides\n\n{GUIDE_PAGES}\n../CONTRIBUTING"
+COURSE += TREE % ":caption: Reference\n\napi\nbenchmarks\n../README\n../data_samples/README"
 ROOM = """
 ## {room}
 
@@ -88,21 +89,47 @@ def reference() -> str:
     return "".join(parts)
 
 
-def add_contents(app, docname: str, source: list[str]) -> None:
-    """Add contents to three kinds of pages.
+FIGURE = re.compile(r"^\*Figure: (.*?)\*$", re.M | re.S)
 
-    The README gets lessons and guides, each lesson its exercises and solutions, and the page of the library the
-    docstrings.
+
+def lessons() -> tuple[int, str]:
+    """Return the minutes of all lessons, and the table of lessons in the README with links from `docs/`."""
+    section = (ROOT / "README.md").read_text().split("\n## The course\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\|.*\|$", section, re.M)
+    minutes = sum(int(row.split("|")[2]) for row in rows[2:])
+    return minutes, "\n".join(rows).replace("](notebooks/", "](../notebooks/")
+
+
+def prepare_notebook(notebook: dict, name: str) -> None:
+    """Add a link to download a notebook, and give each figure the text below it as its alternative text."""
+    cells = notebook["cells"]
+    for cell, below in itertools.pairwise(cells):
+        if cell["cell_type"] == "code" and (figure := FIGURE.search("".join(below["source"]))):
+            text = " ".join(figure[1].split()).replace("`", "").replace("*", "")
+            cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": text}
+    link = f"{{download}}`Download this notebook <{name}.ipynb>`"
+    cells.insert(1, {"cell_type": "markdown", "id": "download", "metadata": {}, "source": link})
+
+
+def add_contents(app, docname: str, source: list[str]) -> None:
+    """Add contents to pages.
+
+    The first page gets the lessons and the navigation, the page of the library the docstrings, each notebook a link to
+    download it, and each lesson its exercises and solutions.
     """
     if docname == root_doc:
-        text = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
-        source[0] = text + COURSE  # links to folders are removed above: a folder has no page
+        minutes, table = lessons()
+        source[0] = source[0].replace("MINUTES", str(minutes)).replace("LESSONS", table) + COURSE
+    elif docname == "README":
+        source[0] = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
     elif docname == "docs/api":
         source[0] += reference()
-    elif docname.startswith("notebooks/0"):
+    elif docname.startswith("notebooks/"):
         notebook, name = json.loads(source[0]), Path(docname).name
-        tree = TREE % f"\nexercises/{name}\nsolutions/{name}"
-        notebook["cells"].append({"cell_type": "markdown", "id": "parts", "metadata": {}, "source": tree})
+        prepare_notebook(notebook, name)
+        if docname == f"notebooks/{name}":
+            tree = TREE % f"\nexercises/{name}\nsolutions/{name}"
+            notebook["cells"].append({"cell_type": "markdown", "id": "parts", "metadata": {}, "source": tree})
         source[0] = json.dumps(notebook)
 
 

@@ -39,7 +39,7 @@ def leads_to(page: Path, links) -> set[Path]:
 
 
 def test_the_navigation_lists_every_lesson_with_its_exercises_and_solutions(book, pages):
-    front = book / "README.html"
+    front = book / "docs" / "index.html"
     assert leads_to(book / "index.html", pages[book / "index.html"].select("a")) == {front}
     listed = leads_to(front, pages[front].select(".sidebar-tree li.toctree-l1 > a"))
     assert {page_of(book, lesson) for lesson in LESSONS} == {page for page in listed if page.parent.name == "notebooks"}
@@ -50,7 +50,7 @@ def test_the_navigation_lists_every_lesson_with_its_exercises_and_solutions(book
 
 
 def test_the_navigation_lists_every_guide(book, pages):
-    front = book / "README.html"
+    front = book / "docs" / "index.html"
     listed = leads_to(front, pages[front].select(".sidebar-tree li.toctree-l1 > a"))
     assert {(book / guide).with_suffix(".html") for guide in ("CONTRIBUTING.md", *GUIDES)} <= listed
 
@@ -65,6 +65,32 @@ def test_stored_outputs_are_shown(book, pages, path):
         assert [part.get_text().strip() for part in html.select(".cell_output .output.stream")] == streams
         pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
         assert len(html.select(".cell_output img")) == len(pictures)
+
+
+def test_the_first_page_lists_the_lessons_and_their_minutes(book, pages):
+    front = book / "docs" / "index.html"
+    rows = pages[front].select("article table tr")
+    linked = leads_to(front, [link for row in rows for link in row.select("a") if "notebooks/" in link["href"]])
+    assert linked == {page_of(book, lesson) for lesson in LESSONS}
+    minutes = [int(re.search(r"(\d+) minutes", lesson_text(lesson))[1]) for lesson in LESSONS]
+    assert f"{sum(minutes)} minutes" in pages[front].select_one("article").get_text()
+
+
+def lesson_text(lesson: Path) -> str:
+    return "".join(cell.source for cell in read(lesson).cells)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_notebook_can_be_downloaded_as_it_is(book, pages, path):
+    page = page_of(book, path)
+    (link,) = pages[page].select("a.download")
+    assert (page.parent / unquote(link["href"])).resolve().read_bytes() == path.read_bytes()
+
+
+def test_every_figure_has_a_text(pages):
+    for page, html in pages.items():
+        for image in html.select("article img"):
+            assert len(image.get("alt", "").split()) > 1, (page.name, str(image)[:300])
 
 
 def test_no_link_is_dead(pages):
