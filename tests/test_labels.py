@@ -264,9 +264,9 @@ def test_counting_refuses_an_answer_that_is_not_learned():
     turns = conversation(2, ".")
     turns[3]["loss"] = False
     for mode in ("tolerant", "strict"):
-        with pytest.raises(LabelMismatchError, match=rf"conversation 0, turn 4: .* mismatch='{mode}' cannot do"):
+        with pytest.raises(LabelMismatchError, match=rf"conversation 0, turn 4: .* mismatch='{mode}' does not support"):
             preprocess([turns], TOKENIZER, True, mismatch=mode)
-    with pytest.raises(LabelMismatchError, match=r"turn 4: .* counting cannot do"):
+    with pytest.raises(LabelMismatchError, match=r"turn 4: .* counting does not support"):
         diagnose_labels(turns, TOKENIZER)
 
 

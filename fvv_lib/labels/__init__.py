@@ -1,1 +1,1 @@
-"""Room 3: which tokens are learned. `exact` trains; `counting` and `diagnosis` are there to be studied."""
+"""Room 3: which tokens are learned. Training uses `exact`; `counting` and `diagnosis` are for study."""

@@ -1,7 +1,7 @@
-"""Labels by counting, as LLaVA and the described system find them: kept to be studied, not used.           Lesson 3
+"""Labels by counting tokens, as in LLaVA and the described system. For study, not the default.            Lesson 3
 
-The original code tokenizes each round again, adds a constant for the separator, and hopes that the lengths add up to
-the whole. With a template that does not suit the tokenizer they do not, and the labels slide.
+The original code tokenizes each round again and adds a constant for the separator. It assumes that these lengths add up
+to the length of the whole text. If the template does not match the tokenizer, they do not, and the labels shift.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from fvv_lib.errors import DataFormatError
 from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX, tokenizer_image_token
 from fvv_lib.prompt.templates import Piece, Template
 
-TOLERANCE = 5  # tokens that `tolerant` accepts in silence in the described system
+TOLERANCE = 5  # difference in tokens that the described system silently accepts
 
 
 @dataclass
 class CountedLabels:
-    """What the counting algorithm finds: `labels` before anything is dropped, and the two lengths that should agree."""
+    """The result of counting: `labels` before a sample is dropped, and the two lengths that should be equal."""
 
     input_ids: list[int]
     labels: list[int]
@@ -36,16 +36,16 @@ def count_labels(
     """Label by counting, as LLaVA does: mask the first tokens of each round, advance by the round's length, repeat.
 
     Args:
-        fixed_separator: take the separator of `qwen_2` to be 2 tokens, as the original does; False asks the tokenizer,
-            as the described system does.
+        fixed_separator: True assumes that the separator of `qwen_2` has 2 tokens, as the original code does. False
+            counts its tokens with the tokenizer, as the described system does.
 
-    What each template takes for granted is in `_rounds`; the lesson breaks it. Lesson: 03.
+    `_rounds` holds the assumptions about each template. The lesson breaks them. Lesson: 03.
     """
     text = "".join(piece.text for piece in pieces)
     ids = tokenizer_image_token(text, tokenizer)
     total = sum(token != tokenizer.pad_token_id for token in ids)
     labels, position = list(ids), 0
-    if template.name in ("v1", "llama_2"):  # these count on a BOS token
+    if template.name in ("v1", "llama_2"):  # the algorithm assumes a BOS token
         position = 1
         labels[0] = IGNORE_INDEX
     for instruction, length in _rounds(text, tokenizer, template, fixed_separator):
@@ -60,7 +60,7 @@ def count_labels(
 def _rounds(
     text: str, tokenizer: PreTrainedTokenizerBase, template: Template, fixed_separator: bool
 ) -> list[tuple[int, int]]:
-    """(masked tokens, all tokens) of each round of question and answer, found by splitting the text again."""
+    """Split the text into rounds of question and answer. Return (masked tokens, all tokens) of each round."""
 
     def size(part: str) -> int:
         return len(tokenizer_image_token(part, tokenizer))
@@ -85,10 +85,10 @@ def _rounds(
         instruction, length = size(halves[0] + split), size(one) + marker
         if template.name == "qwen_2":
             instruction = _common_prefix(one, halves[0] + split, tokenizer)
-        else:  # the space after the marker joins the answer's first token, and BOS was counted once before
+        else:  # 1 for the space, which is part of the answer's first token, and 1 for BOS, which is already counted
             instruction -= 2
-            # In Llama's vocabulary `USER` is `▁US`, `ER` at the start of a text and one token after `</s>`, unless the
-            # tokenizer is a `legacy` one, which puts the space there too.
+            # Llama's tokenizer splits `USER` into `▁US`, `ER` at the start of a text. After `</s>` it is one token,
+            # except with a `legacy` tokenizer, which adds a space there, too.
             if number and template.name == "v1" and not getattr(tokenizer, "legacy", False):
                 instruction, length = instruction - 1, length - 1
         lengths.append((instruction, length))

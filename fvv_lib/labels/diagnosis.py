@@ -20,10 +20,10 @@ class MismatchReport:
     Attributes:
         counted, total: the two lengths that the counting algorithm compares.
         tokens: the text of every token.
-        exact, by_counting: labels, both (L,), -100 where nothing is learned.
-        first_difference: the position of the first token whose label differs, None where none does.
-        learned, missed: the text that counting would learn although it is no answer, and the answer text that it would
-            not learn.
+        exact, by_counting: labels, both (L,), -100 for tokens that are not learned.
+        first_difference: the position of the first token whose labels differ, `None` if all are equal.
+        learned, missed: the text that counting would learn although it is not part of an answer, and the answer text
+            that counting would not learn.
     """
 
     counted: int
@@ -56,17 +56,17 @@ def diagnose_labels(
     version: str = "qwen_2",
     fixed_separator: bool = True,
 ) -> MismatchReport:
-    """Compare counted labels (before anything is dropped) with exact ones.
+    """Compare counted labels (before a sample is dropped) with exact ones.
 
     Args:
-        turns: one LLaVA conversation, `<image>` already expanded.
+        turns: one LLaVA conversation with `<image>` already expanded.
         version: the template; see `conversation_templates`.
         fixed_separator: see `count_labels`.
 
     Raises:
-        DataFormatError: a malformed conversation, or a template without a counting algorithm.
-        LabelMismatchError: a token crosses the border of an answer, so the two sides differ in their tokens already; or
-            an answer is marked as not learned, which counting does not know.
+        DataFormatError: the conversation is malformed, or the template has no counting algorithm.
+        LabelMismatchError: a token crosses the boundary of an answer, so the two methods produce different tokens; or
+            an answer is marked as not learned, which counting does not support.
 
     Lesson: 03.
     """
@@ -78,8 +78,8 @@ def diagnose_labels(
     counted = count_labels(pieces, tokenizer, template, fixed_separator)
     if ids != counted.input_ids:
         raise LabelMismatchError(
-            f"With the template {version!r} this tokenizer merges the end of an answer with what follows it: labels "
-            "cannot be compared token by token. Use the template that belongs to the model (FastVLM: qwen_2)."
+            f"With the template {version!r} this tokenizer merges the end of an answer with the next text: labels "
+            "cannot be compared token by token. Use the model's own template (FastVLM: qwen_2)."
         )
     tokens = [DEFAULT_IMAGE_TOKEN if i == IMAGE_TOKEN_INDEX else tokenizer.decode([i]) for i in ids]
     differing = [i for i, (a, b) in enumerate(zip(exact, counted.labels, strict=True)) if a != b]

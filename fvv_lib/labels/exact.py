@@ -1,8 +1,8 @@
-"""Which tokens are learned: exact labels, from the spans that the template marks as answers.                Lesson 3
+"""Exact labels: which tokens are learned, from the spans that the template marks as answers.              Lesson 3
 
-A label is the token id where the model should learn and -100 where it should not. The original LLaVA code finds the
-answers by counting tokens (`counting`). `exact` does not count: the template says which spans are answers, and the text
-is tokenized piece by piece. This module knows nothing about pixels or models.
+The label of a learned token is its id. The label of any other token is -100. The original LLaVA code finds the answers
+by counting tokens (`counting`). This module does not count: the template marks the answers, and the text is tokenized
+piece by piece. It knows nothing about pixels or models.
 """
 
 import re
@@ -40,22 +40,22 @@ def preprocess(
     """Tokenize conversations and label their answers.
 
     Args:
-        sources: LLaVA conversations, `<image>` already expanded to one per frame. An answer with `"loss": false` or
-            `"weight": 0` is read and not learned, nor is its end mark.
-        has_image: whether the text may hold `<image>`; False and an `<image>` in the text is an error.
+        sources: LLaVA conversations with `<image>` already expanded to one per frame. An answer with `"loss": false` or
+            `"weight": 0` is part of the input, but neither the answer nor its end mark is learned.
+        has_image: whether the text may contain `<image>`. If False, an `<image>` in the text is an error.
         version: the template; see `conversation_templates`.
-        mismatch: `exact`, from the answers' spans: no mismatch is possible. `strict`: the original algorithm, which
-            drops a sample whose lengths do not add up. `tolerant`: the described one, which takes the separator's
-            length from the tokenizer and accepts up to 5 tokens. The last two warn when lengths differ, with both
-            counts, and refuse conversations with an answer that is not learned.
-        names: what each conversation is called in errors and warnings.
+        mismatch: how labels are found. `exact` uses the spans of the answers: no mismatch is possible. `strict` is the
+            original algorithm, which drops a sample if its lengths do not add up. `tolerant` is the described one,
+            which counts the separator's tokens with the tokenizer and accepts a difference of up to 5 tokens. The last
+            two warn if the lengths differ, and raise an error if an answer is marked as not learned.
+        names: the name of each conversation in errors and warnings.
 
     Returns:
-        `input_ids` and `labels`: for each conversation an int64 tensor (L,), placeholders as -200, ignored labels -100.
+        `input_ids` and `labels`: one int64 tensor (L,) per conversation. Placeholders are -200, ignored labels -100.
 
     Raises:
-        DataFormatError: a malformed conversation, an unknown template, an `<image>` where none may be.
-        LabelMismatchError: an unknown mode, or one that cannot leave an answer out.
+        DataFormatError: a malformed conversation, an unknown template, or an `<image>` without `has_image`.
+        LabelMismatchError: an unknown mode, or an answer marked as not learned in a mode other than `exact`.
 
     Source: LLaVA (Liu et al., 2023), `preprocess_qwen_2` and `preprocess_v1`. Lesson: 03.
     """
@@ -93,10 +93,10 @@ def preprocess(
 
 
 def check_template(version: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn where the end mark of a template is not one token: the tokenizer was not made for this template.
+    """Warn if the end mark of a template is not a single token: the tokenizer was not made for this template.
 
-    Exact labels are right even so, but the model has never seen such an end. In the described system, which fell back
-    to `v1` with Qwen's tokenizer in silence, this warning would have named the cause of every mismatch.
+    Exact labels are still correct, but the model has never seen this end mark. The described system silently falls back
+    to `v1` with Qwen's tokenizer. There, this warning would name the cause of every mismatch.
 
     Lesson: 03.
     """
@@ -104,30 +104,30 @@ def check_template(version: str, tokenizer: PreTrainedTokenizerBase) -> None:
     tokens = tokenizer.tokenize(stop)
     if stop.strip() and len(tokens) > 1:
         warnings.warn(
-            f"version={version!r} ends an answer with {stop!r}, which this tokenizer cuts into {tokens}: the model was "
-            "taught with another template. Choose its own: qwen_2 for FastVLM, v1 for LLaVA-1.5.",
+            f"version={version!r} ends an answer with {stop!r}, which this tokenizer splits into {tokens}: the model "
+            "was trained with another template. Use the model's own: qwen_2 for FastVLM, v1 for LLaVA-1.5.",
             stacklevel=2,
         )
 
 
 def check_all_learned(turns: Sequence[dict[str, Any]], name: str, counting: str) -> None:
-    """Raise a LabelMismatchError where an answer is marked as not learned: the counting algorithm learns them all."""
+    """Raise a LabelMismatchError if an answer is marked as not learned: the counting algorithm learns all answers."""
     for number, turn in enumerate(turns[1::2], 1):
         if not is_learned(turn):
             raise LabelMismatchError(
-                f"{name}, turn {2 * number}: it is marked as not learned, which {counting} cannot do. Use "
-                "mismatch='exact', or take the mark out."
+                f"{name}, turn {2 * number}: it is marked as not learned, which {counting} does not support. Use "
+                "mismatch='exact', or remove the mark."
             )
 
 
 class OwnTokens(NamedTuple):
-    """The added tokens that a tokenizer looks for in the raw text, before it does anything else: the marks of its chat
-    template, and others.
+    """The added tokens that a tokenizer finds in the raw text before any other step, such as the marks of its template.
 
     Attributes:
-        pattern: matches each of them, the longest first, as the tokenizer does; None where there is none.
-        cutting: those that cut a text in two. The tokens before one do not depend on it or on anything after it, and
-            the tokens from it on do not depend on anything before it. So the text can be tokenized in two parts.
+        pattern: matches each of these tokens, longest first, as the tokenizer does; `None` if there are none.
+        cutting: the tokens at which a text can be cut. The tokens before such a token do not depend on it or on the
+            text after it. From such a token on, the tokens do not depend on the text before it. So the text can be
+            tokenized in two parts.
     """
 
     pattern: re.Pattern[str] | None
@@ -135,11 +135,11 @@ class OwnTokens(NamedTuple):
 
 
 def own_tokens(tokenizer: Any) -> OwnTokens:
-    """The added tokens of a tokenizer that are safe to cut at.
+    """Return the added tokens that a tokenizer finds in the raw text, and those that are safe to cut at.
 
-    Of a fast tokenizer, those are the added tokens that are looked for before the text is normalized. Left out are
-    those that take spaces beside them along, that want a word boundary, or that touch the words beside them (they begin
-    with a letter or digit). Of a tokenizer in Python nothing is known: no token cuts.
+    A fast tokenizer finds these tokens before it normalizes the text. A token is not safe to cut at if it absorbs
+    spaces beside it, needs a word boundary, or touches the words beside it (starts with a letter or digit). For a
+    tokenizer in Python nothing is known, so no token is safe.
     """
     if not getattr(tokenizer, "is_fast", False) or tokenizer.split_special_tokens:
         return OwnTokens(None, frozenset())
@@ -156,20 +156,20 @@ def own_tokens(tokenizer: Any) -> OwnTokens:
 
 
 def tokenize_pieces(pieces: Sequence[Piece], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Tokenize a rendered conversation and label its learned pieces: ids and labels, both of length L.
+    """Tokenize a rendered conversation and label its learned pieces. Return ids and labels, both of length L.
 
-    The text is tokenized whole as long as no token crosses the border of an answer: the tokens of `run + piece` must
-    begin with the tokens of `run`. Where one does cross (a tokenizer that merges `>` and `USER` in `</s>USER:`), the
-    text is cut at the border, as it is when the model generates: there, nothing follows the answer yet.
+    The text is tokenized as a whole as long as no token crosses the boundary of an answer: the tokens of `run + piece`
+    must start with the tokens of `run`. If a token crosses the boundary (a tokenizer that merges `>` and `USER` in
+    `</s>USER:`), the text is cut there. Generation has the same cut, because nothing follows the answer yet.
 
-    A run ends at each of the tokenizer's own tokens that cuts the text (`OwnTokens`), since nothing before it changes
-    the tokens from it on. So the time grows with the length of a conversation. With a template whose marks are not the
-    tokenizer's (`v1` with Qwen2's) a run is the whole conversation, and the time grows with its square.
+    A run ends before each token at which the text can be cut (`OwnTokens.cutting`), so the time grows linearly with the
+    length of a conversation. If the template's marks are not tokens of the tokenizer (`v1` with Qwen2's tokenizer), a
+    run is the whole conversation, and the time grows with the square of its length.
     """
     start = bos_ids(tokenizer)
     ids, labels = list(start), [IGNORE_INDEX] * len(start)
     own = own_tokens(tokenizer)
-    seen: dict[str, list[int]] = {}  # many parts are the same: an end mark, the start of an answer
+    seen: dict[str, list[int]] = {}  # many parts repeat: end marks, starts of answers
 
     def ids_of(text: str) -> list[int]:
         if text not in seen:
@@ -196,7 +196,7 @@ def tokenize_pieces(pieces: Sequence[Piece], tokenizer: Any) -> tuple[list[int],
 
 
 def _between_images(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """The pieces before the first `<image>`, between the first and the second, ... and after the last."""
+    """Yield the pieces before the first `<image>`, between the first and the second, ... and after the last."""
     stretch: list[Piece] = []
     for piece in pieces:
         first, *others = piece.text.split(DEFAULT_IMAGE_TOKEN)
@@ -208,10 +208,10 @@ def _between_images(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
 
 
 def _parts(stretch: Sequence[Piece], own: OwnTokens) -> Iterator[tuple[Piece, bool]]:
-    """The pieces of a text without `<image>`, cut before each own token that cuts, and whether a part begins with one.
+    """Cut pieces without `<image>` before each token of `own.cutting`. Yield each part, and whether it starts with one.
 
-    Where an own token crosses the border of two pieces, other tokens are found on one side of the border than in the
-    whole: nothing is cut then.
+    If an own token crosses the boundary of two pieces, one of them alone has other own tokens than the whole text. Then
+    nothing is cut.
     """
     whole = "".join(piece.text for piece in stretch)
     borders = list(accumulate(len(piece.text) for piece in stretch))

@@ -1,8 +1,8 @@
 """`<image>` placeholders: expansion, the -200 sentinel, the token budget.                                 Lesson 2
 
-In the text, a picture is the placeholder `<image>`. A video is as many placeholders as frames. Among the token ids each
-placeholder is the sentinel -200, which no tokenizer produces; the model later puts the K features of one frame in its
-place. So the length of what the model reads is known before it runs:
+In text, an image is the placeholder `<image>`. A video is expanded to one placeholder per frame. In the token ids, each
+placeholder is the sentinel -200, which no tokenizer produces. The model later replaces each sentinel with the K
+features of one frame. So the length of the sequence is known before the model runs:
 
     expanded length = text tokens + frames * tokens per frame
 
@@ -17,27 +17,29 @@ from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 
-IMAGE_TOKEN_INDEX = -200  #: stands in `input_ids` where the features of a frame go
-DEFAULT_IMAGE_TOKEN = "<image>"  #: stands in a text where a picture, a video or a frame goes
+IMAGE_TOKEN_INDEX = -200  #: marks the position of a frame's features in `input_ids`
+DEFAULT_IMAGE_TOKEN = "<image>"  #: marks the position of an image, a video or a frame in text
 IGNORE_INDEX = -100  #: the label of a token that is not learned
 
 Times = Sequence[Sequence[float]]
 
 
 def expand_image_tokens(text: str, num_frames: int | Sequence[int], timestamps: Times | None = None) -> str:
-    """Write each `<image>` of the text once per frame: `"<image>\\nWhat?"`, 3 -> `"<image><image><image>\\nWhat?"`.
+    """Repeat each `<image>` of the text once per frame: `"<image>\\nWhat?"`, 3 -> `"<image><image><image>\\nWhat?"`.
 
     Args:
-        num_frames: the frames of every placeholder, or one count for each placeholder in order (a still picture is 1).
-        timestamps: time marks. For each placeholder the seconds of its frames, or nothing (a still picture). Each time
-            is written before its frame: `"<0.0s><image><1.5s><image><3.0s><image>\\nWhat?"`. That is plain text, which
-            every tokenizer can read; how many tokens it takes differs.
+        num_frames: one frame count for all placeholders, or one count per placeholder in order. A still image has 1.
+        timestamps: for each placeholder, the times of its frames in seconds, or an empty sequence (a still image). Each
+            time is written before its frame: `"<0.0s><image><1.5s><image><3.0s><image>\\nWhat?"`. Such a time mark is
+            plain text, which every tokenizer can read. Its number of tokens depends on the tokenizer.
 
     Raises:
-        DataFormatError: the counts are not as many as the placeholders, or the times not as many as the frames.
+        DataFormatError: the number of counts differs from the number of placeholders, or the number of times from the
+            number of frames.
+        FvvError: a count is less than 1.
 
-    Unlike the described system, which moves one placeholder to the front and drops the others, order and position stay.
-    Lesson: 02.
+    The described system moves one placeholder to the front and drops the others. This function keeps their order and
+    positions. Lesson: 02.
     """
     pieces = text.split(DEFAULT_IMAGE_TOKEN)
     counts = [num_frames] * (len(pieces) - 1) if isinstance(num_frames, int) else list(num_frames)
@@ -66,18 +68,18 @@ def preprocess_multimodal(
     num_frames: int | Sequence[int] = 1,
     timestamps: Times | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """Expand the placeholders of LLaVA conversations, `num_frames` counted through all turns of a conversation.
+    """Expand the placeholders of LLaVA conversations.
 
     Args:
         sources: conversations, each a list of `{"from": "human" | "gpt", "value": text}`.
-        data_args: accepted because the described signature has it; nothing is read from it.
-        num_frames, timestamps: as in `expand_image_tokens`.
+        data_args: ignored; the described signature has it.
+        num_frames, timestamps: as in `expand_image_tokens`, for the placeholders of all turns of a conversation.
 
     Returns:
-        New conversations. Unlike the described system, which edits its input, what you pass in stays as it was.
+        New conversations. The described system edits its input; this function leaves `sources` unchanged.
 
     Raises:
-        DataFormatError: a conversation has another number of placeholders than of frame counts.
+        DataFormatError: the number of placeholders in a conversation differs from the number of counts.
 
     Lesson: 02.
     """
@@ -103,13 +105,13 @@ def preprocess_multimodal(
 def tokenizer_image_token(
     prompt: str, tokenizer: PreTrainedTokenizerBase, return_tensors: str | None = None
 ) -> list[int] | torch.Tensor:
-    """Tokenize a prompt; each `<image>` becomes `IMAGE_TOKEN_INDEX` (-200). LLaVA's function of the same name.
+    """Tokenize a prompt. Each `<image>` becomes `IMAGE_TOKEN_INDEX` (-200), as in LLaVA's function of this name.
 
     Returns:
-        A list of ids, or int64 (L,) with `return_tensors="pt"`. A tokenizer that begins with a BOS token does so once.
+        A list of ids, or int64 (L,) with `return_tensors="pt"`. If the tokenizer adds BOS, it is at the start only.
 
     Raises:
-        FvvError: `return_tensors` is neither None nor "pt".
+        FvvError: `return_tensors` is neither `None` nor "pt".
 
     Lesson: 02.
     """
@@ -124,21 +126,24 @@ def tokenizer_image_token(
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The BOS token if this tokenizer begins a text with it (Llama does, Qwen does not): a list of 0 or 1 ids."""
+    """Return a list with the id of the BOS token, empty if the tokenizer adds none (Llama adds it, Qwen does not)."""
     first = tokenizer("a").input_ids[0]
     return [first] if first == tokenizer.bos_token_id else []
 
 
 def expanded_length(input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int) -> int:
-    """Positions that the model will read once each sentinel has become `tokens_per_frame` features. Lesson: 02."""
+    """Return the sequence length after each sentinel becomes `tokens_per_frame` features. Lesson: 02."""
     return len(input_ids) + _count_frames(input_ids) * (tokens_per_frame - 1)
 
 
 def sequence_runs(
     input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, labels: Sequence[int] | torch.Tensor | None = None
 ) -> list[tuple[str, int]]:
-    """The expanded sequence as runs of one kind, (kind, positions): `text`, `answer` where there is a label, and
-    `frame`, a run for each. `plotting.plot_sequence` draws them. Lesson: 02."""
+    """Return the expanded sequence as runs of (kind, positions).
+
+    The kinds are `text`, `answer` (text with labels) and `frame` (one run per frame). `plotting.plot_sequence` draws
+    them. Lesson: 02.
+    """
     runs: list[tuple[str, int]] = []
     learned = [False] * len(input_ids) if labels is None else [int(label) != IGNORE_INDEX for label in labels]
     for token, is_learned in zip(input_ids, learned, strict=True):
@@ -161,13 +166,13 @@ def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
 def check_token_budget(
     input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, max_length: int, sample: str
 ) -> int:
-    """Return the expanded length of a sample, or refuse the sample when the model may not read so many positions.
+    """Return the expanded length of a sample. Raise an error if it exceeds `max_length`.
 
-    The described system cuts off what is too long. With 8 frames of 256 tokens and `model_max_length=2048` that is the
-    whole answer: no labels remain and the loss is 0 or NaN.
+    The described system truncates long samples. With 8 frames of 256 tokens and `model_max_length=2048`, this removes
+    the whole answer: no labels remain and the loss is 0 or NaN.
 
     Raises:
-        TokenBudgetError: names the sample, the counts, and the ways out.
+        TokenBudgetError: the sample is too long. The message names the sample, the counts and possible fixes.
 
     Lesson: 02.
     """

@@ -1,13 +1,13 @@
 """Chat templates, and which spans of the rendered text are learned.                                       Lesson 2
 
-A chat template turns turns into one text. Everything about labels follows from it, so rendering returns the text *in
-pieces*, each marked as learned (an answer with its end mark) or not (all the rest):
+A chat template renders the turns of a conversation as one text. Labels follow from the template, so `render` returns
+the text *in pieces*. Each piece is marked as learned (an answer with its end mark) or given (everything else):
 
     <|im_start|>assistant\\n | It is red.<|im_end|>\\n | <|im_start|>user\\n ...
           given                     learned                   given
 
-A generation prompt is the same rendering, stopped where the answer would begin, so a model is always asked in the words
-in which it was taught. This module knows nothing about tokens.
+A generation prompt is the same text up to the start of the answer. So the prompt of a question is exactly the text that
+the model was trained on. This module knows nothing about tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fvv_lib.errors import DataFormatError
 
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
-LEARNED_MARKS = ("loss", "weight")  # of a turn: false or 0 where it is not learned
+LEARNED_MARKS = ("loss", "weight")  # keys of a turn; false or 0 means that it is not learned
 
 
 class Piece(NamedTuple):
@@ -29,19 +29,19 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template as the strings that stand around the turns.
+    """A chat template: the strings before, between and after the turns.
 
     Attributes:
-        system: what stands before the first turn.
-        human: around a question, with `{}` in its place.
-        answer_start, answer_end: around an answer. The end mark is learned: it is how the model stops.
+        system: the text before the first turn.
+        human: the text around a question; `{}` is the place of the question.
+        answer_start, answer_end: the text before and after an answer. The end mark is learned, so that the model stops.
         stop: the text that ends a generated answer.
-        answer_prefix: a space that stands before the answer and belongs to it: most tokenizers keep a space and the
-            word after it in one token, so a prompt that ended in the space would be followed by tokens never seen
-            there.
-        first_human: the same as `human` for the first turn, where it differs.
-        marks: what tells turns apart. In the text of a turn each of them would begin or end a turn. The line break of
-            `plain` is none: captions may have several lines.
+        answer_prefix: a space before the answer, which belongs to the answer. Most tokenizers put a space and the next
+            word into one token. After a prompt that ends with the space, the model would have to continue with tokens
+            that never follow it in training.
+        first_human: used in place of `human` for the first turn; `None` if both are the same.
+        marks: the strings that separate turns. Inside the text of a turn, a mark would start or end a turn. The line
+            break of `plain` is not a mark, because captions may have several lines.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Template:
     marks: tuple[str, ...] = ()
 
     def render(self, turns: Sequence[dict[str, Any]], sample: str = "conversation") -> list[Piece]:
-        """Render LLaVA turns (`{"from": "human" | "gpt", "value": text}`) to pieces; their texts joined are the prompt.
+        """Render LLaVA turns (`{"from": "human" | "gpt", "value": text}`) to pieces. Their joined text is the prompt.
 
-        A conversation that ends with a question is rendered up to where the answer begins: the generation prompt. An
-        answer that is not to be learned is a piece like any other; see `is_learned`.
+        If the conversation ends with a question, the text ends where the answer would start: this is the generation
+        prompt. Each answer is a piece. `is_learned` determines whether the piece is marked as learned.
 
         Raises:
-            DataFormatError: names the sample; see `check_turns`.
+            DataFormatError: the conversation is malformed, see `check_turns`. The message names the sample.
         """
         check_turns(turns, sample, needs_answer=False)
         pieces, given = [], self.system
@@ -101,7 +101,7 @@ _V1 = Template(
 )
 _PLAIN = Template(
     name="plain", system="", human="{}", answer_start="", answer_end="\n", stop="\n"
-)  # projector pre-training: a picture and its caption
+)  # projector pre-training: an image and its caption
 _LLAMA_2 = Template(
     name="llama_2",
     system="",
@@ -120,7 +120,7 @@ _LLAMA_2 = Template(
 #: The templates by name: `qwen_2` (FastVLM), `v1` (LLaVA-1.5), `plain`, `llama_2`.
 conversation_templates: dict[str, Template] = {t.name: t for t in (_QWEN_2, _V1, _PLAIN, _LLAMA_2)}
 
-# `qwen_2` for stock transformers, whose processors render Jinja: saved with every FastVLM.
+# `qwen_2` in Jinja, which the processors of stock transformers render. It is saved with every FastVLM.
 QWEN_2_JINJA = (
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['content'] is string %}{{ message['content'] }}"
@@ -131,32 +131,34 @@ QWEN_2_JINJA = (
 
 
 def get_template(version: str) -> Template:
-    """The template of a name.
+    """Return the template with this name.
 
     Raises:
-        DataFormatError: lists the names. (The described system falls back to `v1` in silence, which is where its
-            "tokenization mismatches" come from: a Vicuna template in front of a Qwen tokenizer.)
+        DataFormatError: the name is unknown. The message lists the known names. (The described system silently falls
+            back to `v1`. Its "tokenization mismatches" come from this: a Vicuna template with a Qwen tokenizer.)
     """
     if version not in conversation_templates:
         known = ", ".join(conversation_templates)
-        raise DataFormatError(f"Unknown template {version!r}: choose one of {known} (FastVLM speaks qwen_2).")
+        raise DataFormatError(f"Unknown template {version!r}: choose one of {known} (FastVLM uses qwen_2).")
     return conversation_templates[version]
 
 
 def is_learned(turn: Mapping[str, Any]) -> bool:
-    """Whether a turn is learned: an answer is, unless its `loss` is false or its `weight` is 0.
+    """Return whether a turn is learned. An answer is learned unless its `loss` or `weight` is false or 0.
 
-    A question is never learned, whatever its marks say: exporters write the same mark to every turn.
+    A question is never learned. Its marks are ignored, because exporters write the same mark to every turn.
     """
     return ROLES[turn["from"]] == "gpt" and all(turn.get(key) in (None, 1) for key in LEARNED_MARKS)
 
 
 def check_turns(turns: Sequence[dict[str, Any]], sample: str, needs_answer: bool = True) -> None:
-    """Check that turns alternate human, gpt, human, gpt, that nothing is empty, and that `loss` and `weight` of a turn,
-    where they are set, are true or 1, or false or 0.
+    """Check that a conversation is well-formed.
+
+    Turns must alternate between human and gpt, and no text may be empty. `loss` and `weight` of a turn, if set, must be
+    true or 1, or false or 0.
 
     Raises:
-        DataFormatError: names the sample and the turn, and says what to do.
+        DataFormatError: the conversation is malformed. The message names the sample, the turn and the fix.
     """
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise DataFormatError(f"{sample}: it has no conversation. Give a list of turns, human first, then gpt.")
@@ -191,7 +193,7 @@ def check_turns(turns: Sequence[dict[str, Any]], sample: str, needs_answer: bool
 def _check_learned_marks(turn: Mapping[str, Any], where: str) -> None:
     marks = {key: turn[key] for key in LEARNED_MARKS if turn.get(key) is not None}
     for key, mark in marks.items():
-        if mark not in (0, 1):  # False and True are among them
+        if mark not in (0, 1):  # False and True are equal to 0 and 1
             raise DataFormatError(
                 f"{where}: {key!r} must be true or 1 (learned), or false or 0 (not learned), got {mark!r}. An answer "
                 "is learned in full or not at all."
