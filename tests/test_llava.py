@@ -187,7 +187,7 @@ def test_text_alone_keeps_its_place_in_a_batch(save_llava):
 
 def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
     model = load_pretrained_model(save_llava(), device="cpu").model
-    with pytest.raises(ModelFolderError, match="makes 56 pixels, but the vision tower takes 28"):
+    with pytest.raises(ModelFolderError, match="makes 56 pixels, but the vision tower needs 28"):
         tokens_per_frame(model.config, 56)
 
 

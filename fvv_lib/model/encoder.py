@@ -1,8 +1,8 @@
-"""(B, T, C, H, W) to (B*T, C, H, W), encode, and back.                                                    Lesson 4
+"""Flatten (B, T, C, H, W) to (B*T, C, H, W), encode, and split again.                                     Lesson 4
 
-A vision tower knows pictures, not videos: its input has four dimensions. So the frames of all videos of a batch are
-laid in one long row, encoded in one pass, and cut apart again. That equals a loop over frames, because the tower treats
-each picture on its own (as long as its BatchNorm is in eval mode). This module knows nothing about text.
+A vision tower accepts images, not videos: its input has four dimensions. So the frames of all videos of a batch are
+concatenated, encoded in one pass, and split again. This equals a loop over frames, because the tower treats each image
+independently (as long as its BatchNorm is in eval mode). This module knows nothing about text.
 """
 
 import math
@@ -22,14 +22,14 @@ Images = torch.Tensor | Sequence[torch.Tensor]
 
 
 class VisionParts(Protocol):
-    """Vision tower and projector of a model that is built like LLaVA."""
+    """The vision tower and the projector of a model with LLaVA's structure."""
 
     vision_tower: torch.nn.Module
     multi_modal_projector: torch.nn.Module
 
 
 class FrameEncoder(Protocol):
-    """What encoding needs of a model; `VideoMixin` has it, and says what each setting is for."""
+    """What encoding needs of a model. `VideoMixin` implements it and documents the settings."""
 
     training: bool
     train_batchnorm: bool
@@ -46,18 +46,18 @@ class FrameEncoder(Protocol):
 
 
 def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
-    """Lay the frames of a batch in one row.
+    """Concatenate the frames of a batch.
 
     Args:
-        images: (B, T, C, H, W) videos; (B, C, H, W) pictures; (C, H, W) one picture; or a list that mixes (T, C, H, W)
-            and (C, H, W). T may be 0: a sample of text alone.
+        images: (B, T, C, H, W) videos; (B, C, H, W) images; (C, H, W) one image; or a list that mixes (T, C, H, W) and
+            (C, H, W). T may be 0, for a text-only sample.
 
     Returns:
-        (F, C, H, W) contiguous, F frames in all, and the number of frames of each of the B entries. `view` on frames
-        that were permuted would fail or, after a wrong reshape, mix rows of pixels.
+        Contiguous (F, C, H, W), where F is the total number of frames, and the number of frames of each of the B
+        entries. (`view` would fail on permuted frames; a wrong reshape would mix rows of pixels.)
 
     Raises:
-        FvvError: another number of dimensions, not three colours, or pictures of different sizes or types.
+        FvvError: a wrong number of dimensions, not 3 colours, or frames of different sizes or dtypes.
 
     Source: LLaVA-NeXT's handling of `images.ndim == 5`. Lesson: 04.
     """
@@ -89,10 +89,10 @@ def flatten_frames(images: Images) -> tuple[torch.Tensor, list[int]]:
 
 
 def unflatten_frames(features: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """Cut a row of frame features apart: (F, K, D) and the frames of each entry -> a list of B tensors (T, K, D).
+    """Split frame features: (F, K, D) and the number of frames of each entry -> a list of B tensors (T, K, D).
 
     Raises:
-        FvvError: the frames are not as many as the sizes say.
+        FvvError: the number of frames is not the sum of `sizes`.
 
     Lesson: 04.
     """
@@ -102,41 +102,41 @@ def unflatten_frames(features: torch.Tensor, sizes: Sequence[int]) -> list[torch
 
 
 def pool_frames(features: torch.Tensor, pool: int) -> torch.Tensor:
-    """Average squares of pool x pool neighbouring tokens of each frame: (F, K, D) -> (F, K / pool^2, D), row by row.
+    """Average each square of pool x pool tokens of a frame: (F, K, D) -> (F, K / pool^2, D), both in row-major order.
 
-    It comes after the projector, as in LLaVA-OneVision: a projector that was trained without pooling gets what it was
-    trained on, and an average of its outputs still lies among the vectors that the language model knows. So a
-    model can be pooled, or not, without a new projector.
+    Pooling follows the projector, as in LLaVA-OneVision. A projector that was trained without pooling still gets the
+    input that it was trained on, and an average of its outputs is still among the vectors that the language model
+    knows. So pooling can be turned on or off without a new projector.
 
     Raises:
-        FvvError: see `pooled_tokens`.
+        FvvError: the tokens cannot be pooled, see `pooled_tokens`.
 
     Source: Li et al., LLaVA-OneVision, 2024. Lesson: 04.
     """
     if pool == 1:
         return features
-    pooled_tokens(features.shape[1], pool)  # raises
+    pooled_tokens(features.shape[1], pool)  # raises if they cannot be pooled
     side = math.isqrt(features.shape[1])
     grid = features.transpose(1, 2).unflatten(2, (side, side))  # (F, D, side, side)
     return F.avg_pool2d(grid, pool).flatten(2).transpose(1, 2)
 
 
 def encode_images(model: FrameEncoder, images: Images, frames_per_chunk: int | None = None) -> list[torch.Tensor]:
-    """Encode all frames of a batch with vision tower and projector, and pool them where the model is set so.
+    """Encode all frames of a batch with the vision tower and the projector, and pool them by `video_config.frame_pool`.
 
-    They go in one pass; on a CPU, where that is faster, at most `model.pixels_at_once` in each, but at least one frame.
+    All frames are encoded in one pass. On a CPU, each pass has at most `model.pixels_at_once` pixels, but at least one
+    frame, because smaller passes are faster there.
 
     Args:
         model: a `VideoMixin` model.
-        images: as in `flatten_frames`; uint8 is scaled to [0, 1] and normalised on the model's device, float is taken
+        images: as in `flatten_frames`. uint8 is scaled to [0, 1] and normalised on the model's device; float is used
             as it is.
-        frames_per_chunk: encode at most so many frames at a time. With gradient checkpointing a chunk keeps nothing but
-            its pixels and is encoded again in the backward pass, so the activations are those of one chunk, however
-            many frames the batch has.
+        frames_per_chunk: maximum number of frames per pass. With gradient checkpointing, a chunk keeps only its pixels
+            and is encoded again in the backward pass. So the activations in memory are those of one chunk, for any
+            number of frames.
 
     Returns:
-        B tensors (T, K, D): K tokens per frame (with `video_config.frame_pool`, those that are left), D the width of
-        the language model.
+        B tensors (T, K, D), where K is the tokens per frame (after pooling) and D the width of the language model.
 
     Raises:
         FvvError: chunks or gradient checkpointing while the tower's BatchNorm collects statistics.
@@ -151,7 +151,7 @@ def encode_images(model: FrameEncoder, images: Images, frames_per_chunk: int | N
         )
 
     def encode(frames: torch.Tensor) -> torch.Tensor:
-        features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D), of LLaVA f x (K, D)
+        features = model.get_image_features(model.normalize(frames)).pooler_output  # (f, K, D); LLaVA: f x (K, D)
         features = features if isinstance(features, torch.Tensor) else torch.stack(features)
         return pool_frames(features, model.video_config.frame_pool)
 
@@ -166,24 +166,24 @@ def encode_images(model: FrameEncoder, images: Images, frames_per_chunk: int | N
 
 
 def _chunks(model: FrameEncoder, frames: torch.Tensor, frames_per_chunk: int | None) -> Sequence[torch.Tensor]:
-    """Cut frames into what passes the vision tower at a time: `frames_per_chunk`, and on a CPU `pixels_at_once`.
+    """Split frames into passes of the vision tower, by `frames_per_chunk` and, on a CPU, by `pixels_at_once`.
 
-    There glibc gives blocks of more than 32 MiB back to the system as soon as they are free, and the system clears each
-    page when it is taken again, for the next layer. In smaller pieces fewer tensors are so large.
+    On a CPU, glibc returns each freed block of more than 32 MiB to the system. The system clears every page again when
+    the next layer allocates it. In smaller passes, fewer tensors are this large.
     """
     at_once = frames_per_chunk or len(frames)
     tower = next(model.model.vision_tower.parameters())
-    collects = model.training and model.train_batchnorm  # statistics, which are those of all frames
+    collects = model.training and model.train_batchnorm  # statistics, which need all frames in one pass
     if tower.device.type == "cpu" and model.pixels_at_once and not collects and not is_zero3_enabled():
         at_once = min(at_once, max(1, model.pixels_at_once // (frames.shape[-2] * frames.shape[-1])))
     return frames.split(at_once)
 
 
 def tower_features(model: FrameEncoder, frames: torch.Tensor, frames_per_chunk: int | None = None) -> torch.Tensor:
-    """What the vision tower makes of frames: (F, C, H, W) -> (F, K, D of the tower), as the projector is given it.
+    """Compute the vision tower's features, as the projector receives them: (F, C, H, W) -> (F, K, D of the tower).
 
-    It is caught on its way to the projector, because which layers and which tokens of a tower are taken is known to
-    transformers, for each kind of model. Lesson: 09.
+    A hook captures them at the projector, because transformers selects the layers and tokens of the tower, which differ
+    by kind of model. Lesson: 09.
     """
     caught: list[torch.Tensor] = []
     projector = model.model.multi_modal_projector
@@ -194,13 +194,13 @@ def tower_features(model: FrameEncoder, frames: torch.Tensor, frames_per_chunk: 
 
 
 def project_features(model: FrameEncoder, vision_features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """What `encode_images` gives, from what the tower made of the frames earlier (`tower_features`).
+    """Return the result of `encode_images` from the stored features of the vision tower (`tower_features`).
 
     Args:
-        vision_features: B tensors (T, K, D of the tower), or one of (B, T, K, D); T may be 0.
+        vision_features: B tensors (T, K, D of the tower), or one tensor (B, T, K, D). T may be 0.
 
     Returns:
-        B tensors (T, K, D), pooled where the model is set so. The projector runs even without frames, because other
+        B tensors (T, K, D), pooled by `video_config.frame_pool`. The projector runs even without frames, because other
         ranks wait for it.
 
     Lesson: 09.

@@ -1,7 +1,7 @@
-"""What a frame is to a model: pixels, tokens, room for a sample.                                          Lesson 4
+"""The size of a frame for a model: pixels, tokens, and the maximum length of a sample.                    Lesson 4
 
-All of it follows from the configuration of a model: nothing is encoded, and no weights are needed. `make_frame_spec` is
-the one place where training, checking, asking and the memory prediction learn it.
+These values follow from the configuration of a model: nothing is encoded, and no weights are needed. Training,
+checking, chat and the memory prediction all get them from `make_frame_spec`.
 """
 
 import json
@@ -18,7 +18,7 @@ from fvv_lib.video_config import FrameSpec, VideoConfig
 
 
 class OpenedModel(Protocol):
-    """What the geometry of frames follows from: a model folder that is opened, or a model that is loaded."""
+    """What the frame geometry is computed from: an opened model folder or a loaded model."""
 
     @property
     def config(self) -> PreTrainedConfig: ...
@@ -33,14 +33,14 @@ class OpenedModel(Protocol):
 def make_frame_spec(
     opened: OpenedModel, video_config: VideoConfig, max_length: int | None = None, image_size: int | None = None
 ) -> FrameSpec:
-    """What a frame is to this model, with these settings.
+    """Compute the `FrameSpec` of this model with these settings.
 
     Args:
-        max_length: positions that a sample may take; default: as many as the model reads.
-        image_size: side of a frame in pixels; default: that of the image processor.
+        max_length: maximum positions of a sample; default: as many as the model reads.
+        image_size: side of a frame in pixels; default: the size of the image processor.
 
     Raises:
-        TokenBudgetError: `max_length` is more than the model reads.
+        TokenBudgetError: `max_length` is less than 1 or more than the model reads.
         ModelFolderError, FvvError: see `tokens_per_frame`.
 
     Lesson: 04.
@@ -57,7 +57,7 @@ def make_frame_spec(
 
 
 def processor_size(image_processor: Any) -> int:
-    """The side in pixels of the square that a Hugging Face image processor makes."""
+    """Return the side, in pixels, of the square that a Hugging Face image processor produces."""
     for size in (getattr(image_processor, "crop_size", None), image_processor.size):
         if size and size.get("height"):
             return int(size["height"])
@@ -65,13 +65,13 @@ def processor_size(image_processor: Any) -> int:
 
 
 def tokens_per_frame(config: PreTrainedConfig, image_size: int, frame_pool: int = 1) -> int:
-    """How many tokens the model reads for a square picture: (image_size / stride) squared, 256 at 1024, divided by
-    `frame_pool` squared.
+    """Return the tokens of a square frame: (image_size / stride) squared, divided by `frame_pool` squared.
 
-    CLIP's class token is one more where it is not left out (`vision_feature_select_strategy` is `full`).
+    For FastVLM at 1024 pixels without pooling, these are 256. CLIP's class token adds one if
+    `vision_feature_select_strategy` is `full`.
 
     Raises:
-        ModelFolderError: the size is no multiple of the tower's stride, or CLIP was made for another.
+        ModelFolderError: `image_size` is not a multiple of the tower's stride, or not the size that CLIP was made for.
         FvvError: the tokens cannot be pooled, see `pooled_tokens`.
     """
     stride = vision_stride(config)
@@ -79,7 +79,7 @@ def tokens_per_frame(config: PreTrainedConfig, image_size: int, frame_pool: int 
         raise ModelFolderError(f"The picture size {image_size} is no multiple of the vision tower's stride {stride}.")
     expected = getattr(config.vision_config, "image_size", image_size)
     if image_size != expected:
-        raise ModelFolderError(f"The image processor makes {image_size} pixels, but the vision tower takes {expected}.")
+        raise ModelFolderError(f"The image processor makes {image_size} pixels, but the vision tower needs {expected}.")
     tokens = (image_size // stride) ** 2
     if config.vision_feature_select_strategy == "full":
         tokens += class_tokens(config)
@@ -87,10 +87,10 @@ def tokens_per_frame(config: PreTrainedConfig, image_size: int, frame_pool: int 
 
 
 def pooled_tokens(tokens: int, pool: int) -> int:
-    """Tokens of a frame after pooling: 256 with 2 x 2 are 64.
+    """Return the tokens of a frame after pooling: 256 tokens pooled by 2 x 2 become 64.
 
     Raises:
-        FvvError: the tokens are not a square that can be cut into squares of pool x pool.
+        FvvError: the tokens are not a square that divides into squares of pool x pool.
 
     Lesson: 04.
     """
@@ -104,7 +104,7 @@ def pooled_tokens(tokens: int, pool: int) -> int:
 
 
 def vision_stride(config: PreTrainedConfig) -> int:
-    """Pixels per token of the vision tower, in each direction: 64 for FastVLM, 14 for the CLIP of LLaVA-1.5."""
+    """Return the pixels per token of the vision tower, in each direction: 64 for FastVLM, 14 for LLaVA-1.5's CLIP."""
     tower = config.vision_config
     if tower.model_type == "clip_vision_model":
         return int(tower.patch_size)
@@ -113,7 +113,7 @@ def vision_stride(config: PreTrainedConfig) -> int:
 
 @lru_cache
 def _timm_stride(architecture: str, model_args: str) -> int:
-    """timm knows the stride of a tower once the tower is built; without weights that takes no memory."""
+    """Build a timm tower to read its stride. On the meta device, the tower takes no memory."""
     with torch.device("meta"):
         tower = timm.create_model(architecture, **json.loads(model_args))
     features: Any = tower.feature_info
@@ -121,5 +121,5 @@ def _timm_stride(architecture: str, model_args: str) -> int:
 
 
 def class_tokens(config: PreTrainedConfig) -> int:
-    """Tokens of the vision tower that stand for no part of the picture: CLIP has one."""
+    """Return the number of tower tokens that represent no part of the image: 1 for CLIP, otherwise 0."""
     return int(config.vision_config.model_type == "clip_vision_model")

@@ -1,7 +1,7 @@
 """The parts of a model, and which of them are trained.                                                    Lesson 6
 
-A vision-language model is a vision tower, a projector and a language model. Parameters are told apart by their names,
-under whatever PEFT puts before them.
+A vision-language model has a vision tower, a projector and a language model. The name of a parameter determines its
+part, with or without the prefix that PEFT adds.
 """
 
 import re
@@ -17,12 +17,12 @@ MODULE_OF_PART = {"vision_tower": "vision_tower", "projector": "multi_modal_proj
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name: vision_tower, projector or language_model."""
+    """Return the part that a parameter belongs to, by its name: vision_tower, projector or language_model."""
     return next((part for part, module in MODULE_OF_PART.items() if f"{module}." in name), "language_model")
 
 
 def set_trainable(model: VideoMixin, parts: Iterable[str]) -> None:
-    """Let the parameters of these parts train, freeze all others."""
+    """Make the parameters of these parts trainable and freeze all others."""
     parts = set(parts)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in parts)
@@ -30,8 +30,11 @@ def set_trainable(model: VideoMixin, parts: Iterable[str]) -> None:
 
 
 def freeze_unread(model: VideoMixin) -> None:
-    """Freeze the layers after the last one that is read. LLaVA takes CLIP's features before the last layer; the layers
-    behind it get no gradient, and DistributedDataParallel would wait for one."""
+    """Freeze the layers of CLIP after the last one that is read.
+
+    LLaVA reads CLIP's features before the last layer. Later layers get no gradient, and DistributedDataParallel would
+    wait for one.
+    """
     config = model.config
     if config.vision_config.model_type != "clip_vision_model":
         return
@@ -45,10 +48,10 @@ def freeze_unread(model: VideoMixin) -> None:
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """For each part, how many parameters are trained, and how many there are."""
+    """Count the trained parameters and all parameters of each part."""
     counts = dict.fromkeys(PARTS, (0, 0))
     for name, parameter in model.named_parameters():
-        if "original_module." not in name:  # PEFT trains a copy of it, which counts
+        if "original_module." not in name:  # PEFT trains a copy, which is counted
             size = full_size(parameter)
             trained, total = counts[part_of(name)]
             counts[part_of(name)] = (trained + (size if parameter.requires_grad else 0), total + size)
@@ -56,7 +59,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def format_parts(counts: dict[str, tuple[int, int]]) -> str:
-    """A table of what `count_parameters` counts."""
+    """Format the result of `count_parameters` as a table."""
     rows = {**counts, "all": tuple(map(sum, zip(*counts.values(), strict=True)))}
     lines = [f"{'part':<15}{'trained':>15}{'parameters':>15}"]
     return "\n".join([*lines, *(f"{part:<15}{trained:>15,}{total:>15,}" for part, (trained, total) in rows.items())])

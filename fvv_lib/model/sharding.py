@@ -1,7 +1,7 @@
-"""DeepSpeed's ZeRO, where the processes share optimizer, gradients, parameters: what must know of it.         Lesson 9
+"""Code that depends on DeepSpeed ZeRO, which shards optimizer, gradients and parameters.                  Lesson 9
 
-Under ZeRO-3 the shares of the parameters are made while the model is loaded, and put together for each layer while it
-trains. Outside of training nobody does that. Without DeepSpeed nothing here does anything, and it is not needed.
+Under ZeRO-3, parameters are sharded while the model is loaded. Training gathers them layer by layer; outside of
+training nothing does. Without ZeRO-3, DeepSpeed is not imported and need not be installed.
 """
 
 import math
@@ -18,7 +18,7 @@ from fvv_lib.private_api import full_shape
 
 
 def join_zero3() -> None:
-    """Join the processes that share the parameters out; before the model is loaded. (On CPUs nobody else does it.)"""
+    """Join the process group of ZeRO-3. Call this before the model is loaded. (On CPUs, nothing else does it.)"""
     if is_deepspeed_zero3_enabled():
         import deepspeed
 
@@ -26,12 +26,12 @@ def join_zero3() -> None:
 
 
 def full_size(parameter: nn.Parameter) -> int:
-    """Elements of a parameter, all shares together."""
+    """Return the number of elements of a parameter, over all shards."""
     return full_shape(parameter).numel()
 
 
 def whole_parameters(model: nn.Module) -> AbstractContextManager:
-    """Within this, each process holds all of the model, to use it outside of training."""
+    """Return a context in which each process holds the whole model, to use it outside of training."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
@@ -40,16 +40,16 @@ def whole_parameters(model: nn.Module) -> AbstractContextManager:
 
 
 def is_zero3_enabled() -> bool:
-    """True under ZeRO-3: ranks gather the weights of each layer together, so all must call it equally often."""
+    """Return True under ZeRO-3. Ranks gather a layer's weights together, so all must call each layer equally often."""
     return is_deepspeed_zero3_enabled()
 
 
 def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
-    """How many blank frames the encoder must get after these; no gradient comes from them.
+    """Return the number of blank frames to encode after these. They contribute no gradient.
 
-    Every rank must run the encoder in every step, or the other ranks block: at least one. Under ZeRO-3 all
-    ranks must run it equally often, so they agree on the number of chunks. And a single frame under the hooks of ZeRO-3
-    gives a FastViT wrong gradients (DeepSpeed 0.19.8 on the CPU; from two frames on they are right).
+    Every rank must run the encoder in every step, or the other ranks block. So a batch without frames gets one. Under
+    ZeRO-3, all ranks must run the encoder equally often, so they agree on the number of chunks. Also, a single frame
+    under ZeRO-3's hooks gives a FastViT wrong gradients (DeepSpeed 0.19.8 on the CPU). With two or more they are right.
 
     Raises:
         FvvError: chunks of one frame under ZeRO-3.
@@ -67,10 +67,10 @@ def blank_frames(frames: torch.Tensor, frames_per_chunk: int | None) -> int:
 
 
 class _MixedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm with statistics in float32, whatever its weights are in.
+    """BatchNorm with statistics in float32 and weights of any dtype.
 
-    In bfloat16 DeepSpeed casts the weights. Our configurations keep the statistics as they are, for 8 bits are too few
-    for an average of millions of pictures; but PyTorch wants weights and statistics of one type.
+    In bfloat16, DeepSpeed casts the weights. Our configurations keep the statistics in float32, because 8 bits are too
+    few for an average over millions of images. PyTorch needs both in one dtype, so the weights are used in float32.
     """
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def _batch_norm(norm: nn.BatchNorm2d, frames: torch.Tensor) -> torch.Tensor:
 
 
 def mix_batchnorm(model: nn.Module) -> None:
-    """Let BatchNorm take weights of a narrower type than its statistics, as DeepSpeed leaves them."""
+    """Make BatchNorm accept weights of a narrower dtype than its statistics, as DeepSpeed leaves them."""
     mixed = {nn.BatchNorm2d: _MixedBatchNorm, BatchNormAct2d: _MixedBatchNormAct}
     for module in model.modules():
         module.__class__ = mixed.get(type(module), type(module))

@@ -1,7 +1,7 @@
-"""Features spliced into the prompt.                                                                        Lesson 4
+"""Splice features into the prompt.                                                                         Lesson 4
 
-`prepare_inputs_labels_for_multimodal` replaces each -200 of a prompt by the K features of one frame, and makes one
-batch of samples of different lengths: padded, or packed in one row. This module knows nothing about files or templates.
+`prepare_inputs_labels_for_multimodal` replaces each -200 of a prompt with the K features of one frame. It batches
+samples of different lengths, either padded or packed into one row. This module knows nothing about files or templates.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Prepared = tuple[None, torch.Tensor | None, torch.Tensor | None, Any, torch.Tens
 
 
 class SplicedModel(FrameEncoder, HasVocabulary, Protocol):
-    """What splicing needs of a model; `VideoMixin` has it."""
+    """What splicing needs of a model. `VideoMixin` implements it."""
 
     frames_per_chunk: int | None
 
@@ -39,29 +39,31 @@ def prepare_inputs_labels_for_multimodal(
     packing: bool = False,
     vocabulary: Vocabulary | None = None,
 ) -> Prepared | tuple[torch.Tensor, Any, Any, Any, None, Any]:
-    """Replace each image sentinel by the features of one frame. LLaVA's signature and 6-tuple.
+    """Replace each image sentinel with the features of one frame. The signature and the returned 6-tuple are LLaVA's.
 
     Args:
         model: a `VideoMixin` model.
-        input_ids: int64 (B, L) with `IMAGE_TOKEN_INDEX` once per frame, padded anywhere the mask is 0.
-        attention_mask, labels: (B, L) or None.
-        images: see `encoder.flatten_frames`: one entry per sample; with one sample, all pictures are its frames.
-        vision_features: in place of images, what the vision tower made of them, see `encoder.project_features`.
-        image_sizes: accepted because LLaVA's signature has it; frames are square here.
-        padding_side: where the result is padded: `right` to train, `left` to generate.
-        packing: lay the samples in one row instead, without padding: (1, sum of lengths, D). Positions start again at
-            0 with each sample and the mask is None: that is how transformers knows that attention must not cross from
-            one sample to the next. The first label of each sample is -100, for its token follows nothing.
-        vocabulary: what embeds the text, and will make the logits; default: the model's embedding.
+        input_ids: int64 (B, L) with one `IMAGE_TOKEN_INDEX` per frame. Padding may be anywhere the mask is 0.
+        attention_mask, labels: (B, L) or `None`.
+        images: see `encoder.flatten_frames`; one entry per sample. With one sample, a tensor (T, C, H, W) is its video.
+        vision_features: stored features of the vision tower, in place of `images`; see `encoder.project_features`.
+        image_sizes: ignored; LLaVA's signature has it. Frames are square here.
+        padding_side: the side on which the result is padded: `right` for training, `left` for generation.
+        packing: concatenate the samples into one row without padding instead: (1, sum of lengths, D). Positions start
+            again at 0 with each sample and the mask is `None`. From these, transformers knows that attention must not
+            cross from one sample to the next. The first label of each sample is -100, because no token precedes it.
+        vocabulary: embeds the text and later computes the logits; default: the model's embedding.
 
     Returns:
-        (None, position_ids, attention_mask, past_key_values, inputs_embeds, labels): embeddings (B, L', D) with
-        L' = the longest of text + frames * K; mask and labels (B, L'), None where None came in; padding is 0 and -100.
-        Without images, the input as it was, with None for the embeddings.
+        `(None, position_ids, attention_mask, past_key_values, inputs_embeds, labels)`. Embeddings are (B, L', D), where
+        L' is the longest text + K per frame. Mask and labels are (B, L') and padded with 0 and -100. An argument that
+        is `None` stays `None`, but a mask is created if lengths differ. Without images, the arguments are returned
+        unchanged, with `None` for the embeddings.
 
     Raises:
-        DataFormatError: a sample's sentinels are not as many as its frames. (Apple's code raises IndexError when there
-            are too many sentinels; the described system uses the first frame in silence when there are too few.)
+        DataFormatError: the batch does not have one entry of images per sample, or a sample does not have one sentinel
+            per frame. (With too many sentinels, Apple's code raises IndexError. With too few, the described system
+            silently uses the first frame.)
 
     Source: LLaVA, `llava_arch.py`. Lesson: 04.
     """
@@ -79,18 +81,18 @@ def prepare_inputs_labels_for_multimodal(
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]  # B x (l,)
     words = torch.cat(ids)
-    words = words.masked_fill(words == IMAGE_TOKEN_INDEX, 0)  # any word in the place of a frame
+    words = words.masked_fill(words == IMAGE_TOKEN_INDEX, 0)  # any word; features replace it below
     embed = vocabulary.embed if vocabulary else model.get_input_embeddings()
     text = embed(words).split([len(row) for row in ids])  # B x (l, D)
     embeds, new_labels, lengths = [], [], []
     for i in range(batch):
         is_frame = ids[i] == IMAGE_TOKEN_INDEX
-        repeats = torch.where(is_frame, features[i].shape[1], 1)  # a frame takes K places
+        repeats = torch.where(is_frame, features[i].shape[1], 1)  # a frame has K positions
         row = text[i].repeat_interleave(repeats, dim=0)  # (l', D)
         is_feature = is_frame.repeat_interleave(repeats)[:, None]
         embeds.append(row.masked_scatter(is_feature, features[i].to(row.dtype)))
         lengths.append(len(row))
-        if labels is not None:  # a sentinel's label is -100, and so is each copy of it
+        if labels is not None:  # a sentinel's label is -100, and so are its K copies
             new_labels.append(labels[i][keep[i]].repeat_interleave(repeats, dim=0))
 
     if packing:

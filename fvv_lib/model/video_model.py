@@ -1,7 +1,7 @@
-"""The FastVLM, and the LLaVA, that take videos.                                                           Lesson 4
+"""FastVLM and LLaVA models that accept videos.                                                            Lesson 4
 
-`VideoMixin` puts the splicing of features before the forward pass of any transformers class that is built like LLaVA
-(vision tower, projector, language model), and computes logits only where there are labels. This module knows nothing
+`VideoMixin` splices features before the forward pass of any transformers class with LLaVA's structure (vision tower,
+projector, language model). In training, it computes logits only for tokens with a label. This module knows nothing
 about files or templates.
 """
 
@@ -26,7 +26,7 @@ from fvv_lib.video_config import VideoConfig
 
 BATCHNORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
 
-REGISTER_FLOATS = 16  # in the vector registers of AVX-512
+REGISTER_FLOATS = 16  # float32 values in a vector register of AVX-512
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Model
@@ -35,10 +35,10 @@ else:
 
 
 def cannot_train_channels_last(tower: torch.nn.Module) -> bool:
-    """Whether a tower has a 1x1 convolution with a stride over few channels, as some FastViTs have over the colours.
+    """Return whether a tower has a strided 1x1 convolution over few channels, as some FastViTs do over the colours.
 
-    On a CPU the backward pass of such a layer in channels-last order writes outside its memory, and the process crashes
-    (oneDNN's issue 6035; PyTorch 2.12 to 2.15). Neither Apple's towers nor that of the course have one.
+    On a CPU, the backward pass of this layer in channels-last order writes outside its memory and crashes the process
+    (oneDNN issue 6035; PyTorch 2.12 to 2.15). The towers of Apple and of the course have no such layer.
     """
     return any(
         isinstance(layer, torch.nn.Conv2d)
@@ -50,25 +50,25 @@ def cannot_train_channels_last(tower: torch.nn.Module) -> bool:
 
 
 class VideoMixin(_Model):
-    """Video for a transformers class that is built like LLaVA. Put it before that class in the bases.
+    """Add video to a transformers class with LLaVA's structure. Put this mixin before that class in the bases.
 
-    `forward` and `generate` take `images` of 3, 4 or 5 dimensions or a list, uint8 or float, next to `input_ids` with
-    one sentinel per frame. Everything else (`pixel_values` with expanded ids, `inputs_embeds`, PEFT, DeepSpeed,
-    `from_pretrained`) stays the base class's. What `save_pretrained` writes loads in stock transformers.
+    `forward` and `generate` accept `images` of 3, 4 or 5 dimensions or a list, uint8 or float, with `input_ids` that
+    have one sentinel per frame. Everything else (`pixel_values` with expanded ids, `inputs_embeds`, PEFT, DeepSpeed,
+    `from_pretrained`) works as in the base class. Stock transformers loads what `save_pretrained` writes.
 
     Attributes:
-        video_config: how frames were sampled, prepared, pooled and prompted in training; saved beside `config.json`, so
-            that evaluation and chat do the same. Stock transformers does not read it: it loads a model that was trained
-            with `frame_pool=2`, and gives it all tokens of each frame.
-        train_batchnorm: False keeps the vision tower's BatchNorm in eval mode even while training. Fine-tuning sees few
-            clips at a time, and one forward in train mode already overwrites statistics that took Apple millions of
-            pictures to collect.
-        frames_per_chunk: frames that pass the vision tower at a time, see `encode_images`; None: all of the batch.
-        pixels_at_once: on a CPU no more pixels than these pass at a time, but at least one frame; None: all of the
-            batch. It is faster and, where nothing is kept for a backward pass, takes less memory; the features are the
-            same but for rounding.
-        packing: lay the samples of a batch in one row while only labelled logits are computed; spares the padding.
-        checkpointing: whether gradient checkpointing is on; transformers' own method sets it.
+        video_config: how frames are sampled, prepared, pooled and prompted in training. It is saved beside
+            `config.json`, so that evaluation and chat do the same. Stock transformers does not read it: a model that
+            was trained with `frame_pool=2` loads there, but gets all tokens of each frame.
+        train_batchnorm: False keeps the vision tower's BatchNorm in eval mode, even in training. Fine-tuning sees few
+            clips at a time, and a single forward pass in train mode already overwrites statistics that Apple collected
+            from millions of images.
+        frames_per_chunk: maximum frames per pass of the vision tower, see `encode_images`; `None`: the whole batch.
+        pixels_at_once: on a CPU, maximum pixels per pass, but at least one frame; `None`: the whole batch. Smaller
+            passes are faster. They need less memory if nothing is kept for a backward pass. The features are the same
+            up to rounding.
+        packing: concatenate the samples of a batch into one row without padding, if only labelled logits are computed.
+        checkpointing: whether gradient checkpointing is on. The method of transformers sets it.
 
     Lesson: 04.
     """
@@ -81,11 +81,11 @@ class VideoMixin(_Model):
     checkpointing: bool = False
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames as the vision tower wants them: uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float is
-        not.
+        """Return frames as the vision tower expects them. uint8 (F, C, H, W) is scaled to [0, 1] and normalised; float
+        is not.
 
-        On a CPU they are in channels-last order, in which convolutions are faster. Only a tower that
-        `cannot_train_channels_last` keeps the usual order while it is trained.
+        On a CPU, frames are in channels-last order, because convolutions are faster then. A tower that
+        `cannot_train_channels_last` gets the usual order in training.
         """
         parameters = list(self.model.vision_tower.parameters())
         device, dtype = parameters[0].device, parameters[0].dtype
@@ -111,7 +111,7 @@ class VideoMixin(_Model):
         return self
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        """transformers reaches layers of its own; a tower of timm must be told in timm's words."""
+        """Set gradient checkpointing. transformers sets it in its own layers only, so a timm tower is set here."""
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
         for module in self.model.vision_tower.modules():
             if isinstance(module, TimmWrapperModel):
@@ -132,17 +132,18 @@ class VideoMixin(_Model):
         vision_features: Sequence[torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The base class's forward, with videos.
+        """Run the base class's forward pass, with videos.
 
         Args:
             images: see `encoder.flatten_frames`. The other inputs are those of the base class.
-            full_logits: logits at every position (True), or only where the next token has a label (False): then
-                `logits` is (labelled tokens, V). By default False while training with labels, else True. 2,100
-                positions of 152,000 words are 1.3 GB in float32, and an answer needs thirty of them.
+            full_logits: True computes logits at every position. False computes them only where the next token has a
+                label; `logits` is then (labelled tokens, V). Default: False in training with labels, otherwise True.
+                Logits of 2,100 positions and 152,000 words are 1.3 GB in float32, and an answer needs thirty positions.
             num_items_in_batch: divide the summed loss by this (the Trainer's count over accumulated batches).
-            vision_features: in place of images, what the vision tower made of them, see `encoder.project_features`.
+            vision_features: stored features of the vision tower, in place of images; see `encoder.project_features`.
 
         Raises:
+            DataFormatError: the frames do not match the sentinels, or are passed with inputs that exclude each other.
             LabelMismatchError: no token of the batch is learned.
         """
         has_frames = images is not None or vision_features is not None
@@ -183,7 +184,7 @@ class VideoMixin(_Model):
                 inputs["num_items_in_batch"] = num_items_in_batch
             return super().forward(labels=labels, **inputs)
 
-        inputs.setdefault("use_cache", False)  # with a cache, transformers would not tell packed samples apart
+        inputs.setdefault("use_cache", False)  # with a cache, transformers would not separate packed samples
         hidden = self.model(**inputs).last_hidden_state  # (B, L', D)
         learned = labels[:, 1:] != IGNORE_INDEX  # position t predicts token t + 1
         targets = labels[:, 1:][learned]  # (S,)
@@ -205,11 +206,14 @@ class VideoMixin(_Model):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Generate answers to prompts with videos: int64 (B, new tokens); all arguments of transformers' `generate`.
+        """Generate answers to prompts with videos. Accept all arguments of transformers' `generate`.
 
         Args:
-            inputs: prompts, int64 (B, L), one sentinel per frame. (`input_ids` is taken too.)
-            images: see `encoder.flatten_frames`; None leaves all to the base class, which returns prompt and answer.
+            inputs: prompts, int64 (B, L), with one sentinel per frame. (`input_ids` works, too.)
+            images: see `encoder.flatten_frames`. With `None`, only the base class runs; it returns prompt and answer.
+
+        Returns:
+            int64 (B, new tokens).
         """
         inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
         if images is None:
@@ -223,14 +227,14 @@ class VideoMixin(_Model):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """No: the weights are the base class's, so transformers shall rename old names of them as it does there."""
+        """Return False: the weights are the base class's, so transformers must rename old names of them, too."""
         return False
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path | None, *args: Any, video_config: VideoConfig | None = None, **kwargs: Any
     ) -> Any:
-        """Load as the base class does, with this `video_config`; default: that of the folder if it has one."""
+        """Load as the base class does, and set `video_config`; default: the one in the folder, if there is one."""
         result = super().from_pretrained(path, *args, **kwargs)
         model = result[0] if isinstance(result, tuple) else result
         if video_config is None and path is not None:
@@ -240,11 +244,11 @@ class VideoMixin(_Model):
         return result
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save as the base class does, under its name, with `video_config` in a small file beside `config.json`."""
-        if kwargs.get("state_dict") is not None:  # DeepSpeed's copy has tied weights twice
+        """Save as the base class does, under its name, and save `video_config` in a small file beside `config.json`."""
+        if kwargs.get("state_dict") is not None:  # DeepSpeed's copy contains tied weights twice
             tied = tied_weights(self)
             kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if k not in tied}
-        if is_deepspeed_zero3_enabled():  # it notes renamings that loading did not need; saving would undo them
+        if is_deepspeed_zero3_enabled():  # loading records renames that did not happen; saving would revert them
             kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
@@ -258,8 +262,8 @@ class VideoMixin(_Model):
 
 
 class FastVlmForVideo(VideoMixin, FastVlmForConditionalGeneration):
-    """FastVLM (Apple, CVPR 2025; `fast_vlm` in transformers) that watches videos. Lesson: 04."""
+    """FastVLM (Apple, CVPR 2025; `fast_vlm` in transformers) with video input. Lesson: 04."""
 
 
 class LlavaForVideo(VideoMixin, LlavaForConditionalGeneration):
-    """LLaVA-1.5 (Liu et al., 2024; `llava` in transformers) that watches videos. Lesson: 08."""
+    """LLaVA-1.5 (Liu et al., 2024; `llava` in transformers) with video input. Lesson: 08."""

@@ -1,7 +1,7 @@
-"""The embedding and the head, which in a small model are one weight.                                      Lesson 9
+"""The embedding and the head of a language model, which share one weight in small models.                 Lesson 9
 
-A vocabulary of 152,000 words is more than a quarter of a language model of half a billion parameters: what a training
-step makes of that size, it should make once, and late. This module knows nothing about frames.
+With a vocabulary of 152,000 words, this weight is more than a quarter of a language model of half a billion parameters.
+A training step should make a tensor of that size only once, and late. This module knows nothing about frames.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from fvv_lib.private_api import has_forward_hooks, is_sharded
 
 
 class HasVocabulary(Protocol):
-    """A language model with an embedding and a head, as transformers' models are."""
+    """A language model with an embedding and a head, as in transformers."""
 
     def get_input_embeddings(self) -> nn.Module: ...
 
@@ -24,19 +24,20 @@ class HasVocabulary(Protocol):
 
 
 class Vocabulary:
-    """The two ends of the language model in one forward pass: token ids to embeddings, hidden states to logits.
+    """Both ends of the language model in one forward pass: token ids to embeddings, hidden states to logits.
 
-    Tied, both give their weight a gradient. The head's is full, for each word is a wrong answer to something, and it is
-    the first thing that a backward pass makes: it is held while all activations still are. The embedding's has the few
-    rows that were read, but PyTorch makes it full too, and a third tensor of that size for their sum. Here the backward
-    pass holds the gradient of the logits instead, (S, V) for S learned tokens, and makes the weight's once, at its end.
+    With tied weights, both add to the gradient of one weight. The head's part is dense, because each word gets a
+    gradient. The backward pass makes it first and holds it together with all activations. The embedding's part has only
+    the rows that were read, but PyTorch makes it dense, too, and then a third tensor of that size for the sum. This
+    class holds the gradient of the logits instead, (S, V) for S learned tokens. It makes the weight's gradient once, at
+    the end of the backward pass. If S is larger than D, it makes the head's part at once, because this is smaller.
 
-    Where there is nothing to gain (no gradient, two weights), and where the two are not plain modules with the whole
-    weight (hooks of the head, ZeRO-3, adapters, torch.compile), they are called and nothing else is done.
+    The two modules are called as usual if there is nothing to gain (no gradient, two separate weights), or if they are
+    not plain modules with the whole weight (hooks of the head, ZeRO-3, adapters, torch.compile).
 
     Args:
-        model: a `VideoMixin` model. Make this object before the encoder runs: autograd goes back in the order of
-            making, so what is made first comes last.
+        model: a `VideoMixin` model. Create this object before the encoder runs. Autograd runs backward in reverse order
+            of creation, so what is created first runs last.
 
     Lesson: 09.
     """
@@ -44,12 +45,12 @@ class Vocabulary:
     def __init__(self, model: HasVocabulary):
         self.embedding: Any = model.get_input_embeddings()
         self.head: Any = model.get_output_embeddings()
-        self.owed: list[Callable[[], torch.Tensor]] = []  # what makes the head's part of the gradient
+        self.owed: list[Callable[[], torch.Tensor]] = []  # functions that make the head's part of the gradient
         self.late = _is_simple(self.embedding, self.head)
         self.weight: Any = _Lookup.apply(self.head.weight, self.owed) if self.late else self.embedding.weight
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """(L,) -> (L, D). Where this is used, `logits` must be too."""
+        """Embed token ids: (L,) -> (L, D). After this, `logits` must be called, too."""
         if not self.late:
             return self.embedding(ids)
         self.embedding.sparse = True
@@ -59,7 +60,7 @@ class Vocabulary:
             self.embedding.sparse = False
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(S, D), computed from what `embed` gave -> (S, V)"""
+        """Compute logits of hidden states that depend on the result of `embed`: (S, D) -> (S, V)."""
         if not self.late:
             return self.head(hidden)
 
@@ -77,17 +78,17 @@ class Vocabulary:
 
 
 def _is_simple(embedding: Any, head: Any) -> bool:
-    """Whether both are plain modules that train one weight, and nothing comes between the head and its logits."""
+    """Return whether both are plain modules that train one weight, and nothing changes the head's output."""
     if type(embedding) is not nn.Embedding or type(head) is not nn.Linear or embedding.weight is not head.weight:
         return False
     hooked = has_forward_hooks(head) or is_sharded(head.weight)
     trained = head.weight.requires_grad and torch.is_grad_enabled()
-    sparse = head.weight.device.type in ("cpu", "cuda")  # not all devices know sparse sums
+    sparse = head.weight.device.type in ("cpu", "cuda")  # not all devices support sparse sums
     return trained and sparse and not hooked and not torch.compiler.is_compiling()
 
 
 class _Lookup(torch.autograd.Function):
-    """The weight for the embedding; on the way back, the rows that were read are added to what the head owes."""
+    """Pass the weight to the embedding. In the backward pass, add the embedding's gradient to the head's."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, owed: list[Callable[[], torch.Tensor]]) -> torch.Tensor:
