@@ -1,8 +1,8 @@
-"""The errors that users meet, in one family.
+"""The errors of this library, in one family.
 
-A message says what is wrong and with what: which file, sample or setting. Where something can be done about it, the
-message ends with that. `except FvvError` catches whatever this library refuses: data, settings and arguments that it
-cannot use. What torch or transformers refuse keeps its own type. This module knows nothing about the others.
+A message names the file, sample or setting and says what is wrong with it. If there is a remedy, the message ends with
+it. `except FvvError` catches everything that this library refuses: data, settings and arguments that it cannot use.
+Errors of torch and transformers keep their own types. This module knows nothing about the other modules.
 """
 
 
@@ -11,28 +11,28 @@ class FvvError(ValueError):
 
 
 class FlagError(FvvError):
-    """A flag, or a line of a YAML file, that a verb does not take."""
+    """A verb does not accept a flag or a line of a YAML file."""
 
 
 class VideoDecodeError(FvvError):
-    """A picture or video cannot be read: missing, damaged, too large, or without a frame in the time asked for."""
+    """An image or video cannot be read: missing, damaged, too large, or without a frame in the requested time."""
 
 
 class TokenBudgetError(FvvError):
-    """A sample, or the length asked for, is more than the model may read; nothing is ever cut to fit."""
+    """A sample or a requested length is more than the model may read. Samples are never truncated."""
 
 
 class LabelMismatchError(FvvError):
-    """Labels cannot be found as asked, or would teach nothing."""
+    """Labels cannot be found as requested, or no token would be learned."""
 
 
 class DataFormatError(FvvError):
-    """An annotation file, a sample, a batch or the name of a chat template is not as it must be."""
+    """An annotation file, a sample, a batch or the name of a chat template is not valid."""
 
 
 class ModelFolderError(FvvError):
-    """A model folder is missing or incomplete, or is not of a kind that can be loaded."""
+    """A model folder is missing, incomplete, or of a kind that cannot be loaded."""
 
 
 class CheckpointError(FvvError):
-    """A run cannot go on from its checkpoint, or has ended with other settings."""
+    """A run cannot resume from its checkpoint, or has ended with other settings."""

@@ -1,7 +1,7 @@
 """Where a result comes from: versions, commit, hardware, and a digest of this package's code.
 
-A record keeps these beside a result, so that the result can be explained and made again; caches use the digest, so that
-they hold nothing that other code wrote. This module knows nothing about training.
+A record stores these beside a result, so that the result can be explained and reproduced. Caches use the digest, so
+that they never return what other code wrote. This module knows nothing about training.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "d
 
 
 def code_digest(modules: str = "**/*") -> str:
-    """A digest of the source of this package, by default of all its rooms: a cache that other code wrote is not read.
+    """Return a digest of the source of this package, by default of all rooms. A cache with another digest is not read.
 
     Args:
         modules: a glob pattern without `.py`, like `data/annotations`.
 
     Raises:
-        FvvError: no module has such a name; a digest of nothing would never change.
+        FvvError: no module has this name. (A digest of nothing would never change.)
     """
     digest = hashlib.blake2b()
     files = sorted(PACKAGE.glob(f"{modules}.py"))
@@ -42,7 +42,7 @@ def code_digest(modules: str = "**/*") -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that bear on a result, where they are installed."""
+    """Return the versions of Python and of the installed packages that can affect a result."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -53,7 +53,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit of the repository that a folder is in, with "+" where files differ from it; None outside of one."""
+    """Return the commit of a folder's repository, with "+" if tracked files differ from it; `None` if there is none."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -70,17 +70,17 @@ def git_commit(folder: Path) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Cores and memory of this machine, and its GPUs by name."""
+    """Return the cores and memory of this machine, and the names of its GPUs."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"machine": platform.machine(), "cores": os.cpu_count(), "memory_gib": round(gib, 1), "gpus": gpus}
 
 
 def peak_memory_gib() -> float:
-    """The most that this process has held so far: on its GPU, or where it has none, resident in memory."""
+    """Return the peak memory of this process in GiB: on its GPU, or resident memory if there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says may be the peak of the parent
+    if status.exists():  # getrusage may return the parent's peak
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

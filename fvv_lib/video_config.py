@@ -1,8 +1,8 @@
-"""What turns a video into frames, pixels and tokens, and what that makes of one frame.
+"""Settings that turn a video into frames, pixels and tokens, and the frame geometry that follows from them.
 
-`VideoConfig` holds the settings that travel with a model, so that evaluation and chat do what training did. `FrameSpec`
-holds what follows from them for one model; `model.geometry` computes it. Neither changes once it is made. This module
-loads neither torch nor transformers.
+`VideoConfig` holds the settings that are saved with a model, so that evaluation and chat do what training did.
+`FrameSpec` holds the values that follow from them for one model; `model.geometry` computes it. Both are immutable. This
+module imports neither torch nor transformers.
 """
 
 import json
@@ -16,7 +16,7 @@ VIDEO_CONFIG_NAME = "fvv_config.json"
 
 
 def is_hub_name(path: str | Path) -> bool:
-    """Whether a path is no folder here and has the form of a hub name, owner/name."""
+    """Return whether a path does not exist here and has the form of a Hub name, owner/name."""
     return not Path(path).exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/"))
 
 
@@ -31,7 +31,7 @@ CHOICES = {
 
 
 def check_choices(settings: Any) -> None:
-    """Raise a FvvError where a field of these settings has none of its `CHOICES`."""
+    """Raise an FvvError if a field of these settings is not one of its `CHOICES`."""
     for name, allowed in CHOICES.items():
         value = getattr(settings, name, allowed[0])
         if value not in allowed:
@@ -39,28 +39,28 @@ def check_choices(settings: Any) -> None:
 
 
 def deterministic_sampling(strategy: str) -> str:
-    """`random` frames are for training: outside of it the middle of each part stands for them (TSN)."""
+    """Return the strategy outside of training: `random` becomes `segment`, the middle of each part (TSN)."""
     return "segment" if strategy == "random" else strategy
 
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """How videos were sampled, prepared and prompted: what evaluation and chat must do as training did.
+    """How training samples, prepares and prompts videos. Evaluation and chat must do the same.
 
-    Saved as `fvv_config.json` beside `config.json`; a file from before a setting existed has its default. The defaults
-    are FastVLM's.
+    Saved as `fvv_config.json` beside `config.json`. A setting that an older file does not have gets its default. The
+    defaults are FastVLM's.
 
     Attributes:
-        num_video_frames: frames of each video.
-        frame_sampling: which of them, see `sample_frame_indices`.
+        num_video_frames: number of frames per video.
+        frame_sampling: which frames are read, see `sample_frame_indices`.
         image_aspect_ratio: how a frame becomes a square, see `preprocess_frames`.
         version: the chat template, see `conversation_templates`.
-        image_mean, image_std: what pixels are normalised with after they are scaled to [0, 1].
-        time_marks: what is written before each frame, see `expand_image_tokens`.
-        frame_pool: side of the squares of tokens that are averaged; 1: none.
+        image_mean, image_std: normalise pixels after they are scaled to [0, 1].
+        time_marks: the text before each frame, see `expand_image_tokens`.
+        frame_pool: side of the squares of tokens that are averaged; 1: no pooling.
 
     Raises:
-        FvvError: a value that the setting does not take; names both.
+        FvvError: a setting does not accept a value. The message names both.
 
     Lesson: 04.
     """
@@ -85,26 +85,26 @@ class VideoConfig:
 
     @property
     def inference_sampling(self) -> str:
-        """How frames are sampled outside of training, see `deterministic_sampling`."""
+        """The sampling strategy outside of training, see `deterministic_sampling`."""
         return deterministic_sampling(self.frame_sampling)
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """The colour that pictures are padded with, RGB, 0 to 255: the mean, so that it is near 0 once normalised."""
+        """The padding colour, RGB, 0 to 255: the mean, so that padding is near 0 after normalisation."""
         red, green, blue = (int(255 * mean) for mean in self.image_mean)
         return red, green, blue
 
     def save(self, folder: str | Path) -> None:
-        """Write `fvv_config.json` into a folder."""
+        """Write `fvv_config.json` to a folder."""
         text = json.dumps(asdict(self), indent=2)
         (Path(folder) / VIDEO_CONFIG_NAME).write_text(text + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "VideoConfig | None":
-        """The configuration of a folder or hub name, None where it has none.
+        """Return the configuration of a folder or Hub name, `None` if there is none.
 
         Raises:
-            ModelFolderError: the file is not what `save` writes.
+            ModelFolderError: the file is not a valid configuration.
         """
         file: Path | str = Path(folder) / VIDEO_CONFIG_NAME
         if is_hub_name(folder):
@@ -113,7 +113,7 @@ class VideoConfig:
 
             try:
                 file = hf_hub_download(str(folder), VIDEO_CONFIG_NAME)
-            except EntryNotFoundError:  # also without a network, where the cache does not have it
+            except EntryNotFoundError:  # also raised without a network if the file is not cached
                 return None
         if not Path(file).is_file():
             return None
@@ -127,13 +127,13 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """What one frame is to one model. `model.geometry.make_frame_spec` computes it.
+    """The size of a frame for one model. `model.geometry.make_frame_spec` computes it.
 
     Attributes:
         image_size: side of a frame in pixels; frames are square.
-        tokens_per_frame: positions that a frame takes in the language model, pooling included.
-        max_length: positions that a sample may take, frames included.
-        background: colour that pictures are padded with, RGB, 0 to 255.
+        tokens_per_frame: positions per frame in the language model, after pooling.
+        max_length: maximum positions of a sample, frames included.
+        background: padding colour, RGB, 0 to 255.
     """
 
     image_size: int
