@@ -29,12 +29,12 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("version", EXPECTED)
-def test_rendering_is_the_published_one(version):
+def test_rendering_equals_the_published_template(version):
     assert text_of(conversation_templates[version].render(TURNS)) == EXPECTED[version]
 
 
 @pytest.mark.parametrize("version", EXPECTED)
-def test_learned_pieces_are_the_answers_with_their_end_marks(version):
+def test_learned_pieces_are_answers_with_their_end_marks(version):
     template = conversation_templates[version]
     learned = [piece.text for piece in template.render(TURNS) if piece.learned]
     assert learned == [template.answer_prefix + answer + template.answer_end for answer in ("A1", "A2")]
@@ -52,14 +52,14 @@ def test_generation_prompt_is_the_training_text_up_to_the_answer(version):
 
 
 @pytest.mark.parametrize("version", EXPECTED)
-def test_the_marks_of_a_template_are_what_it_writes_beside_the_turns(version):
+def test_marks_of_a_template_occur_in_its_rendering(version):
     rendered = text_of(conversation_templates[version].render(TURNS))
     assert all(mark in rendered for mark in conversation_templates[version].marks)
     stop = conversation_templates[version].stop
     assert stop in conversation_templates[version].marks or not stop.strip()
 
 
-def test_unknown_template_is_an_error_that_lists_the_known():
+def test_unknown_template_is_an_error_that_lists_known_templates():
     with pytest.raises(DataFormatError, match=r"'qwen2'.*qwen_2, v1, plain, llama_2"):
         get_template("qwen2")
 

@@ -19,21 +19,21 @@ def frames(*shape):
         ([frames(3), frames(), frames(0), frames(2)], [3, 1, 0, 2]),
     ],
 )
-def test_flatten_lays_frames_in_one_contiguous_row(images, sizes):
+def test_flatten_returns_contiguous_frames_and_sizes(images, sizes):
     row, found = flatten_frames(images)
     assert found == sizes
     assert row.shape == (sum(sizes), 3, 64, 64)
     assert row.is_contiguous()
 
 
-def test_unflatten_is_the_way_back():
+def test_unflatten_reverses_flatten():
     images = [frames(3), frames(1), frames(2)]
     row, sizes = flatten_frames(images)
     assert all(torch.equal(a, b) for a, b in zip(unflatten_frames(row, sizes), images, strict=True))
 
 
 def test_channels_last_frames_become_contiguous():
-    """What `torch.from_numpy(frames).permute(0, 3, 1, 2)` gives crashes some PyTorch versions in the backward pass."""
+    """Frames from `torch.from_numpy(x).permute(0, 3, 1, 2)` crash the backward pass in some PyTorch versions."""
     permuted = torch.rand(2, 4, 64, 64, 3).permute(0, 1, 4, 2, 3)
     row, _ = flatten_frames(permuted)
     assert row.is_contiguous()
@@ -41,7 +41,7 @@ def test_channels_last_frames_become_contiguous():
     assert torch.equal(row[5], permuted[1, 1])
 
 
-def test_on_a_cpu_frames_are_channels_last_and_the_features_the_same(model):
+def test_frames_on_a_cpu_are_channels_last_with_the_same_features(model):
     row = frames(4)
     outputs = []
     for pixels in (model.normalize(row), model.normalize(row).contiguous()):
@@ -59,7 +59,7 @@ def test_on_a_cpu_frames_are_channels_last_and_the_features_the_same(model):
     *((channels, 1, 1, 2, False) for channels in (1, 16, 64)),
     *((3, 1, 1, 1, False), (3, 1, 3, 2, False), (6, 6, 1, 2, False)),
 ])  # fmt: skip
-def test_a_tower_that_cannot_be_trained_channels_last_keeps_the_usual_order(
+def test_tower_that_cannot_be_trained_channels_last_keeps_the_usual_order(
     model, channels, groups, kernel, stride, usual
 ):
     row = frames(4)
@@ -99,7 +99,7 @@ def test_one_pass_equals_a_loop_over_frames(model):
 
 
 @torch.no_grad()
-def test_chunks_change_nothing(model):
+def test_chunks_do_not_change_features(model):
     images = [frames(3), frames(2)]
     whole, chunked = encode_images(model, images), encode_images(model, images, frames_per_chunk=2)
     for a, b in zip(whole, chunked, strict=True):
@@ -108,16 +108,14 @@ def test_chunks_change_nothing(model):
 
 @pytest.fixture
 def passes(model):
-    """Frames in each pass of the tower."""
+    """The number of frames in each pass of the tower."""
     sizes: list[int] = []
     model.model.multi_modal_projector.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     return sizes
 
 
 @pytest.mark.parametrize(("frames_per_chunk", "checkpointing"), [(None, False), (3, False), (3, True)])
-def test_on_a_cpu_a_few_pixels_pass_at_a_time_with_the_same_features_and_gradients(
-    model, passes, frames_per_chunk, checkpointing
-):
+def test_small_passes_on_a_cpu_do_not_change_features_or_gradients(model, passes, frames_per_chunk, checkpointing):
     images, tower = [frames(3), frames(2)], model.model.vision_tower
     assert model.pixels_at_once == 1024 * 1024
 
@@ -136,14 +134,14 @@ def test_on_a_cpu_a_few_pixels_pass_at_a_time_with_the_same_features_and_gradien
     model.checkpointing = checkpointing
     in_pieces, other = encode(frames_per_chunk)
     assert passes[:3] == [2, 2, 1]
-    assert len(passes) == (6 if checkpointing else 3)  # those are encoded again
+    assert len(passes) == (6 if checkpointing else 3)  # chunks are encoded again in the backward pass
     torch.testing.assert_close(in_pieces, features, atol=1e-4, rtol=1e-4)
     for name, gradient in gradients.items():
         torch.testing.assert_close(other[name], gradient, atol=1e-4 * float(gradient.abs().max()), rtol=1e-3)
 
 
 @torch.no_grad()
-def test_what_passes_at_a_time_on_a_cpu(model, passes, monkeypatch):
+def test_frames_per_pass_on_a_cpu(model, passes, monkeypatch):
     def encode(**settings):
         passes.clear()
         encode_images(model, [frames(3), frames(2)], **settings)
@@ -153,24 +151,24 @@ def test_what_passes_at_a_time_on_a_cpu(model, passes, monkeypatch):
     assert encode(frames_per_chunk=1) == [1] * 5
     passes.clear()
     assert (len(tower_features(model, frames(5))), passes) == (5, [2, 2, 1])
-    model.pixels_at_once = 1  # never less than a frame
+    model.pixels_at_once = 1  # at least one frame
     assert encode() == [1] * 5
     with monkeypatch.context() as patch:
         patch.setattr("fvv_lib.model.sharding.is_deepspeed_zero3_enabled", lambda: True)
-        assert encode() == [5]  # all ranks run the tower equally often
+        assert encode() == [5]  # all ranks must run the tower equally often
     model.train_batchnorm = True
     assert encode() == [1] * 5
     model.train()
-    assert encode() == [5]  # the statistics are those of all
+    assert encode() == [5]  # statistics need all frames in one pass
     model.train_batchnorm, model.pixels_at_once = False, None
     assert encode() == [5]
     model.pixels_at_once = 1
-    model.to("meta")  # as a GPU, no CPU
+    model.to("meta")  # a device other than a CPU
     assert encode() == [5]
 
 
 @torch.no_grad()
-def test_other_pixels_give_other_features(model):
+def test_different_pixels_give_different_features(model):
     one, other = encode_images(model, [frames(1), frames(1)])
     assert (one - other).abs().max() > 0.01
 
@@ -182,13 +180,13 @@ def test_uint8_is_scaled_and_normalised_and_float_is_not(model):
 
 
 @torch.no_grad()
-def test_text_alone_has_no_features(model):
+def test_text_only_sample_has_no_features(model):
     (features,) = encode_images(model, [frames(0)])
     assert len(features) == 0
 
 
 def test_pooling_averages_squares_of_neighbouring_tokens():
-    """A frame whose token in row r and column c is (r, c): each pooled one is the middle of its square."""
+    """The token in row r and column c of the frame is (r, c), so each pooled token is the middle of its square."""
     grid = torch.stack(torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij"), dim=-1)  # (4, 4, 2)
     features = torch.stack([grid, grid + 10]).flatten(1, 2)  # (F, K, D)
     pooled = pool_frames(features, 2)
@@ -199,7 +197,7 @@ def test_pooling_averages_squares_of_neighbouring_tokens():
 
 
 @pytest.mark.parametrize(("tokens", "pool"), [(16, 3), (15, 2), (4, 4)])
-def test_what_can_not_be_pooled_is_an_error(tokens, pool):
+def test_tokens_that_cannot_be_pooled_are_an_error(tokens, pool):
     for function, given in ((pooled_tokens, tokens), (pool_frames, torch.zeros(1, tokens, 8))):
         with pytest.raises(FvvError, match=f"frame_pool={pool} cannot average the {tokens} tokens"):
             function(given, pool)

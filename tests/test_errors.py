@@ -1,4 +1,4 @@
-"""Errors: one family, so that `except FvvError` catches whatever the library refuses."""
+"""All errors are in one family, so that `except FvvError` catches everything that the library refuses."""
 
 import ast
 import pickle
@@ -11,30 +11,30 @@ from fvv_lib import FvvError, errors
 
 FAMILY = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, FvvError)}
 OTHERS = {
-    ("video/isolation.py", "ChildTimeoutError"),  # `read` turns these two into one that names the file
+    ("video/isolation.py", "ChildTimeoutError"),  # `read` turns these two into an error that names the file
     ("video/isolation.py", "ChildCrashError"),
     ("data/annotations.py", "self.wrong"),  # this method makes a DataFormatError that names file and line
     ("data/annotations.py", "reader.wrong"),
     ("course/environment.py", "RuntimeError"),  # the doctor reports it as a failed check
-    ("cli/flags.py", "argparse.ArgumentTypeError"),  # argparse makes a FlagError of it
+    ("cli/flags.py", "argparse.ArgumentTypeError"),  # argparse turns it into a FlagError
 }
 PACKAGE = ROOT / "fvv_lib"
 FILES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 
 def raised_by(source):
-    """The names of the errors that a source makes and raises."""
+    """Return the names of the errors that a source raises."""
     made = [node.exc for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Raise)]
     return {ast.unparse(call.func) for call in made if isinstance(call, ast.Call)}
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_what_a_module_raises_is_of_the_family(file):
+def test_modules_raise_only_errors_of_the_family(file):
     others = {name for module, name in OTHERS if module == file}
     assert raised_by((PACKAGE / file).read_text()) - FAMILY == others
 
 
-def test_what_may_be_raised_elsewhere_is_in_a_file_that_exists():
+def test_files_of_the_other_errors_exist():
     assert {module for module, _ in OTHERS} <= set(FILES)
 
 
@@ -44,8 +44,8 @@ def test_every_error_of_the_family_can_be_imported_from_the_package():
 
 
 @pytest.mark.parametrize("name", sorted(FAMILY))
-def test_an_error_comes_unharmed_out_of_another_process(name):
-    """A child that decodes, and the worker of a DataLoader, send their errors as bytes."""
+def test_errors_can_be_sent_between_processes(name):
+    """A child that decodes and a worker of a DataLoader send their errors as bytes."""
     error = pickle.loads(pickle.dumps(getattr(errors, name)("clip.mp4: it is empty. Copy it again.")))
     assert type(error).__name__ == name
     assert str(error) == "clip.mp4: it is empty. Copy it again."

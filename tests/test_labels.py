@@ -20,7 +20,7 @@ TOKENIZER = build_tokenizer()
 
 
 def conversation(turns, end, image=True):
-    """`turns` rounds whose answers end with `end`."""
+    """Return `turns` rounds of question and answer. Each answer ends with `end`."""
     result = []
     for i in range(turns):
         before = "<image>\n" if image and i == 0 else ""
@@ -42,7 +42,7 @@ def exact(tokenizer, turns, version):
 
 @cache
 def real_qwen2(folder):
-    """Its table has 151,646 entries: opened once."""
+    """Cached, because its vocabulary has 151,646 entries."""
     return AutoTokenizer.from_pretrained(folder / "real" / "qwen2_tokenizer")
 
 
@@ -70,7 +70,7 @@ sentence = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(sentence, sentence), min_size=1, max_size=3), st.sampled_from(list(conversation_templates)))
-def test_exact_labels_hold_for_any_text(rounds, version):
+def test_exact_labels_are_correct_for_any_text(rounds, version):
     turns = [
         {"from": role, "value": value} for pair in rounds for role, value in zip(("human", "gpt"), pair, strict=True)
     ]
@@ -92,11 +92,11 @@ def test_with_qwen_2_exact_equals_the_original_algorithm(turns, end):
     assert strict["labels"][0].tolist() == labels.tolist()
 
 
-# --- in linear time ---------------------------------------------------------------------------------------------------
+# --- linear time ------------------------------------------------------------------------------------------------------
 
 
 def tokenize_whole(pieces, tokenizer):
-    """What `tokenize_pieces` promises, in the plain way: each run of text is tokenized again from its beginning."""
+    """Compute the result of `tokenize_pieces` the simple way: tokenize each run of text again from its start."""
     ids = bos_ids(tokenizer)
     labels, run = [IGNORE_INDEX] * len(ids), ""
     for piece in pieces:
@@ -114,7 +114,7 @@ def tokenize_whole(pieces, tokenizer):
 
 
 def awkward_tokenizer(prepend_scheme="first"):
-    """Byte pairs that merge across words, and added tokens of every kind: some overlap, some take spaces along."""
+    """A BPE tokenizer that merges across words, with added tokens of every kind: some overlap, some absorb spaces."""
     letters = [chr(code) for code in range(32, 127)] + ["▁"]
     merges = [(">", "U"), ("▁", "a"), ("a", "b"), (">", "a"), ("\\", "n"), ("s", ">"), ("▁a", "b")]
     vocabulary = {token: i for i, token in enumerate(["<unk>", *letters, *map("".join, merges)])}
@@ -134,7 +134,7 @@ def awkward_tokenizer(prepend_scheme="first"):
 
 
 def normalizing_tokenizer():
-    """Llama's kind whose end mark is looked for in the normalized text, where a space was put before the whole."""
+    """A tokenizer like Llama's that finds its end mark in the normalized text, which starts with an added space."""
     letters = [chr(code) for code in range(32, 127)] + ["▁"]
     one = Tokenizer(models.BPE({token: i for i, token in enumerate(["<unk>", *letters])}, [], unk_token="<unk>"))
     one.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -143,7 +143,7 @@ def normalizing_tokenizer():
 
 
 def splitting_tokenizer():
-    """One that takes its special tokens for words like others."""
+    """A tokenizer that treats its special tokens as ordinary text."""
     tokenizer = build_tokenizer()
     tokenizer.split_special_tokens = True
     return tokenizer
@@ -194,8 +194,8 @@ def test_cutting_the_text_changes_no_label(every_tokenizer):
     check()
 
 
-def test_nothing_is_cut_where_a_token_crosses_a_border():
-    """In the whole text `x<y` hides `<y<|`; from the border on, `<y<|` hides `<|im_end|>`."""
+def test_text_is_not_cut_if_a_token_crosses_a_boundary():
+    """In the whole text, `x<y` hides `<y<|`. In the second piece alone, `<y<|` hides `<|im_end|>`."""
     pieces = [Piece("x", False), Piece("<y<|im_end|>", True)]
     tokenizer = awkward_tokenizer()
     ids, labels = tokenize_pieces(pieces, tokenizer)
@@ -204,14 +204,14 @@ def test_nothing_is_cut_where_a_token_crosses_a_border():
 
 
 @pytest.mark.parametrize("version", conversation_templates)
-def test_labels_of_long_conversations_are_those_of_the_whole_text(every_tokenizer, version):
+def test_labels_of_long_conversations_equal_those_of_the_whole_text(every_tokenizer, version):
     turns = [{**turn, "value": f"{turn['value']} {i} <|im_end|> </s>"} for i, turn in enumerate(conversation(6, "."))]
     pieces = conversation_templates[version].render(turns)
     assert tokenize_pieces(pieces, every_tokenizer) == tokenize_whole(pieces, every_tokenizer)
 
 
 @pytest.mark.parametrize(("name", "version"), [("tiny", "qwen_2"), ("llama, not legacy", "v1"), ("llama", "llama_2")])
-def test_the_work_grows_with_the_length_of_a_conversation(name, version, llama_tokenizer):
+def test_work_grows_linearly_with_the_length_of_a_conversation(name, version, llama_tokenizer):
     tokenizer = llama_tokenizer if name == "llama" else TOKENIZERS[name]()
     read = []
 
@@ -234,7 +234,7 @@ def test_the_work_grows_with_the_length_of_a_conversation(name, version, llama_t
 
 @pytest.mark.parametrize("mark", [{"loss": False}, {"loss": 0}, {"weight": 0}, {"weight": 0.0}, {"weight": False}])
 @pytest.mark.parametrize("version", conversation_templates)
-def test_an_answer_that_is_marked_is_read_and_not_learned(any_tokenizer, version, mark):
+def test_answer_marked_as_not_learned_is_input_but_has_no_label(any_tokenizer, version, mark):
     turns = conversation(3, ".")
     plain, labels = exact(any_tokenizer, turns, version)
     ids, less = exact(any_tokenizer, [*turns[:3], {**turns[3], **mark}, *turns[4:]], version)
@@ -247,7 +247,7 @@ def test_an_answer_that_is_marked_is_read_and_not_learned(any_tokenizer, version
 
 
 @pytest.mark.parametrize("mark", [{"loss": True}, {"weight": 1}, {"weight": 1.0}, {"loss": None, "weight": None}])
-def test_an_answer_that_is_marked_as_learned_is_learned(mark):
+def test_answer_marked_as_learned_is_learned(mark):
     turns = conversation(2, ".")
     marked = [{**turn, **mark} for turn in turns]
     assert torch.equal(exact(TOKENIZER, marked, "qwen_2")[1], exact(TOKENIZER, turns, "qwen_2")[1])
@@ -260,7 +260,7 @@ def test_a_question_is_never_learned():
         assert torch.equal(exact(TOKENIZER, marked, "qwen_2")[1], exact(TOKENIZER, turns, "qwen_2")[1])
 
 
-def test_counting_refuses_an_answer_that_is_not_learned():
+def test_counting_raises_if_an_answer_is_marked_as_not_learned():
     turns = conversation(2, ".")
     turns[3]["loss"] = False
     for mode in ("tolerant", "strict"):
@@ -270,7 +270,7 @@ def test_counting_refuses_an_answer_that_is_not_learned():
         diagnose_labels(turns, TOKENIZER)
 
 
-def test_exact_ids_are_those_of_the_whole_text():
+def test_exact_ids_equal_the_ids_of_the_whole_text():
     for version, template in conversation_templates.items():
         text = "".join(piece.text for piece in template.render(conversation(2, ".")))
         ids, _ = exact(TOKENIZER, conversation(2, "."), version)
@@ -278,7 +278,7 @@ def test_exact_ids_are_those_of_the_whole_text():
 
 
 def merging_tokenizer():
-    """A tokenizer that merges the end mark's last letter with the next turn's first: `>U`."""
+    """A tokenizer that merges the last letter of the end mark and the first letter of the next turn: `>U`."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<pad>", *letters, ">U"])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [(">", "U")]))
@@ -287,7 +287,7 @@ def merging_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
 
 
-def test_text_is_cut_where_a_token_would_cross_the_end_of_an_answer():
+def test_text_is_cut_if_a_token_would_cross_the_end_of_an_answer():
     tokenizer = merging_tokenizer()
     assert ">U" in tokenizer.tokenize("</s>USER")
     ids, labels = exact(tokenizer, conversation(2, "."), "v1")
@@ -298,12 +298,12 @@ def test_text_is_cut_where_a_token_would_cross_the_end_of_an_answer():
         diagnose_labels(conversation(2, "."), tokenizer, "v1")
 
 
-# --- counting on the tokenizers that it was written for ---------------------------------------------------------------
+# --- counting with the tokenizers that it was written for -------------------------------------------------------------
 
 
 def unprefixed_llama_tokenizer():
-    """Llama's kind with `legacy=False`: after `</s>` no space is put before the text. As in Llama's own vocabulary,
-    `USER` is one token there; at the start of a text, where a space is put before it, it is two, `▁US` and `ER`."""
+    """A tokenizer like Llama's with `legacy=False`, which adds no space after `</s>`. As in Llama's own vocabulary,
+    `USER` is one token there. At the start of a text, which gets a space, it is two tokens, `▁US` and `ER`."""
     pieces = [
         piece for name in ("v1", "llama_2") for piece in conversation_templates[name].render(conversation(1, "."))
     ]
@@ -318,7 +318,7 @@ def unprefixed_llama_tokenizer():
 def any_llama_tokenizer(request, llama_tokenizer, monkeypatch):
     if request.param == "not legacy":
         return unprefixed_llama_tokenizer()
-    monkeypatch.setattr(llama_tokenizer, "legacy", True, raising=False)  # Llama's own class says so
+    monkeypatch.setattr(llama_tokenizer, "legacy", True, raising=False)  # as in Llama's own class
     return llama_tokenizer
 
 
@@ -338,8 +338,8 @@ def test_with_its_own_tokenizer_counting_equals_exact(any_llama_tokenizer, versi
     assert learned_text(any_llama_tokenizer, labels).count("It is a red square") == rounds
 
 
-def test_a_data_set_counts_as_training_does(any_llama_tokenizer):
-    """Its check looks texts up that it has seen; what the tokenizer says of itself must get through."""
+def test_check_of_a_data_set_counts_as_training_does(any_llama_tokenizer):
+    """The check of a data set caches tokenized texts. It must pass on the attributes of its tokenizer."""
     turns = [conversation(3, ".", image=False)]
     one, other = (
         preprocess(turns, tokenizer, False, "v1", "strict")["labels"]
@@ -350,9 +350,9 @@ def test_a_data_set_counts_as_training_does(any_llama_tokenizer):
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])
-def test_counting_believes_what_a_tokenizer_says_of_itself(llama_tokenizer, rounds):
-    """Without `legacy` the v1 algorithm takes one token off each later round. This tokenizer puts a space before `USER`
-    wherever it stands, so there was none to take off, and the labels slide by one token a round."""
+def test_counting_relies_on_the_legacy_attribute_of_the_tokenizer(llama_tokenizer, rounds):
+    """Without `legacy`, the v1 algorithm subtracts one token from each later round. This tokenizer adds a space before
+    every `USER`, so the subtraction is wrong, and the labels shift by one token per round."""
     assert not getattr(llama_tokenizer, "legacy", False)
     for version, difference in (("v1", 1 - rounds), ("llama_2", 0)):
         report = diagnose_labels(conversation(rounds, "."), llama_tokenizer, version)
@@ -360,8 +360,8 @@ def test_counting_believes_what_a_tokenizer_says_of_itself(llama_tokenizer, roun
         assert (report.first_difference is None) == (difference == 0)
 
 
-# The differences that a Vicuna template makes in front of a Qwen2 tokenizer: (rounds, end of the answers) -> counted
-# minus true length, measured on the real Qwen2 tokenizer with the original code.
+# The differences of a Vicuna template with a Qwen2 tokenizer: (rounds, end of the answers) -> counted minus true
+# length, measured on the real Qwen2 tokenizer with the original code.
 V1_DIFFERENCES = {(1, "."): -1, (1, ""): -2, (2, "."): -4, (2, ""): -6, (3, "."): -7}
 
 
@@ -391,21 +391,21 @@ def test_tolerance_trains_on_the_wrong_tokens(real_data):
     assert "'>' at" in text
 
 
-def test_literal_pad_token_in_the_text_is_a_mismatch_by_counting_only():
+def test_pad_token_in_the_text_is_a_mismatch_only_for_counting():
     turns = [{"from": "human", "value": "What is <|endoftext|>?"}, {"from": "gpt", "value": "A token."}]
     template = conversation_templates["qwen_2"]
     assert count_labels(template.render(turns), TOKENIZER, template).difference == 1
     assert learned_text(TOKENIZER, exact(TOKENIZER, turns, "qwen_2")[1]) == "A token.<|im_end|>\n"
 
 
-def test_diagnosis_of_good_labels_says_so():
+def test_diagnosis_of_equal_labels_says_so():
     report = diagnose_labels(conversation(2, "."), TOKENIZER)
     assert report.first_difference is None
     assert "equal the exact ones" in str(report)
     assert report.tokens.count("<image>") == 1
 
 
-def test_bad_requests_are_errors():
+def test_invalid_arguments_are_errors():
     turns = conversation(1, ".")
     with pytest.raises(LabelMismatchError, match="exact, tolerant, strict"):
         preprocess([turns], TOKENIZER, True, mismatch="loose")
@@ -418,7 +418,7 @@ def test_bad_requests_are_errors():
             preprocess([turns[:1]], TOKENIZER, True, mismatch=mode)
 
 
-def test_a_template_of_another_tokenizer_is_named(tokenizer, llama_tokenizer, recwarn):
+def test_template_of_another_tokenizer_is_a_warning(tokenizer, llama_tokenizer, recwarn):
     check_template("qwen_2", tokenizer)
     check_template("plain", tokenizer)
     check_template("v1", llama_tokenizer)

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 (CLIP, Llama, `v1`) goes the same way as FastVLM."""
+"""LLaVA-1.5 (CLIP, Llama, `v1`) works like FastVLM."""
 
 import copy
 import json
@@ -88,7 +88,7 @@ def save_llava(llama_tokenizer, tmp_path):
     return save
 
 
-def test_it_trains_on_video_and_what_is_saved_loads_again(save_llava, annotate, media):
+def test_llava_trains_on_video_and_the_saved_model_loads_again(save_llava, annotate, media):
     output = media / "output"
     metrics = train(
         ModelArguments(str(save_llava())),
@@ -113,7 +113,7 @@ def test_it_trains_on_video_and_what_is_saved_loads_again(save_llava, annotate, 
     assert (processor.patch_size, processor.num_additional_image_tokens) == (PATCH, 1)
 
 
-def test_its_labels_are_the_answers_and_its_padding_is_the_mean_colour(save_llava, annotate, media):
+def test_labels_are_the_answers_and_padding_is_the_mean_colour(save_llava, annotate, media):
     loaded = load_pretrained_model(save_llava(), device="cpu")
     args = DataArguments(version="v1", num_video_frames=3)
     configure_model(loaded, args, TrainingArguments(use_cpu=True))
@@ -127,12 +127,12 @@ def test_its_labels_are_the_answers_and_its_padding_is_the_mean_colour(save_llav
     dataset.read = lambda path, index: type("Frames", (), {"frames": wide, "pixel_aspect": 1.0})
     assert dataset[0]["images"][0, :, 0, 0].tolist() == [int(255 * mean) for mean in MEAN]
     normalized = loaded.model.normalize(dataset[0]["images"])[0, :, 0, 0]
-    assert normalized.abs().max() < 0.02  # nearly nothing
+    assert normalized.abs().max() < 0.02  # nearly 0
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
-def test_what_is_trained_has_a_gradient_and_nothing_else(save_llava, lora_rank):
-    """The features are those before CLIP's last layer: what stands behind is frozen."""
+def test_exactly_the_trained_parameters_have_a_gradient(save_llava, lora_rank):
+    """The model reads features before CLIP's last layer. Later layers are frozen."""
     folder = save_llava()
     model = load_pretrained_model(folder, device="cpu").model
     set_trainable(model, PARTS)
@@ -148,7 +148,7 @@ def test_what_is_trained_has_a_gradient_and_nothing_else(save_llava, lora_rank):
 
 @torch.no_grad()
 @pytest.mark.parametrize("strategy", ["default", "full"])
-def test_spliced_frames_are_what_stock_transformers_computes(save_llava, strategy):
+def test_spliced_frames_give_the_logits_of_stock_transformers(save_llava, strategy):
     folder = save_llava(strategy)
     loaded, stock = load_pretrained_model(folder, device="cpu"), AutoModelForImageTextToText.from_pretrained(folder)
     model = loaded.model
@@ -166,7 +166,7 @@ def test_spliced_frames_are_what_stock_transformers_computes(save_llava, strateg
     assert (ids == image).sum() == count
 
 
-def test_a_question_is_asked_on_the_mean_colour_too(save_llava, tmp_path):
+def test_ask_pads_with_the_mean_colour(save_llava, tmp_path):
     loaded, seen = load_pretrained_model(save_llava(), device="cpu"), []
     normalize = loaded.model.normalize
     loaded.model.normalize = lambda frames: seen.append(frames) or normalize(frames)
@@ -175,17 +175,17 @@ def test_a_question_is_asked_on_the_mean_colour_too(save_llava, tmp_path):
     assert seen[0][0, :, 0, 0].tolist() == [int(255 * mean) for mean in MEAN]
 
 
-def test_text_alone_keeps_its_place_in_a_batch(save_llava):
+def test_text_only_samples_work_in_a_batch(save_llava):
     model = load_pretrained_model(save_llava(), device="cpu").model
     ids = torch.tensor([[1, -200, 300, 301], [1, 302, 303, 304]])
     frames = torch.randint(0, 256, (1, 3, SIZE, SIZE), dtype=torch.uint8)
     model.train()
     model(ids, [frames, frames[:0]], labels=ids.clamp(min=IGNORE_INDEX)).loss.backward()
     assert torch.isfinite(model.lm_head.weight.grad).all()
-    model(ids[1:], [frames[:0]], labels=ids[1:]).loss.backward()  # no picture in the batch at all
+    model(ids[1:], [frames[:0]], labels=ids[1:]).loss.backward()  # no image in the batch
 
 
-def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
+def test_image_size_that_differs_from_clip_is_an_error(save_llava):
     model = load_pretrained_model(save_llava(), device="cpu").model
     with pytest.raises(ModelFolderError, match="makes 56 pixels, but the vision tower needs 28"):
         tokens_per_frame(model.config, 56)
@@ -199,18 +199,18 @@ def test_pictures_of_another_size_than_clips_are_an_error(save_llava):
         ({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}, "LLaVA's original layout"),
     ],
 )
-def test_what_else_goes_by_the_name_of_llava_is_an_error(save_llava, settings, message):
+def test_other_kinds_of_llava_are_an_error(save_llava, settings, message):
     with pytest.raises(ModelFolderError, match=message):
         load_pretrained_model(save_llava(**settings))
 
 
 @pytest.mark.parametrize(("strategy", "layer"), [("default", -2), ("full", -1)])
-def test_stored_features_are_those_of_the_layer_and_the_tokens_that_it_reads(save_llava, strategy, layer):
+def test_stored_features_have_the_layer_and_tokens_that_the_model_reads(save_llava, strategy, layer):
     model = load_pretrained_model(save_llava(strategy, vision_feature_layer=layer), device="cpu").model
     frames = torch.randint(0, 256, (3, 3, SIZE, SIZE), dtype=torch.uint8)
     features = tower_features(model, frames)
     assert features.shape == (3, (SIZE // PATCH) ** 2 + (strategy == "full"), 32)
-    model.pixels_at_once = 2 * SIZE * SIZE  # the three pass in two pieces
+    model.pixels_at_once = 2 * SIZE * SIZE  # the three frames are encoded in two passes
     projected, expected = project_features(model, features.split([1, 2])), encode_images(model, frames.split([1, 2]))
     for one, other in zip(projected, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""The part of the machine that this process may use."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 from fvv_lib.machine import usable_cores
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
-def test_cores_that_this_process_may_not_use_do_not_count():
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to cores")
+def test_cores_that_this_process_may_not_use_are_not_counted():
     assert usable_cores() == len(os.sched_getaffinity(0))
     core = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, [{core}]); from fvv_lib.machine import usable_cores; "

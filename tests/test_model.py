@@ -25,7 +25,7 @@ def frames(*shape, seed=0):
 
 
 def batch(rows, learned=2):
-    """Right-padded input ids, mask, and labels on the last `learned` tokens of each row."""
+    """Return right-padded input ids, the mask, and labels for the last `learned` tokens of each row."""
     longest = max(map(len, rows))
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -61,14 +61,14 @@ def test_each_sentinel_becomes_the_features_of_its_frame(model):
     assert (new_labels[2, 5:] == IGNORE_INDEX).all()
 
 
-def test_without_images_the_input_comes_back(model):
+def test_without_images_the_input_is_returned(model):
     ids, mask, labels = batch([[5, 6, 7]])
     assert prepare_inputs_labels_for_multimodal(model, ids, None, mask, None, labels, None) == (
         ids, None, mask, None, None, labels,
     )  # fmt: skip
 
 
-def test_what_came_in_as_none_goes_out_as_none(model):
+def test_arguments_that_are_none_stay_none(model):
     ids, _, _ = batch([[5, IMAGE, 6]])
     _, positions, mask, _, _, labels = prepare_inputs_labels_for_multimodal(
         model, ids, None, None, None, None, frames(1, 1)
@@ -81,13 +81,13 @@ def test_what_came_in_as_none_goes_out_as_none(model):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_sentinels_and_frames_must_be_as_many(model, count):
+def test_number_of_sentinels_must_equal_number_of_frames(model, count):
     ids, mask, _ = batch([[5, *[IMAGE] * count, 6]])
     with pytest.raises(DataFormatError, match=f"has {count} image sentinels but 2 frames"):
         prepare_inputs_labels_for_multimodal(model, ids, None, mask, None, None, frames(1, 2))
 
 
-def test_frames_are_not_borrowed_from_another_sample(model):
+def test_frames_of_another_sample_are_not_used(model):
     ids, mask, _ = batch([[5, IMAGE, IMAGE, 6], [5, IMAGE, IMAGE, 6]])
     with pytest.raises(DataFormatError, match="Sample 0 of the batch has 2 image sentinels but 1 frames"):
         prepare_inputs_labels_for_multimodal(model, ids, None, mask, None, None, [frames(1), frames(3)])
@@ -128,7 +128,7 @@ def test_an_image_is_a_one_frame_video(model):
 
 
 @torch.no_grad()
-def test_other_frames_and_another_order_give_other_logits(model):
+def test_different_frames_or_another_order_give_different_logits(model):
     ids = torch.tensor([[5, IMAGE, IMAGE, 6]])
     video = frames(1, 2)
     logits = model(ids, video).logits[0, -1]
@@ -136,7 +136,7 @@ def test_other_frames_and_another_order_give_other_logits(model):
     assert (model(ids, frames(1, 2, seed=3)).logits[0, -1] - logits).abs().max() > 1e-2
 
 
-def test_supervised_logits_give_the_loss_and_gradients_of_full_logits(model):
+def test_labelled_logits_give_the_loss_and_gradients_of_full_logits(model):
     ids, mask, labels = batch(MIXED_ROWS)
     model.train()
     results = []
@@ -154,24 +154,24 @@ def test_supervised_logits_give_the_loss_and_gradients_of_full_logits(model):
         torch.testing.assert_close(gradient, full_grads[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_tied_embedding_gets_the_gradient_of_the_lookup_and_that_of_the_head(model):
+def test_tied_embedding_gets_the_gradients_of_lookup_and_head(model):
     _, tied = loss_and_gradients(model)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     _, untied = loss_and_gradients(model)
     name = "model.language_model.embed_tokens.weight"
     assert not tied[name].is_sparse
-    assert not untied[name].is_sparse  # no optimizer of the Trainer takes it
+    assert not untied[name].is_sparse  # no optimizer of the Trainer accepts sparse gradients
     torch.testing.assert_close(tied[name], untied[name] + untied["lm_head.weight"], atol=1e-6, rtol=1e-4)
 
 
-def test_loss_is_divided_by_the_count_that_is_given(model):
+def test_loss_is_divided_by_num_items_in_batch(model):
     ids, mask, labels = batch(MIXED_ROWS)
     model.train()
     mean = model(ids, MIXED_IMAGES, mask, labels=labels).loss
     torch.testing.assert_close(model(ids, MIXED_IMAGES, mask, labels=labels, num_items_in_batch=12).loss, mean / 2)
 
 
-def test_a_batch_that_teaches_nothing_is_an_error(model):
+def test_batch_without_labels_is_an_error(model):
     ids, mask, labels = batch(MIXED_ROWS)
     model.train()
     with pytest.raises(LabelMismatchError, match="No token of this batch is learned"):
@@ -192,7 +192,7 @@ def test_spliced_embeddings_equal_stock_transformers_on_expanded_ids(model, tmp_
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_fine_tuning_keeps_batchnorm_as_it_was(model):
+def test_fine_tuning_keeps_batchnorm_statistics(model):
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [norm.running_mean.clone() for norm in norms]
     ids, mask, labels = batch(MIXED_ROWS)
@@ -215,7 +215,7 @@ def loss_and_gradients(model, rows=MIXED_ROWS, images=MIXED_IMAGES):
 
 
 def checkpoint(model):
-    """`gradient_checkpointing_enable`, by the name that this transformers has for it."""
+    """Call `gradient_checkpointing_enable`, which has another name in some versions of transformers."""
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
@@ -223,7 +223,7 @@ def checkpoint(model):
     ("checkpointing", "frames_per_chunk", "packing"),
     [(True, None, False), (False, 2, False), (True, 2, False), (True, 1, True), (False, None, True)],
 )
-def test_what_saves_memory_changes_neither_loss_nor_gradients(model, checkpointing, frames_per_chunk, packing):
+def test_saving_memory_changes_neither_loss_nor_gradients(model, checkpointing, frames_per_chunk, packing):
     plain, gradients = loss_and_gradients(model)
     if checkpointing:
         checkpoint(model)
@@ -236,7 +236,7 @@ def test_what_saves_memory_changes_neither_loss_nor_gradients(model, checkpointi
 
 
 def calls(module):
-    """How often a module runs, from now on: a list that grows."""
+    """Return a list that gets one entry, the batch size, for each later call of a module."""
     seen = []
     module.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     return seen
@@ -251,18 +251,18 @@ def test_checkpointing_reaches_every_layer_and_every_block_of_the_tower(model):
     checkpoint(model)
     assert all(layer._gradient_checkpointing_func.keywords == {"use_reentrant": False} for layer in layers)
     loss_and_gradients(model)
-    assert {len(runs) for runs in seen} == {3}  # once more forward, once again in the backward pass
+    assert {len(runs) for runs in seen} == {3}  # two more: one forward, one in the backward pass
     getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
     loss_and_gradients(model)
     assert {len(runs) for runs in seen} == {4}
 
 
-def test_chunks_bound_the_frames_that_are_in_the_tower(model):
+def test_chunks_limit_the_frames_per_pass_of_the_tower(model):
     seen = calls(model.model.vision_tower.timm_model.stem)
     checkpoint(model)
     model.frames_per_chunk = 3
     loss_and_gradients(model)
-    assert seen == [3, 1, 1, 3]  # 4 frames forward; in the backward pass the last chunk comes first
+    assert seen == [3, 1, 1, 3]  # 4 frames forward; the backward pass starts with the last chunk
 
 
 def test_checkpointing_leaves_a_frozen_embedding_and_tower_alone(model):
@@ -275,7 +275,7 @@ def test_checkpointing_leaves_a_frozen_embedding_and_tower_alone(model):
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
-def test_batchnorm_that_learns_is_not_counted_twice(model):
+def test_trained_batchnorm_with_chunks_or_checkpointing_is_an_error(model):
     model.train_batchnorm = True
     loss_and_gradients(model)
     model.frames_per_chunk = 2
@@ -287,7 +287,7 @@ def test_batchnorm_that_learns_is_not_counted_twice(model):
         loss_and_gradients(model)
 
 
-def test_packed_samples_lie_in_one_row_and_each_begins_at_zero(model):
+def test_packed_samples_form_one_row_and_positions_restart_at_zero(model):
     ids, mask, labels = batch(MIXED_ROWS, learned=4)  # the first token of the second sample has a label
     _, positions, none, _, embeds, row = prepare_inputs_labels_for_multimodal(
         model, ids, None, mask, None, labels, MIXED_IMAGES, packing=True
@@ -302,7 +302,7 @@ def test_packed_samples_lie_in_one_row_and_each_begins_at_zero(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_packed_sample_sees_nothing_of_the_others(model, attention):
+def test_packed_sample_does_not_attend_to_others(model, attention):
     model.set_attn_implementation(attention)
     model.packing = True
 
@@ -313,7 +313,7 @@ def test_a_packed_sample_sees_nothing_of_the_others(model, attention):
     before = logits(MIXED_ROWS, MIXED_IMAGES)
     for i in range(3):
         rows, images = [*MIXED_ROWS], [*MIXED_IMAGES]
-        rows[i] = [17, *rows[i]]  # longer by a token
+        rows[i] = [17, *rows[i]]  # one token longer
         images[i] = images[i].flip(-1)
         after = logits(rows, images)
         for j in range(3):
@@ -321,7 +321,7 @@ def test_a_packed_sample_sees_nothing_of_the_others(model, attention):
             assert difference > 1e-2 if i == j else difference < 1e-5, (i, j)
 
 
-def test_generation_continues_what_greedy_forward_passes_say(model):
+def test_generation_equals_greedy_forward_passes(model):
     prompt = [5, IMAGE, IMAGE, 6]
     video = frames(1, 2)
     generated = model.generate(
@@ -343,7 +343,7 @@ def test_batched_generation_equals_one_by_one(model):
         assert alone[0].tolist() == together[i].tolist()
 
 
-def test_settings_travel_with_the_weights(model, tmp_path):
+def test_settings_are_saved_with_the_weights(model, tmp_path):
     model.video_config = VideoConfig(num_video_frames=5, image_aspect_ratio="crop")
     model.save_pretrained(tmp_path)
     assert VideoConfig.load(tmp_path) == model.video_config

@@ -1,4 +1,4 @@
-"""Which part a parameter belongs to, which are trained, and how many there are."""
+"""Which part a parameter belongs to, which parts are trained, and how many parameters they have."""
 
 import re
 
@@ -16,7 +16,7 @@ MODULES = {"vision_tower": "model.vision_tower", "projector": "model.multi_modal
 
 
 def parameters_by_part(model):
-    """Names by the module that holds them: what `part_of` must find by the name."""
+    """Map each parameter to the part whose module holds it. `part_of` must find the same part by the name."""
     held = {part: {id(p) for p in model.get_submodule(module).parameters()} for part, module in MODULES.items()}
     return {
         name: next((part for part, members in held.items() if id(parameter) in members), "language_model")
@@ -50,11 +50,11 @@ def test_every_parameter_belongs_to_the_module_that_holds_it(loaded):
         ("module.model.vision_tower.vision_model.embeddings.class_embedding", "vision_tower"),
     ],
 )
-def test_what_wrappers_put_around_a_name_does_not_matter(name, part):
+def test_prefixes_of_wrappers_do_not_change_the_part(name, part):
     assert part_of(name) == part
 
 
-def test_peft_moves_no_parameter_to_another_part(base, model):
+def test_peft_keeps_the_part_of_each_parameter(base, model):
     pytest.importorskip("peft")
     before = {id(parameter): part_of(name) for name, parameter in model.named_parameters()}
     adapted = add_lora(model, ModelArguments(str(base), PARTS, lora_rank=2))
@@ -69,21 +69,21 @@ def test_peft_moves_no_parameter_to_another_part(base, model):
 
 
 @pytest.mark.parametrize("parts", [("projector",), ["language_model", "vision_tower"], set(PARTS), ()])
-def test_these_parts_train_and_no_other_whatever_was_trained_before(model, parts):
+def test_only_these_parts_train_whatever_was_trained_before(model, parts):
     for before in (PARTS, ()):
         set_trainable(model, before)
         set_trainable(model, parts)
         assert trained(model) == {name for name, part in parameters_by_part(model).items() if part in parts}
 
 
-def test_parts_may_come_one_after_the_other(model):
+def test_parts_may_be_a_generator(model):
     set_trainable(model, (part for part in ("vision_tower", "projector")))
     assert trained(model) == {n for n, part in parameters_by_part(model).items() if part != "language_model"}
 
 
 @pytest.fixture
 def llava():
-    """A LLaVA of a few thousand parameters whose CLIP has 3 layers, of which this one is read."""
+    """Build a LLaVA with a few thousand parameters that reads one layer of a CLIP with 3 layers."""
 
     def build(layer):
         vision = CLIPVisionConfig(
@@ -102,8 +102,8 @@ def llava():
     ("layer", "read"),
     [(-2, {0, 1}), (-1, {0, 1, 2}), (-4, set()), (1, {0}), (3, {0, 1, 2}), ([1, -2], {0, 1})],
 )
-def test_layers_of_clip_behind_the_one_that_is_read_are_frozen(llava, layer, read):
-    """The proof is the gradient: each trained parameter gets one, and no frozen one is missed."""
+def test_clip_layers_after_the_last_read_layer_are_frozen(llava, layer, read):
+    """Gradients show it: each trained parameter gets one, and no frozen parameter would get one."""
     model = llava(layer)
     set_trainable(model, PARTS)
     found = [re.search(r"vision_tower\..*layers\.(\d)", name) for name in trained(model)]
@@ -116,14 +116,14 @@ def test_layers_of_clip_behind_the_one_that_is_read_are_frozen(llava, layer, rea
     assert all(parameter.requires_grad for parameter in model.model.language_model.parameters())
 
 
-def test_what_is_not_read_stays_frozen_and_nothing_is_thawed(llava):
+def test_freezing_unread_layers_unfreezes_nothing(llava):
     model = llava(-2)
     set_trainable(model, ["projector"])
     freeze_unread(model)
     assert {part_of(name) for name in trained(model)} == {"projector"}
 
 
-def test_of_a_fastvlm_every_layer_is_read(model):
+def test_every_layer_of_a_fastvlm_is_read(model):
     set_trainable(model, PARTS)
     everything = trained(model)
     freeze_unread(model)
@@ -135,7 +135,7 @@ def test_of_a_fastvlm_every_layer_is_read(model):
 
 @pytest.fixture
 def small():
-    """10 parameters in the tower, 6 in the projector, 20 and 8 in the language model and its head."""
+    """10 parameters in the tower, 6 in the projector, 20 in the language model and 8 in its head."""
     module = nn.Module()
     module.vision_tower = nn.Linear(5, 2, bias=False)
     module.multi_modal_projector = nn.Linear(2, 3, bias=False)
@@ -144,14 +144,14 @@ def small():
     return module
 
 
-def test_trained_parameters_and_all_are_counted_for_each_part(small):
+def test_trained_and_all_parameters_are_counted_by_part(small):
     assert count_parameters(small) == {"vision_tower": (10, 10), "projector": (6, 6), "language_model": (28, 28)}
     small.vision_tower.requires_grad_(False)
     small.language_model.bias.requires_grad_(False)
     assert count_parameters(small) == {"vision_tower": (0, 10), "projector": (6, 6), "language_model": (24, 28)}
 
 
-def test_a_copy_that_peft_trains_is_counted_once(small):
+def test_copy_that_peft_trains_is_counted_once(small):
     projector = nn.Module()
     projector.original_module = small.multi_modal_projector.requires_grad_(False)
     projector.modules_to_save = nn.Linear(2, 3, bias=False)
@@ -159,14 +159,14 @@ def test_a_copy_that_peft_trains_is_counted_once(small):
     assert count_parameters(small)["projector"] == (6, 6)
 
 
-def test_a_parameter_of_which_a_process_holds_a_share_is_counted_in_full(small):
-    """ZeRO-3 leaves an empty tensor in its place, and says which shape all shares make."""
+def test_sharded_parameter_is_counted_in_full(small):
+    """ZeRO-3 leaves an empty tensor in its place and stores the full shape."""
     weight = small.vision_tower.weight
     weight.ds_id, weight.ds_shape, weight.data = 0, weight.shape, torch.empty(0)
     assert count_parameters(small)["vision_tower"] == (10, 10)
 
 
-def test_weights_that_are_tied_are_counted_once(loaded):
+def test_tied_weights_are_counted_once(loaded):
     counts = count_parameters(loaded.model)
     assert list(counts) == list(PARTS)
     expected = dict.fromkeys(PARTS, 0)
@@ -177,7 +177,7 @@ def test_weights_that_are_tied_are_counted_once(loaded):
     assert sum(expected.values()) == sum(parameter.numel() for parameter in loaded.model.parameters())
 
 
-def test_the_table_has_a_row_for_each_part_and_their_sum():
+def test_table_has_a_row_per_part_and_a_sum():
     table = format_parts(
         {"vision_tower": (0, 125_000_000), "projector": (3_000, 3_000), "language_model": (7, 494_000)}
     )
@@ -188,4 +188,4 @@ def test_the_table_has_a_row_for_each_part_and_their_sum():
         ["language_model", "7", "494,000"],
         ["all", "3,007", "125,497,000"],
     ]
-    assert len({len(line) for line in table.splitlines()}) == 1  # numbers stand below each other
+    assert len({len(line) for line in table.splitlines()}) == 1  # columns are aligned

@@ -15,7 +15,7 @@ def git(folder, *arguments):
     subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
 
 
-def test_the_commit_says_whether_files_differ_from_it(tmp_path):
+def test_commit_is_marked_if_files_differ_from_it(tmp_path):
     assert git_commit(tmp_path) is None
     git(tmp_path, "init")
     (tmp_path / "file").write_text("one")
@@ -29,14 +29,14 @@ def test_the_commit_says_whether_files_differ_from_it(tmp_path):
     assert git_commit(tmp_path) == f"{commit}+"
 
 
-def test_versions_and_hardware_are_those_of_this_machine():
+def test_versions_and_hardware_of_this_machine():
     assert versions()["torch"] == torch.__version__.split("+")[0]
     assert versions()["fvv_lib"]
     assert hardware()["cores"] >= 1
     assert len(hardware()["gpus"]) == torch.cuda.device_count()
 
 
-def test_peak_memory_grows_with_what_is_held():
+def test_peak_memory_grows_with_allocations():
     code = (
         "import torch; from fvv_lib.provenance import peak_memory_gib as peak; before = peak(); torch.ones(2**27); "
         "print(peak() - before)"
@@ -46,7 +46,7 @@ def test_peak_memory_grows_with_what_is_held():
 
 
 @pytest.mark.parametrize("file", ["video/exact/reader.py", "model/encoder.py", "errors.py", "data/new.py"])
-def test_the_digest_covers_the_code_of_every_room(tmp_path, monkeypatch, file):
+def test_digest_covers_the_code_of_every_room(tmp_path, monkeypatch, file):
     """A cache that other code wrote must not be read."""
     shutil.copytree(ROOT / "fvv_lib", tmp_path / "fvv_lib", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "fvv_lib")
@@ -56,6 +56,6 @@ def test_the_digest_covers_the_code_of_every_room(tmp_path, monkeypatch, file):
     assert code_digest("data/annotations") == tables
 
 
-def test_a_digest_of_no_module_is_an_error():
+def test_digest_without_a_module_is_an_error():
     with pytest.raises(FvvError, match="'annotations': no module of fvv_lib has this name"):
         code_digest("annotations")

@@ -1,4 +1,4 @@
-"""What must know of ZeRO: with it every rank does as much as the others, without it nothing happens."""
+"""Code that depends on ZeRO: under ZeRO-3 all ranks run the encoder equally often. Without it nothing happens."""
 
 import sys
 
@@ -33,8 +33,8 @@ def zero3(monkeypatch):
 # --- without DeepSpeed --------------------------------------------------------------------------------------------
 
 
-def test_without_deepspeed_nothing_is_done_and_it_is_not_needed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepspeed", None)  # an import of it fails
+def test_without_deepspeed_nothing_is_done_or_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # importing it fails
     assert not is_zero3_enabled()
     join_zero3()
     assert not torch.distributed.is_initialized()
@@ -44,13 +44,13 @@ def test_without_deepspeed_nothing_is_done_and_it_is_not_needed(monkeypatch):
 
 
 @pytest.mark.parametrize("frames_per_chunk", [None, 1, 2, 7])
-def test_without_zero3_only_a_batch_of_text_alone_gets_a_blank_frame(frames_per_chunk):
+def test_without_zero3_only_a_text_only_batch_gets_a_blank_frame(frames_per_chunk):
     assert [blank_frames(frames(count), frames_per_chunk) for count in (0, 1, 2, 3)] == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("stage", "equal"), [(2, False), (3, True)])
-def test_layers_must_run_equally_often_under_zero3_alone(stage, equal):
-    """Asked through transformers' own switch, which the Trainer sets before the model is loaded."""
+def test_zero3_is_enabled_at_stage_3_only(stage, equal):
+    """Uses the switch of transformers, which the Trainer sets before the model is loaded."""
     if not deepspeed.is_deepspeed_available():
         pytest.skip("DeepSpeed is not installed")
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": stage}})
@@ -62,7 +62,7 @@ def test_layers_must_run_equally_often_under_zero3_alone(stage, equal):
     assert not is_zero3_enabled()
 
 
-def test_a_parameter_that_is_shared_out_has_the_size_of_all_shares():
+def test_sharded_parameter_has_its_full_size():
     parameter = nn.Parameter(torch.zeros(0))
     parameter.ds_id, parameter.ds_shape = 0, torch.Size([3, 4])
     assert full_size(parameter) == 12
@@ -71,7 +71,7 @@ def test_a_parameter_that_is_shared_out_has_the_size_of_all_shares():
 # --- blank frames under ZeRO-3 ------------------------------------------------------------------------------------
 
 
-def test_under_zero3_a_pass_of_the_tower_has_at_least_two_frames(zero3):
+def test_under_zero3_each_pass_has_at_least_two_frames(zero3):
     assert [blank_frames(frames(count), None) for count in (0, 1, 2, 5)] == [2, 1, 0, 0]
 
 
@@ -81,8 +81,8 @@ def test_under_zero3_every_chunk_is_full(zero3, frames_per_chunk, blank):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
-def test_under_zero3_ranks_run_as_many_chunks_as_the_one_with_most_frames(zero3, monkeypatch, count):
-    """Another rank has 9 frames. (Two real processes train so in `test_distributed`.)"""
+def test_under_zero3_all_ranks_run_as_many_chunks_as_the_largest(zero3, monkeypatch, count):
+    """Another rank has 9 frames. (`test_distributed` trains with two real processes.)"""
 
     def all_reduce(tensor, operation):
         assert operation == torch.distributed.ReduceOp.MAX
@@ -94,7 +94,7 @@ def test_under_zero3_ranks_run_as_many_chunks_as_the_one_with_most_frames(zero3,
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_under_zero3_chunks_of_one_frame_are_an_error_with_what_to_do(zero3, count):
+def test_under_zero3_chunks_of_one_frame_are_an_error(zero3, count):
     with pytest.raises(FvvError, match="at least 2 frames: raise frames_per_chunk"):
         blank_frames(frames(count), 1)
 
@@ -106,7 +106,7 @@ MEAN = 200
 
 
 def filled(norm):
-    """A BatchNorm in eval mode with weights and statistics of its own. In bfloat16 its means would be whole numbers."""
+    """A BatchNorm in eval mode with random weights and statistics. In bfloat16 its means would be whole numbers."""
     generator = torch.Generator().manual_seed(0)
     for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
         tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
@@ -131,21 +131,21 @@ def images(dtype=torch.float32):
     return (MEAN + 2 * torch.randn(2, 5, 3, 3, generator=generator)).to(dtype)
 
 
-def test_batchnorm_of_one_type_gives_what_it_gave(norm):
+def test_mixed_batchnorm_with_one_dtype_gives_the_same_result(norm):
     expected, names = norm(images()), list(norm.state_dict())
     mix_batchnorm(norm)
     torch.testing.assert_close(norm(images()), expected)
     assert list(norm.state_dict()) == names
-    assert isinstance(norm, BATCHNORMS)  # `VideoMixin.train` knows it by that
+    assert isinstance(norm, BATCHNORMS)  # `VideoMixin.train` looks for this type
 
 
-def test_a_mixed_batchnorm_takes_narrow_weights_and_whole_statistics(norm):
-    """As DeepSpeed leaves them. The result is that of the rounded weights in float32, rounded once."""
+def test_mixed_batchnorm_accepts_narrow_weights_and_float32_statistics(norm):
+    """As DeepSpeed leaves them. The result equals that of the rounded weights in float32, rounded once."""
     mean, variance = norm.running_mean.clone(), norm.running_var.clone()
     for parameter in norm.parameters():
         parameter.data = parameter.data.bfloat16()
     reference = filled(type(norm)(5, eps=norm.eps))
-    reference.load_state_dict(norm.state_dict())  # float32 again, of rounded weights
+    reference.load_state_dict(norm.state_dict())  # rounded weights, in float32 again
     for module in ("drop", "act"):
         if hasattr(norm, module):
             setattr(reference, module, getattr(norm, module))
@@ -159,7 +159,7 @@ def test_a_mixed_batchnorm_takes_narrow_weights_and_whole_statistics(norm):
     assert norm.running_mean.dtype == torch.float32
 
 
-def test_narrow_weights_of_a_mixed_batchnorm_get_a_gradient_of_their_type(norm):
+def test_narrow_weights_of_a_mixed_batchnorm_get_a_gradient_of_their_dtype(norm):
     for parameter in norm.parameters():
         parameter.data = parameter.data.bfloat16()
     mix_batchnorm(norm)
@@ -169,7 +169,7 @@ def test_narrow_weights_of_a_mixed_batchnorm_get_a_gradient_of_their_type(norm):
         assert parameter.grad.abs().min() > 0
 
 
-def test_a_mixed_batchnorm_that_would_collect_statistics_is_an_error(norm):
+def test_mixed_batchnorm_in_train_mode_is_an_error(norm):
     mix_batchnorm(norm)
     norm.train()
     with pytest.raises(FvvError, match="collects no statistics: leave the model's train_batchnorm False"):
@@ -177,7 +177,7 @@ def test_a_mixed_batchnorm_that_would_collect_statistics_is_an_error(norm):
 
 
 @torch.no_grad()
-def test_a_whole_tower_gives_the_same_features_and_no_other_layer_is_touched(model):
+def test_tower_gives_the_same_features_and_only_batchnorm_changes(model):
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     before, kinds = model.get_image_features(pixels).pooler_output, [type(module) for module in model.modules()]
     mix_batchnorm(model)
@@ -185,5 +185,5 @@ def test_a_whole_tower_gives_the_same_features_and_no_other_layer_is_touched(mod
     mixed = [kind in (nn.BatchNorm2d, BatchNormAct2d) for kind in kinds]
     assert any(mixed)
     assert [type(module) is not kind for module, kind in zip(model.modules(), kinds, strict=True)] == mixed
-    model.train()  # a tower whose BatchNorm rests can be trained
+    model.train()  # a tower whose BatchNorm stays in eval mode can be trained
     torch.testing.assert_close(model.get_image_features(pixels).pooler_output, before)

@@ -1,5 +1,4 @@
-"""Frames in the prompt and samples in a batch: where each feature, position, mask and label goes. What the model makes
-of it is `test_model`'s part."""
+"""Splicing and batching: where each feature, position, mask and label goes. `test_model` tests the model's outputs."""
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from fvv_lib.model.splicing import prepare_inputs_labels_for_multimodal
 from fvv_lib.model.vocabulary import Vocabulary
 from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
-K, WIDTH = 4, 128  # tokens per frame, and width of the language model, of the tiny base
+K, WIDTH = 4, 128  # of the tiny base: tokens per frame, and width of the language model
 IMAGE, NONE = IMAGE_TOKEN_INDEX, IGNORE_INDEX
 ROWS = [[5, IMAGE, 6, IMAGE, 7], [8, 9, 10], [IMAGE, 11]]  # 2 frames, none, 1
 LENGTHS = [3 + 2 * K, 3, K + 1]
@@ -31,21 +30,21 @@ def padded(rows, value):
 
 
 IDS, MASK = padded(ROWS, 0), padded([[1] * len(row) for row in ROWS], 0)
-# Every word has a label. A sentinel has none, and so have its features.
+# Every word has a label. Sentinels and their features have none.
 LABELS = padded([[NONE if token == IMAGE else token for token in row] for row in ROWS], NONE)
 LABEL_ROWS = [[5, *[NONE] * K, 6, *[NONE] * K, 7], [8, 9, 10], [*[NONE] * K, 11]]
 
 
 @pytest.fixture
 def model(loaded):
-    """The base that tests share; nothing here changes it."""
+    """The base that all tests share. No test here changes it."""
     with torch.no_grad():
         yield loaded.model
 
 
 @pytest.fixture
 def rows(model):
-    """The embeddings of each sample, put together one by one: a list of (l', D)."""
+    """The embeddings of each sample, composed one by one: a list of (l', D)."""
 
     def words(*tokens):
         return model.get_input_embeddings()(torch.tensor(tokens))
@@ -66,7 +65,7 @@ def splice(model, ids=IDS, positions=None, mask=MASK, labels=LABELS, images=IMAG
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_samples_are_padded_on_the_side_that_is_asked_for(model, rows, side):
+def test_samples_are_padded_on_the_requested_side(model, rows, side):
     _, positions, mask, _, embeds, labels = splice(model, positions=torch.zeros(1), padding_side=side)
     assert embeds.shape == (3, LONGEST, WIDTH)
     for i, (row, length) in enumerate(zip(rows, LENGTHS, strict=True)):
@@ -83,7 +82,7 @@ def test_samples_are_padded_on_the_side_that_is_asked_for(model, rows, side):
         assert (positions[i] >= 0).all()
 
 
-def test_the_batch_that_comes_in_is_not_changed(model):
+def test_input_batch_is_unchanged(model):
     ids, mask, labels = IDS.clone(), MASK.clone(), LABELS.clone()
     for settings in ({}, {"packing": True}):
         splice(model, ids, None, mask, labels, **settings)
@@ -93,8 +92,8 @@ def test_the_batch_that_comes_in_is_not_changed(model):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_padding_may_stand_anywhere_in_what_comes_in(model, packing):
-    """On the left as for generation, or between two words: where the mask is 0, nothing is read."""
+def test_input_may_have_padding_anywhere(model, packing):
+    """On the left as for generation, or between two words. Tokens with mask 0 are ignored."""
 
     def with_gap(batch, value):
         gap = torch.full((len(batch), 2), value)
@@ -106,17 +105,17 @@ def test_padding_may_stand_anywhere_in_what_comes_in(model, packing):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_a_mask_keeps_its_type_and_is_made_where_lengths_differ(model):
+def test_mask_keeps_its_dtype_and_is_created_if_lengths_differ(model):
     assert splice(model, mask=MASK.bool())[2].dtype == torch.bool
     assert splice(model, mask=MASK.int())[2].dtype == torch.int32
-    ids = torch.tensor([[5, IMAGE, 6], [5, 6, 7]])  # of one length as text
+    ids = torch.tensor([[5, IMAGE, 6], [5, 6, 7]])  # the same length as text
     mask = splice(model, ids, mask=None, labels=None, images=[frames(1), frames(0)])[2]
     assert mask.sum(dim=1).tolist() == [2 + K, 3]
     alike = torch.tensor([[5, IMAGE, 6], [IMAGE, 6, 7]])
     assert splice(model, alike, mask=None, labels=None, images=[frames(1), frames(1)])[2] is None
 
 
-def test_a_cache_is_handed_on(model):
+def test_cache_is_returned(model):
     cache = object()
     assert splice(model, cache=cache)[3] is cache
     assert splice(model, cache=cache, packing=True)[3] is cache
@@ -131,11 +130,11 @@ def test_packed_samples_follow_each_other_without_padding(model, rows):
     assert none is mask is None
     torch.testing.assert_close(embeds, torch.cat(rows)[None], atol=1e-5, rtol=1e-5)
     assert positions.tolist() == [[*range(LENGTHS[0]), *range(LENGTHS[1]), *range(LENGTHS[2])]]
-    first, second, third = ([NONE, *row[1:]] for row in LABEL_ROWS)  # nothing of its sample is before the first token
+    first, second, third = ([NONE, *row[1:]] for row in LABEL_ROWS)  # no token precedes the first one
     assert labels.tolist() == [[*first, *second, *third]]
 
 
-def test_packing_does_without_labels_and_without_a_mask(model):
+def test_packing_works_without_labels_and_mask(model):
     _, positions, mask, _, embeds, labels = splice(model, torch.tensor([[5, 6]]), None, None, None, [frames(0)])
     assert labels is positions is mask is None
     _, positions, mask, _, packed, labels = splice(
@@ -146,17 +145,17 @@ def test_packing_does_without_labels_and_without_a_mask(model):
     assert torch.equal(packed, embeds)
 
 
-# --- what stands for frames ---------------------------------------------------------------------------------------
+# --- text, features, images ---------------------------------------------------------------------------------------
 
 
-def test_text_alone_is_its_embeddings(model):
+def test_text_only_batch_equals_its_embeddings(model):
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     embeds = splice(model, ids, None, None, ids, [frames(0), frames(0)])[4]
     assert torch.equal(embeds, model.get_input_embeddings()(ids))
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_stored_features_give_what_their_frames_give(model, side):
+def test_stored_features_give_the_result_of_their_frames(model, side):
     stored = tower_features(model, torch.cat(IMAGES)).split([2, 0, 1])
     expected = splice(model, padding_side=side)
     found = splice(model, images=None, vision_features=stored, padding_side=side)
@@ -164,15 +163,15 @@ def test_stored_features_give_what_their_frames_give(model, side):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_pictures_in_one_tensor_are_the_frames_of_one_sample_or_one_of_each(model):
+def test_tensor_of_images_is_one_video_or_one_image_per_sample(model):
     pictures = frames(2)
     video = splice(model, torch.tensor([[5, IMAGE, 6, IMAGE]]), None, None, None, pictures)[4]
     each = splice(model, torch.tensor([[5, IMAGE], [6, IMAGE]]), None, None, None, pictures)[4]
     torch.testing.assert_close(video, each.flatten(0, 1)[None], atol=1e-5, rtol=1e-5)
 
 
-def test_text_is_embedded_by_the_vocabulary_that_is_given(loaded):
-    """It sees each word once, and a frame as one word."""
+def test_given_vocabulary_embeds_the_text(loaded):
+    """It embeds each word once, and each frame as one word."""
     vocabulary, seen = Vocabulary(loaded.model), []
     embed = vocabulary.embed
     vocabulary.embed = lambda ids: seen.append(ids) or 2 * embed(ids)
@@ -196,7 +195,7 @@ def test_text_is_embedded_by_the_vocabulary_that_is_given(loaded):
         ([frames(3), frames(0), frames(0)], "Sample 0 of the batch has 2 image sentinels but 3 frames"),
     ],
 )
-def test_a_sample_without_as_many_sentinels_as_frames_is_named_with_what_to_do(model, images, message, stored):
+def test_error_names_the_sample_with_a_wrong_number_of_sentinels(model, images, message, stored):
     given = {"images": images}
     if stored:
         features = tower_features(model, torch.cat(images)).split([len(entry) for entry in images])
@@ -206,7 +205,7 @@ def test_a_sample_without_as_many_sentinels_as_frames_is_named_with_what_to_do(m
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_a_batch_needs_an_entry_for_each_sample(model, count):
+def test_batch_needs_one_entry_per_sample(model, count):
     images = [frames(2), frames(0), frames(1), frames(0)][:count]
     message = f"3 samples but images for {count}: pass one entry per sample .*text-only sample has an entry of 0 frames"
     with pytest.raises(DataFormatError, match=message):

@@ -25,16 +25,16 @@ def test_one_image_becomes_one_per_frame():
     assert expand_image_tokens("<image>\nWhat?", 3) == "<image><image><image>\nWhat?"
 
 
-def test_order_and_position_of_several_are_kept():
+def test_order_and_position_of_several_images_are_kept():
     text = "First <image> then <image>, what changed?"
     assert expand_image_tokens(text, [1, 3]) == "First <image> then <image><image><image>, what changed?"
 
 
-def test_text_without_image_stays():
+def test_text_without_image_is_unchanged():
     assert expand_image_tokens("No picture.", 8) == "No picture."
 
 
-def test_times_stand_before_the_frames_of_videos_and_not_before_pictures():
+def test_times_are_written_before_video_frames_but_not_before_images():
     text = "First <image> then <image>\nWhat?"
     marked = expand_image_tokens(text, [1, 3], [[], [0.0, 1.46, 12.0]])
     assert marked == "First <image> then <0.0s><image><1.5s><image><12.0s><image>\nWhat?"
@@ -44,14 +44,14 @@ def test_times_stand_before_the_frames_of_videos_and_not_before_pictures():
             expand_image_tokens(text, [1, 3], times)
 
 
-def test_counts_that_do_not_match_are_an_error():
+def test_wrong_frame_counts_are_an_error():
     with pytest.raises(DataFormatError, match="2 <image> but 1"):
         expand_image_tokens("<image> and <image>", [4])
     with pytest.raises(FvvError, match="at least one frame"):
         expand_image_tokens("<image>", [0])
 
 
-def test_counts_run_through_all_turns_and_the_input_stays_as_it_was():
+def test_frame_counts_apply_across_turns_and_the_input_is_unchanged():
     source = [
         {"from": "human", "value": "<image>\nA?"},
         {"from": "gpt", "value": "b"},
@@ -67,7 +67,7 @@ def test_counts_run_through_all_turns_and_the_input_stays_as_it_was():
         preprocess_multimodal([source], None, num_frames=[2])
 
 
-def test_sentinels_stand_where_the_placeholders_stood(tokenizer):
+def test_sentinels_replace_the_placeholders(tokenizer):
     ids = tokenizer_image_token("a<image><image>b", tokenizer)
     a, b = (tokenizer(letter, add_special_tokens=False).input_ids for letter in "ab")
     assert ids == [*a, IMAGE_TOKEN_INDEX, IMAGE_TOKEN_INDEX, *b]
@@ -78,7 +78,7 @@ def test_sentinels_stand_where_the_placeholders_stood(tokenizer):
         tokenizer_image_token("a", tokenizer, return_tensors="np")
 
 
-def test_bos_stands_once_at_the_start(llama_tokenizer):
+def test_bos_is_added_once_at_the_start(llama_tokenizer):
     ids = tokenizer_image_token("a<image>b<image>", llama_tokenizer)
     assert ids[0] == llama_tokenizer.bos_token_id
     assert ids.count(llama_tokenizer.bos_token_id) == 1
@@ -90,7 +90,7 @@ def test_expanded_length_is_text_plus_frames_times_tokens(ids, tokens_per_frame)
     assert expanded_length(ids, tokens_per_frame) == len(ids) - frames + frames * tokens_per_frame
 
 
-def test_runs_are_the_expanded_sequence():
+def test_sequence_runs_cover_the_expanded_sequence():
     ids = [1, 2, IMAGE_TOKEN_INDEX, IMAGE_TOKEN_INDEX, 3, 4, 5, 6]
     labels = [IGNORE_INDEX] * 5 + [4, 5, IGNORE_INDEX]
     runs = [("text", 2), ("frame", 9), ("frame", 9), ("text", 1), ("answer", 2), ("text", 1)]
@@ -116,7 +116,7 @@ def test_budget_message_counts_frames_for_any_tokens_per_frame(tokens_per_frame)
         check_token_budget([1] * 5 + [IMAGE_TOKEN_INDEX] * 3, tokens_per_frame, 6, "sample")
 
 
-def test_a_remembering_tokenizer_says_what_its_tokenizer_says(tokenizer, llama_tokenizer):
+def test_remembering_tokenizer_equals_its_tokenizer(tokenizer, llama_tokenizer):
     for one in (tokenizer, llama_tokenizer):
         remembering = RememberingTokenizer(one, most_bytes=1000)
         for text in ["a", "It is red.", "What?", "a", "Way", "It is red.", "What?", "long " * 1000]:
@@ -131,8 +131,8 @@ def test_a_remembering_tokenizer_says_what_its_tokenizer_says(tokenizer, llama_t
         assert own_tokens(one).cutting
 
 
-def test_what_a_remembering_tokenizer_holds_is_bounded_in_bytes(tokenizer):
-    """Measured as Python allocates it, not as the class counts it."""
+def test_memory_of_a_remembering_tokenizer_is_bounded(tokenizer):
+    """Measures Python's allocations, not the count of the class."""
     remembering = RememberingTokenizer(tokenizer, most_bytes=200_000)
     remembering("a")
     tracemalloc.start()
@@ -144,7 +144,7 @@ def test_what_a_remembering_tokenizer_holds_is_bounded_in_bytes(tokenizer):
     assert 50_000 < peak < 260_000
 
 
-def test_a_remembering_tokenizer_asks_once(tokenizer):
+def test_remembering_tokenizer_tokenizes_each_text_once(tokenizer):
     asked = []
 
     class Spy(RememberingTokenizer):

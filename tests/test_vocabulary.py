@@ -6,11 +6,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fvv_lib.model.vocabulary import Vocabulary
 
 V, D = 50, 8
-IDS, TARGETS = torch.tensor([3, 7, 3, 0, 49, 2]), torch.tensor([7, 7, 1])  # 3 is read twice, 0 is the padding
+IDS, TARGETS = torch.tensor([3, 7, 3, 0, 49, 2]), torch.tensor([7, 7, 1])  # token 3 occurs twice, token 0 is padding
 
 
 class Words(nn.Module):
-    """A language model of one layer, its embedding and its head."""
+    """A language model with one layer, an embedding and a head."""
 
     def __init__(self, tied: bool = True):
         super().__init__()
@@ -47,17 +47,17 @@ def gradients(model: Words, ours: bool, bf16: bool = False, learned: int = 3) ->
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("learned", [3, 12])  # fewer and more than D
-def test_gradients_are_those_of_the_two_modules(tied, bf16, learned):
+def test_gradients_equal_those_of_the_plain_modules(tied, bf16, learned):
     model = Words(tied)
     ours, theirs = gradients(model, True, bf16, learned), gradients(model, False, bf16, learned)
     assert ours.keys() == theirs.keys()
     for name in theirs:
         assert not ours[name].is_sparse
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=1e-5, msg=name)
-    assert ours["embedding.weight"][0].any() == tied  # nothing from the lookup of the padding, only from the head
+    assert ours["embedding.weight"][0].any() == tied  # padding gets a gradient from the head only
 
 
-def test_batches_are_accumulated():
+def test_gradients_accumulate_over_batches():
     model = Words()
     once = gradients(model, True)["embedding.weight"]
     model.loss().backward()
@@ -65,13 +65,13 @@ def test_batches_are_accumulated():
 
 
 class Full(TorchDispatchMode):
-    """Which results are as large as the weight and lie in new memory, in order."""
+    """Record, in order, each result that is as large as the weight and in new memory."""
 
     def __init__(self, model: Words):
         super().__init__()
         self.seen: list[str] = []
         known = model.head.weight.untyped_storage()
-        self.storages = {known.data_ptr(): known}  # held, so that no address comes twice
+        self.storages = {known.data_ptr(): known}  # kept, so that no address is reused
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -87,11 +87,11 @@ class Full(TorchDispatchMode):
     ("ours", "learned", "expected"),
     [
         (True, 3, ["layer", "tower", "aten::mm"]),
-        (True, 12, ["aten::mm", "layer", "tower"]),  # more than D: their logits would be larger than the weight
+        (True, 12, ["aten::mm", "layer", "tower"]),  # more than D: the logits would be larger than the weight
         (False, 3, ["aten::mm", "layer", "aten::embedding_dense_backward", "aten::add", "tower"]),
     ],
 )
-def test_what_of_that_size_the_backward_pass_makes_and_when(ours, learned, expected):
+def test_weight_sized_tensors_that_the_backward_pass_makes(ours, learned, expected):
     model = Words()
     loss = model.loss(ours, learned)
     for name in ("layer", "tower"):
@@ -130,19 +130,19 @@ def test_a_hook_that_changes_a_result_changes_the_gradients(module):
     "change",
     [
         lambda model: model.embedding.requires_grad_(False),
-        lambda model: setattr(model.embedding.weight, "ds_id", 0),  # of ZeRO-3
-        lambda model: setattr(model, "head", nn.Sequential(model.head)),  # of PEFT
+        lambda model: setattr(model.embedding.weight, "ds_id", 0),  # as in ZeRO-3
+        lambda model: setattr(model, "head", nn.Sequential(model.head)),  # as in PEFT
         lambda model: setattr(model.to("meta").head, "weight", model.embedding.weight),
     ],
     ids=["frozen", "ZeRO-3", "wrapped", "another device"],
 )
-def test_the_modules_are_left_alone_where_the_weight_is_not_simply_there(change):
+def test_plain_modules_are_used_if_the_weight_is_not_simple(change):
     model = Words()
     change(model)
     assert not Vocabulary(model).late
 
 
-def test_without_gradients_the_modules_are_left_alone():
+def test_plain_modules_are_used_without_gradients():
     model = Words()
     with torch.no_grad():
         assert not Vocabulary(model).late
