@@ -1,4 +1,4 @@
-"""Is it the same run? Every setting is either compared or cannot change a result."""
+"""Comparing runs: every setting is compared, or cannot change a result."""
 
 import json
 import shutil
@@ -26,19 +26,19 @@ LISTS = {"files": FILES, "compared": COMPARED, "where": COMPARED_WHERE, "growing
 
 
 def test_every_setting_is_in_exactly_one_list():
-    """A new setting must be decided: can it change a result?"""
+    """For a new setting, decide whether it can change a result."""
     settings = (ModelArguments, DataArguments, TrainingArguments)
     names = sorted({field.name for each in settings for field in fields(each) if field.init})
     assert sorted(name for one in (*LISTS.values(), FREE) for name in one) == names
 
 
-def test_what_is_refused_with_any_other_value_need_not_be_compared():
+def test_a_setting_whose_other_values_are_refused_is_not_compared():
     assert set(REFUSED) <= set(FREE)
 
 
 @pytest.fixture
 def described(base, annotate, tmp_path):
-    """The settings of a run, as they are in its record."""
+    """Return the settings of a run as its record stores them."""
     paths = {name: annotate([{"id": name}], f"{name}.json") for name in ("train", "val", "test")}
 
     def make(model=None, data=None, **training):
@@ -54,7 +54,7 @@ def described(base, annotate, tmp_path):
 
 
 def changed(settings, name):
-    """The settings with another value of one."""
+    """Return the settings with another value of `name`."""
     other = json.loads(json.dumps(settings))
     for part in other.values():
         if name in part:
@@ -63,21 +63,21 @@ def changed(settings, name):
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_what_can_change_a_result_is_compared_and_named(described, name):
+def test_a_setting_that_can_change_a_result_is_compared_and_named(described, name):
     settings = described(model={"lora_rank": 4, "lora_alpha": 8})
     (found,) = differences(identify(settings, 1), identify(changed(settings, name), 1))
     assert found.startswith(f"{name} (")
 
 
 @pytest.mark.parametrize("name", [*FREE, *COMPARED_WHERE])
-def test_what_cannot_change_a_result_is_not_compared(described, name):
+def test_a_setting_that_cannot_change_a_result_is_not_compared(described, name):
     settings = described()
     assert any(name in part for part in settings.values()), name
     assert differences(identify(settings, 1), identify(changed(settings, name), 1)) == []
 
 
 @pytest.mark.parametrize("name", COMPARED_WHERE)
-def test_what_validation_or_reading_does_is_compared_where_it_bears_on_the_result(described, name):
+def test_a_setting_of_validation_or_reading_is_compared_if_it_affects_the_result(described, name):
     settings = described()
     settings["training"] |= {"load_best_model_at_end": True, "train_sampling_strategy": "group_by_length"}
     settings["data"] |= {"bad_samples": "skip", "time_marks": "seconds"}
@@ -115,7 +115,7 @@ def test_a_model_is_compared_by_content(described, base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "copy")
     moved = described(model={"model_name_or_path": str(copy)})
     assert differences(before, identify(moved, 1)) == []
-    (copy / "README.md").write_text("a note")  # which nobody loads
+    (copy / "README.md").write_text("a note")  # loading does not read it
     assert differences(before, identify(moved, 1)) == []
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -125,7 +125,7 @@ def test_a_model_is_compared_by_content(described, base, tmp_path):
     assert differences(identify(described(model={"model_name_or_path": "org/a"}), 1), before)
 
 
-def test_two_ways_to_say_the_same_are_the_same(described, base, monkeypatch, tmp_path):
+def test_two_spellings_of_the_same_setting_are_equal(described, base, monkeypatch, tmp_path):
     lora = {"lora_rank": 4, "tunable_parts": ("projector", "language_model")}
     same = {"lora_rank": 4, "lora_alpha": 8, "tunable_parts": ("language_model", "projector")}
     assert differences(identify(described(model=lora), 1), identify(described(model=same), 1)) == []
@@ -159,14 +159,14 @@ def test_a_run_may_grow_and_not_shrink(described, before, now, change):
         check_same_run("there", one, other)
 
 
-def test_what_a_record_of_an_earlier_build_does_not_say_is_not_compared(described, base, tmp_path):
+def test_a_setting_that_an_old_record_lacks_is_not_compared(described, base, tmp_path):
     settings = described()
     old = json.loads(json.dumps(settings))
     del old["training"]["optim"], old["data"]["frame_pool"], old["training"]["gradient_accumulation_steps"]
     before = identify(old, None, read=False)
     assert differences(before, identify(changed(settings, "optim"), 3)) == []
     assert differences(before, identify(described(learning_rate=1e-2), 1)) == ["learning_rate (5e-05 then, 0.01 now)"]
-    moved = shutil.copy(described.paths["train"], tmp_path / "moved.json")  # only its name is known of then
+    moved = shutil.copy(described.paths["train"], tmp_path / "moved.json")  # the record has only the old path
     (found,) = differences(before, identify(described(data={"data_path": (moved,)}), 1))
     assert found.startswith("data_path (")
     assert differences(before, {**identify(settings, 1), "a new setting": 1}) == []

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and nothing in it is lost by accident."""
+"""The output folder of a run: one run at a time, and nothing in it is lost by accident."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from fvv_lib.finetuning.output import check_apart, check_empty, clear, hold
 
 @pytest.fixture
 def train(base, annotate, tmp_path):
-    """Train for a step on text alone, into a folder of `tmp_path`."""
+    """Train for one step on text samples, into a folder of `tmp_path`."""
     turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}]
     path = annotate([{"conversations": turns}])
 
@@ -33,7 +33,7 @@ def train(base, annotate, tmp_path):
 
 
 def hold_with_a_worker(folder):
-    """Hold a folder, with a child as a worker that reads clips: it lives on when this process is killed."""
+    """Lock a folder, and fork a child like a data loader worker. The child survives when this process is killed."""
     with hold(Path(folder)):
         child = os.fork()
         if child:
@@ -50,11 +50,11 @@ def test_two_runs_cannot_use_one_folder(train, tmp_path):
         train()
     assert not (folder / "model.safetensors").exists()
     train()
-    with hold(folder):  # the run has let go of it
+    with hold(folder):  # the run has released the lock
         pass
 
 
-def test_a_run_that_fails_lets_go_of_its_folder(train, tmp_path, monkeypatch):
+def test_a_run_that_fails_releases_its_lock(train, tmp_path, monkeypatch):
     monkeypatch.setattr("fvv_lib.finetuning.recipe.open_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train()
@@ -63,7 +63,7 @@ def test_a_run_that_fails_lets_go_of_its_folder(train, tmp_path, monkeypatch):
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
-    """Though a worker that it has forked still lives."""
+    """Even if a worker that it forked is still alive."""
     process = FORKSERVER.Process(target=hold_with_a_worker, args=(str(tmp_path),))
     process.start()
     while not (tmp_path / "worker").exists() or not (tmp_path / "worker").read_text():
@@ -75,7 +75,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path):
             pass
         process.kill()
         process.join()
-        os.kill(worker, 0)  # it lives
+        os.kill(worker, 0)  # it is alive
         with hold(tmp_path):
             pass
     finally:
@@ -83,10 +83,10 @@ def test_a_killed_run_leaves_no_lock(tmp_path):
         os.kill(worker, signal.SIGKILL)
 
 
-def test_a_folder_that_cannot_be_written_is_one_error(train, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(train, tmp_path):
     (tmp_path / "file").touch()
     for name in ("file", "file/output"):
-        with pytest.raises(FvvError, match=r"output_dir .*file is a file\. Take a folder"):
+        with pytest.raises(FvvError, match=r"output_dir .*file is a file\. Give a folder"):
             train(name)
     if os.geteuid():  # root writes anywhere
         (tmp_path / "closed").mkdir(mode=0o500)
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(train, tmp_path):
 # --- nothing is lost --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_never_writes_where_its_model_or_its_data_lie(base, tmp_path):
+def test_a_run_does_not_overwrite_its_model_or_its_data(base, tmp_path):
     model, data = ModelArguments(str(base)), DataArguments(data_path=(str(tmp_path / "data" / "train.json"),))
     check_apart(tmp_path / "output", model, data)
     check_apart(tmp_path / "data", model, data)  # beside the data is allowed
@@ -108,9 +108,9 @@ def test_a_run_never_writes_where_its_model_or_its_data_lie(base, tmp_path):
         (tmp_path, DataArguments(validation_data_path=str(tmp_path / "config.json"))),
         (tmp_path, DataArguments(test_data_path=str(tmp_path / "_unfinished" / "test.json"))),
     ):
-        with pytest.raises(FvvError, match=r"lies there and would be overwritten\. Take another output_dir"):
+        with pytest.raises(FvvError, match=r"contains .* would be overwritten\. Use another output_dir"):
             check_apart(folder, model, arguments)
-    with pytest.raises(FvvError, match="model_name_or_path lies there"):
+    with pytest.raises(FvvError, match="contains model_name_or_path, which"):
         check_apart(tmp_path, ModelArguments(str(tmp_path / "checkpoint-5")), data)
 
 
@@ -120,7 +120,7 @@ def test_a_run_does_not_overwrite_the_base_of_its_adapter(base, tmp_path):
     (adapter / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)})
     )
-    with pytest.raises(FvvError, match="the base of model_name_or_path lies there"):
+    with pytest.raises(FvvError, match="contains the base of model_name_or_path"):
         check_apart(base, ModelArguments(str(adapter)), DataArguments())
 
 
@@ -140,12 +140,12 @@ def test_a_finished_model_is_overwritten_only_on_purpose(train, tmp_path):
 
 
 def test_overwriting_leaves_nothing_of_the_earlier_run(train, tmp_path):
-    """An adapter beside a whole model would be what is loaded."""
+    """If an old adapter stayed beside the new model, loading would use the adapter."""
     output = tmp_path / "output"
     train(model={"lora_rank": 4}, save_strategy="steps", save_steps=1)
     (output / "notes.txt").write_text("mine")
     (output / "checkpoint-9-good").mkdir()
-    with pytest.raises(CheckpointError, match="a later start would take it for this run's"):
+    with pytest.raises(CheckpointError, match="a later start would mistake it for a checkpoint of this run"):
         train()
     train(overwrite_output_dir=True)
     left = {path.name for path in output.iterdir()}
@@ -154,7 +154,7 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(train, tmp_path):
     assert load_pretrained_model(output, device="cpu").model
 
 
-def test_nothing_is_deleted_by_a_run_that_never_begins(train, tmp_path):
+def test_a_run_that_fails_before_training_deletes_nothing(train, tmp_path):
     train()
     before = sorted(path.name for path in (tmp_path / "output").iterdir())
     with pytest.raises(FvvError, match="at most 2048 positions"):
@@ -162,7 +162,7 @@ def test_nothing_is_deleted_by_a_run_that_never_begins(train, tmp_path):
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == before
 
 
-def test_what_an_earlier_build_left_is_cleared(tmp_path):
+def test_clear_deletes_the_files_of_an_earlier_run(tmp_path):
     for name in ("metrics.json", "pytorch_model.bin", "model.safetensors.index.json", "other.json"):
         (tmp_path / name).touch()
     (tmp_path / "_unfinished" / "checkpoint-3").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Stop anywhere and go on."""
+"""Stop a run anywhere and resume it."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ EPOCH = 4  # steps of one process
 
 @pytest.fixture
 def flags(base, tmp_path):
-    """Flags of a run with random frames on eight samples of the course, as the command takes them."""
+    """Return command-line flags of a run with random frames on eight samples of the course."""
     samples = json.loads((ROOT / "data_samples" / "train.json").read_text())[:8]
     (tmp_path / "data.json").write_text(json.dumps(samples))
 
@@ -55,9 +55,9 @@ def losses(output):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_stopping_and_resuming_gives_the_losses_of_not_stopping(flags, tmp_path, ranks):
-    """Samples, their order and their random frames included. The checkpoint lies within the second epoch: there the
-    order must be that of the second, and so must the frames."""
+def test_a_resumed_run_has_the_losses_of_an_unbroken_one(flags, tmp_path, ranks):
+    """So samples, their order and their random frames are the same. The checkpoint is within the second epoch, so the
+    resumed run must use the order and the frames of that epoch."""
     steps = {"max_steps": 3 * EPOCH // ranks, "save_steps": EPOCH // ranks + 1}
     checkpoint = tmp_path / "whole" / f"checkpoint-{steps['save_steps']}"
     resume = {"resume_from_checkpoint": checkpoint, "save_strategy": "no"}
@@ -69,7 +69,7 @@ def test_stopping_and_resuming_gives_the_losses_of_not_stopping(flags, tmp_path,
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_each_epoch_takes_other_frames(flags, tmp_path, ranks):
-    """A rate of zero: the loss of an epoch changes with its frames alone."""
+    """The learning rate is zero, so the loss of an epoch depends only on its frames."""
     finetune(flags("output", max_steps=2, per_device_train_batch_size=8 // ranks, learning_rate=0), ranks)
     first, second = losses(tmp_path / "output")
     assert first != pytest.approx(second, abs=1e-4)
@@ -77,7 +77,7 @@ def test_each_epoch_takes_other_frames(flags, tmp_path, ranks):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_sigterm_saves_and_ends(flags, tmp_path, ranks):
-    """Sent to every process of the job, as schedulers do: also to the workers that read frames."""
+    """Like a scheduler, the test sends it to every process of the job, also to data loader workers."""
     output = tmp_path / "output"
     with Run(flags("output", max_steps=1000, save_steps=1000, dataloader_num_workers=1), ranks) as run:
         run.wait_for("'loss'")
@@ -93,7 +93,7 @@ def test_sigterm_saves_and_ends(flags, tmp_path, ranks):
 
 
 class Started:
-    """A run with what benchmarks/kill.py asks of a `subprocess.Popen`."""
+    """A run with the methods of `subprocess.Popen` that benchmarks/kill.py uses."""
 
     def __init__(self, command):
         self.run = Run(command[command.index("finetune") + 1 :])
@@ -119,7 +119,7 @@ def test_killed_runs_end_with_the_weights_of_an_unbroken_one(tmp_path, monkeypat
 
 
 def test_a_checkpoint_is_in_its_place_only_when_it_is_whole(flags, tmp_path, monkeypatch):
-    """The last that is written fails: nothing may look like a checkpoint, and the next start begins anew."""
+    """The last write fails. Then nothing may look like a checkpoint, and the next run starts from step 1."""
     output = tmp_path / "output"
 
     def fail(*_):
@@ -151,16 +151,16 @@ def test_old_checkpoints_go_and_the_best_stays(flags, tmp_path, evaluated):
     assert all((one[name] == other[name]).all() for name in one)
 
 
-def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
-    """Its end lies within an epoch: transformers would take the next batch before it looks. The record stays; if the
-    run was killed before it wrote one, it is written now, with the model."""
+def test_a_finished_run_is_not_trained_further(flags, tmp_path, capsys):
+    """The run ends within an epoch, where transformers would train on one more batch. The record stays. If the run was
+    killed before it wrote the record, record and model are written now."""
     output = tmp_path / "output"
     steps = {"max_steps": EPOCH + 1, "save_steps": EPOCH + 1}
     main(flags("output", **steps))
     record = (output / "metrics.json").read_text()
     weights = load_file(output / "model.safetensors")
     main(flags("output", **steps, resume_from_checkpoint=True))
-    assert "this run has ended before" in capsys.readouterr().out
+    assert "this run has already finished" in capsys.readouterr().out
     assert (output / "metrics.json").read_text() == record
     for name in ("metrics.json", "model.safetensors"):
         (output / name).unlink()
@@ -181,14 +181,14 @@ def test_a_run_that_has_ended_is_not_trained_on(flags, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])
-def test_a_result_is_given_back_only_for_the_settings_that_it_had(flags, tmp_path, capsys, save_strategy):
-    """Refused before data are read; so is going on from a checkpoint, when the record is gone."""
+def test_a_stored_result_is_returned_only_for_its_own_settings(flags, tmp_path, capsys, save_strategy):
+    """Other settings are refused before data are read. The same is true for resuming if the record is deleted."""
     settings = {"max_steps": 2, "save_steps": 2, "save_strategy": save_strategy}
     main(flags("output", **settings))
     again = {**settings, "resume_from_checkpoint": True}
     same = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1, "logging_steps": 2, "packing": True}
     main(flags("output", **again, **same))
-    assert "this run has ended before" in capsys.readouterr().out
+    assert "this run has already finished" in capsys.readouterr().out
     others = [{"optim": "sgd"}, {"data_seed": 7}, {"bf16": True}, {"model_max_length": 1000}, {"max_grad_norm": 0.1}]
     others += [
         {"per_device_train_batch_size": 4},
@@ -196,7 +196,7 @@ def test_a_result_is_given_back_only_for_the_settings_that_it_had(flags, tmp_pat
         {"test_data_path": tmp_path / "data.json"},
     ]
     kept = json.loads((tmp_path / "output" / "metrics.json").read_text())
-    for place in ("output: the run there has ended", "checkpoint-2"):
+    for place in (r"output \(a finished run\)", "checkpoint-2"):
         for other in others:
             name = "samples in a step" if "per_device" in min(other) else min(other)
             with pytest.raises(FvvError, match=rf"{place}: that run had another {name} \("):
@@ -212,21 +212,21 @@ def test_changed_data_are_another_run(flags, tmp_path, capsys):
     data = tmp_path / "data.json"
     moved = shutil.move(data, tmp_path / "moved.json")
     main(flags("output", max_steps=1, resume_from_checkpoint=True, data_path=moved))
-    assert "this run has ended before" in capsys.readouterr().out
+    assert "this run has already finished" in capsys.readouterr().out
     data.write_text(json.dumps(json.loads((tmp_path / "moved.json").read_text())[1:]))
     with pytest.raises(FvvError, match=r"another data_path \(its content has changed\)"):
         main(flags("output", max_steps=2, resume_from_checkpoint=True))
 
 
-def test_a_record_of_an_earlier_build_is_given_back(flags, tmp_path, capsys):
-    """It has no identity, and knows nothing of newer settings."""
+def test_the_record_of_an_earlier_build_is_returned(flags, tmp_path, capsys):
+    """It has no identity and lacks newer settings."""
     main(flags("output", max_steps=1))
     file = tmp_path / "output" / "metrics.json"
     record = json.loads(file.read_text())
     del record["identity"], record["arguments"]["training"]["overwrite_output_dir"]
     file.write_text(json.dumps(record))
     main(flags("output", max_steps=1, resume_from_checkpoint=True))
-    assert "this run has ended before" in capsys.readouterr().out
+    assert "this run has already finished" in capsys.readouterr().out
     with pytest.raises(FvvError, match="another learning_rate"):
         main(flags("output", max_steps=1, resume_from_checkpoint=True, learning_rate=1e-4))
     file.write_text("{")
@@ -239,7 +239,7 @@ def test_a_record_of_an_earlier_build_is_given_back(flags, tmp_path, capsys):
 
 
 def test_a_run_in_a_thread_trains_and_leaves_signals_alone(flags, tmp_path):
-    """Of a server or a sweep; Python lets the main thread alone handle signals."""
+    """A server or a sweep may do this. Python allows signal handlers in the main thread only."""
     before, failed = signal.getsignal(signal.SIGTERM), []
 
     def go():
@@ -257,7 +257,7 @@ def test_a_run_in_a_thread_trains_and_leaves_signals_alone(flags, tmp_path):
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_is_in_its_place(flags, tmp_path, monkeypatch):
-    """Every file of it, and the names of them; and so is the model before the record says that the run has ended."""
+    """Its files and their names are synced before the rename, and the model is synced before the record appears."""
     output, events = tmp_path / "output", []
     sync, rename, replace = os.fsync, Path.rename, Path.replace
 
@@ -278,7 +278,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_in_its_place(flags, tmp_path, 
     assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "run_identity.json"} <= files
     synced = {path for kind, path in events[:moved] if kind == "sync"}
     assert synced >= {f"_unfinished/checkpoint-1/{name}" for name in files} | {"_unfinished/checkpoint-1"}
-    assert ("sync", ".") in events[moved:]  # the folder that has the name now
+    assert ("sync", ".") in events[moved:]  # the folder that now has the name
     ended = events.index(("replace", "metrics.json.unfinished"))
     assert {"model.safetensors", "metrics.json.unfinished"} <= {path for kind, path in events[moved:ended]}
 
@@ -289,7 +289,7 @@ def test_a_new_run_does_not_mix_with_an_earlier_one(flags, tmp_path):
         main(flags("output", max_steps=1))
 
 
-def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(flags):
+def test_a_run_cannot_resume_from_a_checkpoint_without_the_optimizer(flags):
     main(flags("output", max_steps=1, save_only_model=True))
     with pytest.raises(FvvError, match=r"checkpoint-1: .* without the state of the optimizer"):
         main(flags("output", max_steps=2, resume_from_checkpoint=True))
@@ -297,7 +297,7 @@ def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(flags):
 
 @pytest.fixture
 def evaluated(tmp_path):
-    """Settings of a run whose first checkpoint counts as its best."""
+    """Return settings of a run whose first checkpoint counts as its best."""
     held_out = json.loads((ROOT / "data_samples" / "val.json").read_text())[:2]
     (tmp_path / "val.json").write_text(json.dumps(held_out))
     best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
@@ -305,7 +305,7 @@ def evaluated(tmp_path):
 
 
 def test_the_newest_checkpoint_stays_beside_the_best(flags, tmp_path, evaluated):
-    """transformers would delete it at the end, where `save_total_limit` is 1. And what others have put there stays."""
+    """transformers would delete it at the end if `save_total_limit` is 1. Folders with similar names stay, too."""
     (tmp_path / "output" / "checkpoint-9-good").mkdir(parents=True)
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 4, "save_total_limit": 1}
     main(flags("output", **evaluated, **steps))
@@ -315,7 +315,7 @@ def test_the_newest_checkpoint_stays_beside_the_best(flags, tmp_path, evaluated)
 
 
 def test_sigterm_at_the_end_of_an_epoch_saves_once_and_evaluates_nothing(flags, tmp_path, evaluated, monkeypatch):
-    """There is little time. A second checkpoint of the step would take the place of the first."""
+    """After SIGTERM there is little time. A second checkpoint of the same step would replace the first."""
     saved, evaluations, steps = [], [], []
     save, step = ResumableTrainer._save_checkpoint, ResumableTrainer.training_step
     monkeypatch.setattr(ResumableTrainer, "_save_checkpoint", lambda self, *a: saved.append(1) or save(self, *a))
@@ -335,7 +335,7 @@ def test_sigterm_at_the_end_of_an_epoch_saves_once_and_evaluates_nothing(flags, 
     assert (tmp_path / "output" / f"checkpoint-{EPOCH}").is_dir()
 
 
-def test_where_a_run_begins(tmp_path):
+def test_find_checkpoint_returns_where_a_run_starts(tmp_path):
     assert find_checkpoint(True, tmp_path / "nothing") is None
     assert find_checkpoint("True", tmp_path) is None
     assert find_checkpoint(None, tmp_path) is None
@@ -349,13 +349,13 @@ def test_where_a_run_begins(tmp_path):
     assert find_checkpoint(True, tmp_path) == late
     assert find_checkpoint(late, tmp_path) == late
     assert find_checkpoint(early, tmp_path / "elsewhere") == early
-    with pytest.raises(FvvError, match="checkpoint-7: no checkpoint of a training run"):
+    with pytest.raises(FvvError, match="checkpoint-7: not a checkpoint of a training run"):
         find_checkpoint(str(tmp_path / "checkpoint-7"), tmp_path)
     other = tmp_path / "other" / "checkpoint-12"
     shutil.copytree(late, other)
     (other / "trainer_state.json").write_text(json.dumps({"global_step": 12}))
     for begin in (None, False, "false", early, str(other)):
-        with pytest.raises(FvvError, match="checkpoint-10: a later start would take it for this run's"):
+        with pytest.raises(FvvError, match="checkpoint-10: a later start would mistake it for a"):
             find_checkpoint(begin, tmp_path)
     remove_unfinished(tmp_path)
     assert not (tmp_path / "_unfinished").exists()

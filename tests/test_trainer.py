@@ -1,4 +1,4 @@
-"""The Trainer's own: groups of the optimizer, batches of like lengths, counting, labelled logits. Whole runs are in
+"""The Trainer: optimizer groups, batches grouped by length, counting, labelled logits. Whole runs are in
 `test_training`."""
 
 import numpy as np
@@ -15,11 +15,11 @@ from fvv_lib.finetuning.trainer import Counter, VideoTrainer
 from fvv_lib.model.parts import part_of, set_trainable
 from fvv_lib.settings import PARTS
 
-MANY = 1000  # more than the 50 batches that transformers sorts at a time
+MANY = 1000  # more samples than the 50 batches that transformers sorts at a time
 
 
 class Measured(Dataset):
-    """Samples of known lengths. Reading one gives its number, and is an error where `readable` is False."""
+    """Samples of known lengths. Reading a sample returns its number, or fails if `readable` is False."""
 
     def __init__(self, lengths, readable=True):
         self.lengths, self.readable, self.epochs = np.array(lengths), readable, []
@@ -37,13 +37,13 @@ class Measured(Dataset):
 
 @pytest.fixture(scope="module")
 def lengths():
-    """Of a thousand samples, no two alike."""
+    """Return the lengths of a thousand samples, all different."""
     return np.random.default_rng(0).permutation(MANY) + 1
 
 
 @pytest.fixture
 def trainer_of(tmp_path):
-    """A trainer of a model; by default of a linear layer, where only the data matter."""
+    """Make a trainer of a model; by default of a linear layer, for tests in which only the data matter."""
 
     def make(model=None, dataset=None, **settings):
         defaults = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True}
@@ -54,7 +54,7 @@ def trainer_of(tmp_path):
 
 
 def numbers(loader, epoch=0):
-    """The samples of each batch."""
+    """Return the sample numbers of each batch."""
     loader.set_epoch(epoch)
     return [batch["number"].tolist() for batch in loader]
 
@@ -64,7 +64,7 @@ def numbers(loader, epoch=0):
 
 @pytest.fixture
 def groups(model, trainer_of):
-    """The optimizer's groups, each with the names of its parameters."""
+    """Return the optimizer's groups, each with the names of its parameters."""
 
     def make(parts, **settings):
         set_trainable(model, parts)
@@ -76,7 +76,7 @@ def groups(model, trainer_of):
     return make
 
 
-def test_what_is_trained_is_in_one_group_and_what_is_frozen_in_none(model, groups):
+def test_a_trained_parameter_is_in_one_group_and_a_frozen_one_in_none(model, groups):
     found = groups(["projector", "language_model"])
     names = [name for group in found for name in group["params"]]
     assert len(names) == len(set(names))
@@ -84,7 +84,7 @@ def test_what_is_trained_is_in_one_group_and_what_is_frozen_in_none(model, group
     assert all(group["params"] for group in found)
 
 
-def test_a_group_is_of_one_part_at_its_rate(groups):
+def test_a_group_has_one_part_and_its_learning_rate(groups):
     found = groups(PARTS, vision_tower_lr=2e-6, projector_lr=1e-3)
     rates = {}
     for group in found:
@@ -94,8 +94,8 @@ def test_a_group_is_of_one_part_at_its_rate(groups):
 
 
 @pytest.mark.parametrize("rate", [0.0, None, 3e-5])
-def test_a_part_without_a_rate_of_its_own_takes_the_common_one(groups, rate):
-    """A rate of 0 is one: that part stands still."""
+def test_a_part_without_its_own_rate_uses_the_common_one(groups, rate):
+    """A rate of 0 counts as its own rate: that part does not change."""
     (rate_found,) = {group["lr"] for group in groups(["projector"], projector_lr=rate)}
     assert rate_found == (1e-4 if rate is None else rate)
 
@@ -115,19 +115,19 @@ def test_matrices_decay_in_every_part_and_biases_and_norms_do_not(model, groups)
         assert {part_of(name) for name in decay if decay[name] == value} == set(PARTS)
 
 
-def test_there_is_one_optimizer_however_often_it_is_asked_for(model, trainer_of):
+def test_the_optimizer_is_created_only_once(model, trainer_of):
     trainer = trainer_of(model)
     assert trainer.create_optimizer() is trainer.create_optimizer() is trainer.optimizer
 
 
-# --- batches of like lengths --------------------------------------------------------------------------------------
+# --- batches grouped by length ------------------------------------------------------------------------------------
 
 
 def descends(values):
     return bool((np.diff(values) <= 0).all())
 
 
-def test_a_group_is_what_a_step_takes_with_all_that_it_accumulates(trainer_of, lengths):
+def test_a_group_has_the_samples_of_a_step_with_gradient_accumulation(trainer_of, lengths):
     """transformers sorts the samples of 50 groups at a time: here 50 x 2 x 2."""
     settings = {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 2}
     dataset = Measured(lengths)
@@ -135,12 +135,12 @@ def test_a_group_is_what_a_step_takes_with_all_that_it_accumulates(trainer_of, l
     assert {len(batch) for batch in order} == {2}
     row = lengths[np.concatenate(order)]
     assert sorted(row) == sorted(lengths)  # each sample once
-    assert row[0] == lengths.max()  # what needs most memory comes first
+    assert row[0] == lengths.max()  # the sample that needs most memory comes first
     assert descends(row[:200])
     assert not descends(row[:201])
 
 
-def test_groups_of_evaluation_are_its_own_batches(trainer_of, lengths):
+def test_groups_of_evaluation_have_the_evaluation_batch_size(trainer_of, lengths):
     settings = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 4}
     trainer = trainer_of(gradient_accumulation_steps=2, **settings)
     order = numbers(trainer.get_eval_dataloader(Measured(lengths)))
@@ -158,10 +158,10 @@ def test_no_sample_is_read_to_find_its_length(trainer_of, lengths):
         assert len(loader) == MANY / 8
 
 
-def test_the_order_follows_seed_and_epoch(trainer_of, lengths):
+def test_the_order_depends_on_seed_and_epoch(trainer_of, lengths):
     def order(epoch=0, **settings):
         trainer = trainer_of(dataset=Measured(lengths), train_sampling_strategy="group_by_length", **settings)
-        torch.rand(3)  # what else draws random numbers does not matter
+        torch.rand(3)  # the state of torch's random generator does not matter
         return numbers(trainer.get_train_dataloader(), epoch)
 
     first = order(seed=1)
@@ -184,12 +184,12 @@ def test_without_grouping_the_order_is_that_of_transformers(trainer_of, lengths)
         assert np.concatenate(numbers(trainer.get_eval_dataloader(dataset))).tolist() == list(range(MANY))
 
 
-# --- what is told and counted -------------------------------------------------------------------------------------
+# --- epochs and counts --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("progress", "epoch"), [(None, 0), (0.0, 0), (1.0, 1), (2.5, 2)])
-def test_the_dataset_is_told_the_epoch_that_begins_or_goes_on(trainer_of, progress, epoch):
-    """A run that is resumed within an epoch goes on with the frames of that epoch."""
+def test_the_dataset_gets_the_epoch_that_starts_or_resumes(trainer_of, progress, epoch):
+    """A run that resumes within an epoch uses the frames of that epoch."""
     dataset = Measured([1, 2, 3])
     trainer = trainer_of(dataset=dataset)
     trainer.state.epoch, trainer.callback_handler.train_dataloader = progress, trainer.get_train_dataloader()
@@ -203,7 +203,7 @@ def batches():
     return iter([batch] * 5)
 
 
-def test_what_a_step_takes_is_counted_and_no_batch_after_it(trainer_of):
+def test_the_batches_of_a_step_are_counted_and_no_others(trainer_of):
     trainer = trainer_of()
     trainer.counter = counter = Counter(tokens_per_frame=4)
     rest = batches()
@@ -224,8 +224,8 @@ def test_a_trainer_without_a_counter_counts_nothing(trainer_of):
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
-def test_the_loss_needs_the_logits_of_labelled_tokens_alone(loaded, trainer_of, training):
-    """In evaluation too, where the model itself would make all of them."""
+def test_the_loss_computes_the_logits_of_labelled_tokens_only(loaded, trainer_of, training):
+    """Also in evaluation, where the model by default computes all logits."""
     model = loaded.model.train(training)
     try:
         ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
@@ -241,8 +241,8 @@ def test_the_loss_needs_the_logits_of_labelled_tokens_alone(loaded, trainer_of, 
     assert inputs.keys() == given.keys()
 
 
-def test_validation_weighs_every_learned_token_alike(loaded, trainer_of, tokenizer, annotate):
-    """Whatever the batch size is, and whether the last batch is whole; answers of different lengths."""
+def test_validation_weighs_every_learned_token_equally(loaded, trainer_of, tokenizer, annotate):
+    """For every batch size, with a full or partial last batch, and answers of different lengths."""
     pairs = [
         ("Hm?", "Yes."),
         ("Which ways can a shape move?", "To the left, to the right, up, or down."),
@@ -267,7 +267,7 @@ def test_validation_weighs_every_learned_token_alike(loaded, trainer_of, tokeniz
     assert abs(of_batches - expected) > 0.01  # the mean of means is another number
 
 
-def test_frames_count_as_the_tokens_that_the_model_makes_of_them():
+def test_a_frame_counts_as_the_tokens_that_the_model_makes_of_it():
     counter = Counter(tokens_per_frame=4)
     batch = {
         "input_ids": torch.tensor([[5, -200, -200, 6], [7, 8, 0, 0]]),

@@ -49,7 +49,7 @@ MIXED = [
 
 @pytest.fixture
 def run(base, annotate, media, tmp_path):
-    """Train the tiny base for a few steps on four mixed samples."""
+    """Train the tiny base model for a few steps on four mixed samples."""
 
     def start(samples=MIXED, data=None, parts=PARTS, **settings):
         output = tmp_path / settings.pop("output", "output")
@@ -110,7 +110,7 @@ def test_saved_model_loads_here_and_in_stock_transformers_with_the_same_logits_a
     assert ask_stock(output, media / "still.png")["answer"] == answer
 
 
-def test_time_marks_and_pooling_are_trained_saved_and_asked_with(run, media):
+def test_time_marks_and_pooling_are_used_in_training_saved_and_used_in_chat(run, media):
     output, metrics = run(data={"time_marks": "seconds", "frame_pool": 2, "num_video_frames": 4})
     assert metrics["frame"]["tokens_per_frame"] == 1
     loaded = load_pretrained_model(output, device="cpu")
@@ -122,12 +122,12 @@ def test_time_marks_and_pooling_are_trained_saved_and_asked_with(run, media):
     assert "".join(f"<{time:.1f}s>" for time in times) in text
     assert chat.ask("Which way?")
     assert encode_images(loaded.model, chat.images)[0].shape[:2] == (1, 1)
-    stock = AutoModelForImageTextToText.from_pretrained(output).eval()  # it loads, and does not pool
+    stock = AutoModelForImageTextToText.from_pretrained(output).eval()  # loads, but does not pool
     assert stock.get_image_features(chat.images / 255).pooler_output[0].shape[0] == 4
 
 
 @pytest.mark.parametrize("parts", [["projector"], ["vision_tower", "projector"], ["language_model"], list(PARTS)])
-def test_what_should_train_has_a_gradient_and_all_else_has_none(model, parts):
+def test_trained_parameters_have_a_gradient_and_all_others_have_none(model, parts):
     set_trainable(model, parts)
     counts = count_parameters(model)
     assert {part for part, (trained, _) in counts.items() if trained} == set(parts)
@@ -141,7 +141,7 @@ def test_what_should_train_has_a_gradient_and_all_else_has_none(model, parts):
         assert has_gradient == (part_of(name) in parts), name
 
 
-def test_frozen_parts_stay_as_they_were_and_trained_ones_do_not(run, model):
+def test_training_changes_trained_parts_and_no_frozen_part(run, model):
     output, _ = run(parts=["projector"])
     before, after = model.state_dict(), load_pretrained_model(output, device="cpu").model.state_dict()
     changed = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
@@ -178,7 +178,7 @@ def test_training_resumes_from_a_checkpoint(run, monkeypatch):
 
 @pytest.fixture
 def order(base, annotate, media, monkeypatch):
-    """Train on 24 text samples of different lengths; returns the samples of each step, and their lengths."""
+    """Train on 24 text samples of different lengths, and return the lengths of the samples of each step."""
     samples = [sample("Which? " * (1 + number * 7 % 24), "Any way.") for number in range(24)]
 
     def start(output, **settings):
@@ -207,8 +207,8 @@ def test_batches_are_grouped_by_expanded_length(order):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_groups_are_by_the_length_with_frames_and_no_clip_is_read(model, tokenizer, annotate, media):
-    """Without its frames the first sample would be the shorter one."""
+def test_groups_use_the_length_with_frames_and_read_no_clip(model, tokenizer, annotate, media):
+    """Without its frames, the first sample would be the shorter one."""
     samples = [sample("<image>\nHm?", "Yes.", video="clip.mp4"), sample("Which way? Which way?", "Any way.")] * 32
     dataset = LazySupervisedDataset(tokenizer, [annotate(samples)], DataArguments(), frame_spec=SPEC)
     (media / "clip.mp4").unlink()
@@ -219,12 +219,12 @@ def test_groups_are_by_the_length_with_frames_and_no_clip_is_read(model, tokeniz
         assert sorted(indices) == list(range(64))
         assert dataset.lengths[indices[0]] == dataset.lengths.max()
         batches = dataset.lengths[indices].reshape(32, 2)
-        assert (batches[:, 0] != batches[:, 1]).sum() <= 4  # one in each of the four groups that are sorted
+        assert (batches[:, 0] != batches[:, 1]).sum() <= 4  # one in each of the four sorted groups
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
-def test_the_order_is_the_same_for_one_seed_and_goes_on_after_a_stop(order, strategy):
-    """36 steps are three epochs; the checkpoint of step 18 is in the middle of the second."""
+def test_the_order_depends_on_the_seed_and_continues_after_a_stop(order, strategy):
+    """36 steps are three epochs. The checkpoint of step 18 is in the middle of the second one."""
     whole = order("a", train_sampling_strategy=strategy)
     again = order("b", train_sampling_strategy=strategy)
     resumed = order(
@@ -236,8 +236,8 @@ def test_the_order_is_the_same_for_one_seed_and_goes_on_after_a_stop(order, stra
 
 
 @pytest.mark.filterwarnings("error:.*checkpointing")
-def test_what_saves_memory_gives_the_same_losses(run, monkeypatch):
-    """Also through the Trainer, and without a word of its own about names that it calls old."""
+def test_settings_that_save_memory_give_the_same_losses(run, monkeypatch):
+    """Through the Trainer, and without its warning about deprecated names."""
     models = []
     configure = preparing.configure_model
     monkeypatch.setattr(preparing, "configure_model", lambda *a: (configure(*a), models.append(a[0].model)))
@@ -251,8 +251,8 @@ def test_what_saves_memory_gives_the_same_losses(run, monkeypatch):
     assert [(model.frames_per_chunk, model.packing) for model in models] == [(None, False)] * 2 + [(3, True)]
 
 
-def test_a_batch_of_text_alone_gives_every_parameter_a_gradient(model):
-    """All ranks must run the encoder in every step, or the others wait for ever."""
+def test_a_batch_without_media_gives_every_parameter_a_gradient(model):
+    """Every rank must run the encoder in every step; otherwise the other ranks hang."""
     model.train()
     ids = torch.tensor([[5, 6, 7]])
     model(ids, [torch.empty(0, 3, 64, 64, dtype=torch.uint8)], labels=ids).loss.backward()
@@ -273,8 +273,8 @@ def test_same_seed_gives_the_same_losses(run):
 
 @pytest.mark.parametrize("mismatch", ["strict", "tolerant"])
 @pytest.mark.filterwarnings("ignore:.*tokenization mismatch")
-def test_wrong_template_with_counting_stops_instead_of_learning_nothing(run, mismatch):
-    """`v1` in front of a Qwen tokenizer: three rounds are dropped even by `tolerant`."""
+def test_a_wrong_template_with_counting_is_an_error(run, mismatch):
+    """With the template `v1` and a Qwen tokenizer, even `tolerant` drops three rounds. Nothing would be learned."""
     turns = [turn for _ in range(3) for turn in sample("What?", "It is a red square.")["conversations"]]
     with pytest.raises(FvvError, match=r"drops every sample, the first is .*data\.json, sample 0"):
         run([{"conversations": turns}], {"version": "v1", "mismatch": mismatch}, per_device_train_batch_size=1)
@@ -297,7 +297,7 @@ def test_wrong_template_with_counting_stops_instead_of_learning_nothing(run, mis
         (MIXED, {"num_video_frames": 600}, TokenBudgetError, "sample 0: .*600 frames x 4.*Use at most"),
     ],
 )
-def test_what_is_wrong_stops_the_run_before_its_first_step(run, media, monkeypatch, samples, data, error, message):
+def test_wrong_data_stop_the_run_before_its_first_step(run, media, monkeypatch, samples, data, error, message):
     (media / "empty.mp4").touch()
     (media / "text.mp4").write_text("not a video")
     (media / "cut.mp4").write_bytes((media / "clip.mp4").read_bytes()[:900])
@@ -384,16 +384,16 @@ def test_random_sampling_takes_other_frames_in_each_epoch(run, monkeypatch):
     seen = []
     monkeypatch.setattr(LazySupervisedDataset, "set_epoch", lambda self, epoch: seen.append(epoch))
     run(max_steps=3, data={"frame_sampling": "random"})
-    assert list(dict.fromkeys(seen)) == [0, 1, 2]  # the Trainer tells the dataset, more than once
+    assert list(dict.fromkeys(seen)) == [0, 1, 2]  # the Trainer calls it more than once
 
 
-def test_evaluation_does_without_the_logits_of_the_prompt(run, media, annotate, monkeypatch):
+def test_evaluation_computes_no_logits_of_the_prompt(run, media, annotate, monkeypatch):
     shutil.copy(media / "clip.mp4", media / "held_out.mp4")
     held_out = annotate([sample("<image>\nHm?", "Yes.", video="held_out.mp4")], "v.json")
     shapes = []
     forward = FastVlmForVideo.forward
 
-    @functools.wraps(forward)  # the Trainer reads the names of its arguments
+    @functools.wraps(forward)  # the Trainer reads its argument names
     def spy(self, *arguments, **settings):
         result = forward(self, *arguments, **settings)
         shapes.append((self.training, result.logits.ndim))
@@ -407,7 +407,7 @@ def test_evaluation_does_without_the_logits_of_the_prompt(run, media, annotate, 
 
 def test_a_run_that_would_take_no_step_is_an_error(run, capsys):
     with pytest.raises(
-        DataFormatError, match=r"dataloader_drop_last leaves out every sample: there are 4, .* take 8 at"
+        DataFormatError, match=r"dataloader_drop_last drops every sample: there are 4, .* has 8\. Remove"
     ):
         run(per_device_train_batch_size=8, dataloader_drop_last=True)
     assert "training begins" not in capsys.readouterr().out
@@ -416,7 +416,7 @@ def test_a_run_that_would_take_no_step_is_an_error(run, capsys):
 
 
 def test_random_frames_follow_the_seed_of_the_run(run, monkeypatch):
-    """A rate of zero: the losses change with order and frames alone."""
+    """The learning rate is zero, so the losses depend only on order and frames."""
     seen = []
     monkeypatch.setattr(preparing, "open_splits", lambda *a, **k: seen.append(k["seed"]) or open_splits(*a, **k))
     data = {"frame_sampling": "random", "num_video_frames": 2}
@@ -429,11 +429,11 @@ def test_random_frames_follow_the_seed_of_the_run(run, monkeypatch):
     assert losses[0] == losses[3]
     assert len(set(losses)) == 3
     run(output="other", data=data, seed=5, data_seed=6)
-    assert seen[-1] == 6  # as for the order
+    assert seen[-1] == 6  # like the order of samples
 
 
 def test_an_upload_has_the_record_too(run, tmp_path, monkeypatch):
-    """The Hub is not there: what stands in its place notes what lies in the folder when it is asked to upload it."""
+    """A fake Hub records which files are in the folder at the time of the upload."""
     uploads = []
 
     class Hub:
@@ -474,7 +474,7 @@ def test_command_reports_an_error_in_one_line(base, annotate, tmp_path, fvv):
 
 
 def test_an_error_in_a_worker_is_one_line(base, annotate, media, fvv):
-    """Torch hands the worker's whole traceback on."""
+    """torch passes on the worker's whole traceback."""
     path = annotate([sample("<image>\nWhich way?", "Up.", video="clip.mp4")])
     flags = ["--model_name_or_path", str(base), "--data_path", path, "--output_dir", str(media / "o")]
     flags += ["--check_media", "False", "--dataloader_num_workers", "1", "--max_steps", "1", "--use_cpu", "True"]
@@ -484,12 +484,12 @@ def test_an_error_in_a_worker_is_one_line(base, annotate, media, fvv):
     assert re.fullmatch(r"error: .*sample 0: .*clip\.mp4: .*", result.stderr.splitlines()[-1])
 
 
-def test_a_run_says_where_its_result_lies(run, capsys):
+def test_a_run_prints_where_its_result_is(run, capsys):
     output, _ = run(max_steps=1)
     assert f"model, metrics.json and loss.png: {output}" in capsys.readouterr().out
 
 
-def test_command_takes_a_yaml_file(base, annotate, tmp_path):
+def test_command_accepts_a_yaml_file(base, annotate, tmp_path):
     yaml = tmp_path / "run.yaml"
     yaml.write_text(
         f"model_name_or_path: {base}\ndata_path: [{annotate([MIXED[3]])}]\noutput_dir: {tmp_path / 'o'}\n"

@@ -1,4 +1,4 @@
-"""Settings that only a try can tell; every other one is in test_training_flags."""
+"""Settings whose errors only appear when they are used. All other settings are in test_training_flags."""
 
 import json
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ AUTO = {
 
 @pytest.fixture
 def check(tmp_path):
-    """What `check_deepspeed` says to a file; the Trainer's own object would start DeepSpeed."""
+    """Run `check_deepspeed` on a file, with a stand-in for the settings: real ones would start DeepSpeed."""
 
     def run(config, **settings):
         file = tmp_path / "ds.json"
@@ -35,7 +35,7 @@ def check(tmp_path):
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
 @pytest.mark.parametrize("settings", [{}, {"bf16": True, "max_grad_norm": 0.5, "gradient_accumulation_steps": 4}])
-def test_our_files_leave_everything_to_the_settings(check, name, settings):
+def test_our_files_override_no_setting(check, name, settings):
     check((ROOT / "scripts" / f"{name}.json").read_text(), **settings)
 
 
@@ -49,15 +49,15 @@ def test_our_files_leave_everything_to_the_settings(check, name, settings):
         {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}},
     ],
 )
-def test_a_file_that_agrees_is_taken(check, change):
+def test_a_file_that_agrees_with_the_settings_is_accepted(check, change):
     check({**AUTO, **change})
 
 
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        ({"optimizer": {"type": "AdamW"}}, {}, '"optimizer" takes the place of .*vision_tower_lr.*Delete the section'),
-        ({"scheduler": {"type": "WarmupLR"}}, {}, '"scheduler" takes the place of lr_scheduler_type'),
+        ({"optimizer": {"type": "AdamW"}}, {}, '"optimizer" overrides .*vision_tower_lr.*Delete the section'),
+        ({"scheduler": {"type": "WarmupLR"}}, {}, '"scheduler" overrides lr_scheduler_type'),
         ({"gradient_clipping": 0.5}, {}, '"gradient_clipping" is 0.5, but max_grad_norm is 1.0'),
         ({"gradient_clipping": None}, {}, '"gradient_clipping" is missing, but max_grad_norm is 1.0. Set it to "auto"'),
         ({"bf16": {"enabled": True}}, {}, '"bf16.enabled" is True, but bf16 is False'),
@@ -69,7 +69,7 @@ def test_a_file_that_agrees_is_taken(check, change):
         ({"zero_optimization": {"stage": 3}}, {}, '"stage3_gather_16bit_weights_on_model_save": true'),
     ],
 )
-def test_a_file_that_takes_the_place_of_a_setting_is_refused(check, change, settings, message):
+def test_a_file_that_overrides_a_setting_is_refused(check, change, settings, message):
     config = {key: value for key, value in {**AUTO, **change}.items() if value is not None}
     with pytest.raises(FvvError, match=message) as error:
         check(config, **settings)
@@ -77,14 +77,14 @@ def test_a_file_that_takes_the_place_of_a_setting_is_refused(check, change, sett
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
-def test_a_file_that_is_no_configuration_is_refused(check, text):
-    with pytest.raises(FvvError, match=r"ds\.json: not a configuration of DeepSpeed"):
+def test_a_file_that_is_not_a_configuration_is_refused(check, text):
+    with pytest.raises(FvvError, match=r"ds\.json: not a DeepSpeed configuration"):
         check(text)
 
 
 @pytest.mark.parametrize("settings", [{"optim": "paged_adamw_8bit"}, {"report_to": "wandb"}, {"fp16": True}])
 def test_settings_are_tried_before_data_are_read(base, tmp_path, settings):
-    """The data are not there, and nobody has looked."""
+    """The data file does not exist, and the error is about the setting."""
     arguments = {"output_dir": str(tmp_path / "o"), "use_cpu": True, "report_to": "none", **settings}
     with pytest.raises(FvvError, match=next(iter(settings))):
         train(ModelArguments(str(base)), DataArguments(data_path=("gone.json",)), TrainingArguments(**arguments))

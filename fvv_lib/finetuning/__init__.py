@@ -1,1 +1,1 @@
-"""Room 6: settings become a run, its checkpoints and its record."""
+"""Room 6: turn settings into a run, its checkpoints and its record."""

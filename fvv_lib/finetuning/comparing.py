@@ -1,8 +1,8 @@
-"""Is it the same run? What can change a result, and what differs between two runs.                        Lesson 6
+"""Compare runs: which settings can change a result, and which differ between two runs.                    Lesson 6
 
-A run goes on from a checkpoint, or gives back its result, only for the settings that it had. So its identity lies in
-each checkpoint and in the record: every setting that can change the result, and a digest of every file that is read
-before the first clip. Each field of the settings is in one list below; a test holds that. This module trains nothing.
+A run resumes from a checkpoint, or returns its stored result, only with the settings that it had. So each checkpoint
+and the record store the run's identity: every setting that can change the result, and a digest of every file that is
+read before the first clip. Each setting is in exactly one list below; a test checks that. This module trains nothing.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from fvv_lib.weights.lora import base_of, is_adapter
 Settings = Mapping[str, Any]
 Identity = dict[str, Any]
 
-# Files, compared by what is in them: a copy elsewhere is the same.
+# Files, compared by content: a copy at another path counts as the same file.
 FILES = ("model_name_or_path", "data_path", "validation_data_path", "test_data_path")
 
-# Compared as they are.
+# Compared by value.
 COMPARED = (
     *("tunable_parts", "lora_rank", "lora_alpha", "lora_dropout"),
     *("image_folder", "num_video_frames", "frame_sampling", "time_marks", "frame_pool", "video_backend"),
@@ -37,13 +37,13 @@ COMPARED = (
 
 
 def _validation_chooses(settings: Settings) -> bool:
-    """True if validation bears on the weights: it chooses the best of them, or sets the rate."""
+    """Return True if validation affects the weights: it selects the best checkpoint or sets the learning rate."""
     schedule = settings.get("lr_scheduler_type")
     return bool(settings.get("load_best_model_at_end")) or schedule in ("reduce_lr_on_plateau", "greedy")
 
 
 def _lengths_need_media(settings: Settings) -> bool:
-    """True if the order of samples follows from lengths that only reading the media tells."""
+    """Return True if the order of samples depends on lengths that are only known after reading the media."""
     return settings.get("train_sampling_strategy") == "group_by_length" and settings.get("time_marks") != "none"
 
 
@@ -51,7 +51,7 @@ def _skips(settings: Settings) -> bool:
     return settings.get("bad_samples") == "skip"
 
 
-# Compared where they bear on the result.
+# Compared only if they affect the result.
 COMPARED_WHERE: Mapping[str, Callable[[Settings], bool]] = {
     **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), _validation_chooses),
     **dict.fromkeys(("save_strategy", "save_steps", "greater_is_better"), _validation_chooses),
@@ -59,17 +59,18 @@ COMPARED_WHERE: Mapping[str, Callable[[Settings], bool]] = {
     "decode_timeout": _skips,
 }
 
-# May grow, and never shrink.
+# May grow, but not shrink.
 GROWING = ("max_steps", "num_train_epochs")
 
-# Compared as one product, with the number of processes: the samples of a step.
+# Compared as one product with the number of processes: the samples of a step.
 MULTIPLIED = ("per_device_train_batch_size", "gradient_accumulation_steps")
 SAMPLES = "samples in a step (processes x per_device_train_batch_size x gradient_accumulation_steps)"
 PROCESSES = "number of processes"
 
-# Change where and how a run works, how fast, what is written and shown; a result changes in its last digits at most.
+# Not compared. They set where, how and how fast a run works, and what it writes and prints. They change a result in its
+# last digits at most.
 FREE = (
-    # where things are, and which way is faster
+    # paths and speed
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "cache_features"),
     *("frames_per_chunk", "packing", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
     *("activation_checkpointing", "activation_checkpointing_kwargs", "use_cpu", "local_rank", "full_determinism"),
@@ -85,10 +86,10 @@ FREE = (
     *("save_only_model", "save_total_limit", "restore_callback_states_from_checkpoint"),
     *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
     "hub_revision",
-    # validation: how it is done, not what comes of it
+    # how validation runs, not its result
     *("per_device_eval_batch_size", "prediction_loss_only", "eval_do_concat_batches", "eval_use_gather_object"),
     *("eval_accumulation_steps", "do_train", "do_eval"),
-    # refused with any other value than one, see `arguments.REFUSED`
+    # refused if they would change anything, see `arguments.REFUSED`
     *("remove_unused_columns", "ignore_data_skip", "label_smoothing_factor", "neftune_noise_alpha"),
     *("use_liger_kernel", "liger_kernel_config", "torch_compile", "torch_compile_backend", "torch_compile_mode"),
     *("auto_find_batch_size", "bf16_full_eval", "fp16_full_eval", "include_for_metrics", "batch_eval_metrics"),
@@ -104,7 +105,7 @@ DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_t
 def describe_settings(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
 ) -> dict[str, dict[str, Any]]:
-    """All settings, as they are in `metrics.json`."""
+    """Return all settings as `metrics.json` stores them."""
     training = training_args.to_sanitized_dict()
     settings = {"model": asdict(model_args), "data": asdict(data_args), "training": training}
     plain: dict[str, dict[str, Any]] = json.loads(json.dumps(settings, default=str))
@@ -112,11 +113,12 @@ def describe_settings(
 
 
 def identify(settings: Mapping[str, Settings], processes: int | None, read: bool = True) -> Identity:
-    """What two runs must have in common to be the same, from what `describe_settings` returns.
+    """Return the identity of a run: what another run must share to count as the same.
 
     Args:
-        processes: that train together; None where nobody knows.
-        read: read the files that are compared by content. Of an old record only their names are left.
+        settings: from `describe_settings`.
+        processes: number of processes that train together; None if unknown.
+        read: read the files that are compared by content. False for an old record, which has only their paths.
 
     Raises:
         DataFormatError: a file cannot be read.
@@ -135,7 +137,7 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
     if found.get("deepspeed") not in (None, "None"):  # transformers writes None as text
         content = _read_json(found.pop("deepspeed")) if read else None
         found |= {"deepspeed": content} if content is not None else {}
-        found[PROCESSES] = processes  # each has a share of the optimizer in its checkpoint
+        found[PROCESSES] = processes  # each process saves its share of the optimizer
     if processes is not None and all(name in flat for name in MULTIPLIED):
         found[SAMPLES] = processes * flat[MULTIPLIED[0]] * flat[MULTIPLIED[1]]
     for name in FILES:
@@ -147,7 +149,7 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
 
 
 def _read_json(file: str) -> Any:
-    """What a configuration of DeepSpeed says: a file, or what was written in its place."""
+    """Return the content of a DeepSpeed configuration file, or the argument itself if it is not such a file."""
     try:
         return json.loads(Path(file).read_text())
     except (OSError, ValueError):
@@ -155,10 +157,10 @@ def _read_json(file: str) -> Any:
 
 
 def digest_file(path: str | Path) -> str:
-    """A digest of the bytes of a file.
+    """Return a digest of the bytes of a file.
 
     Raises:
-        DataFormatError: it cannot be read.
+        DataFormatError: the file cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -170,8 +172,8 @@ def digest_file(path: str | Path) -> str:
 
 
 def digest_model(name: str) -> str:
-    """A digest of the weights and configurations of a model folder, and of an adapter's base; a hub name stands for
-    itself. Loading reads the same bytes."""
+    """Return a digest of the weights and configurations of a model folder and, for an adapter, of its base model. A hub
+    name is returned as it is. Loading reads the same files."""
     folder = Path(name)
     if not folder.is_dir():
         return name
@@ -183,7 +185,7 @@ def digest_model(name: str) -> str:
 
 
 def differences(before: Identity, now: Identity) -> list[str]:
-    """What differs, in words; what one of the two does not say is not compared. Without what may only grow."""
+    """Describe each difference. Skip what only one of the two identities has, and the settings in `GROWING`."""
     found = []
     for name in now:
         if name in before and name not in GROWING:
@@ -202,15 +204,15 @@ def _same_files(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def _content(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What is other about files: their paths, or what is in them."""
+    """Say whether the paths of files differ, or only their content."""
     if before["paths"] == now["paths"]:
         return "its content has changed"
     return f"{', '.join(before['paths']) or 'none'} then, {', '.join(now['paths']) or 'none'} now"
 
 
 def length_change(before: Identity, now: Identity) -> str:
-    """Whether the run is now longer than before: "same", "longer", "shorter", or "unknown", where it was told in
-    epochs and is now told in steps, or the other way."""
+    """Return how the length of the run has changed: "same", "longer", "shorter", or "unknown" if one identity gives it
+    in epochs and the other in steps."""
     steps = before.get("max_steps", -1), now.get("max_steps", -1)
     if (steps[0] > 0) != (steps[1] > 0):
         return "unknown"
@@ -220,17 +222,18 @@ def length_change(before: Identity, now: Identity) -> str:
 
 
 def check_same_run(where: str | Path, before: Identity, now: Identity) -> None:
-    """
+    """Check that a checkpoint or record is from this run.
+
     Raises:
-        CheckpointError: the run that left this checkpoint or record is another one, or was longer.
+        CheckpointError: it is from a run with other settings or files, or from a longer run.
     """
     if other := differences(before, now):
         raise CheckpointError(
-            f"{where}: that run had another {'; '.join(other)}. Set that back, or begin anew in another output_dir."
+            f"{where}: that run had another {'; '.join(other)}. Set it back, or start again in another output_dir."
         )
     if length_change(before, now) == "shorter":
         name = GROWING[0] if now.get("max_steps", -1) > 0 else GROWING[1]
         raise CheckpointError(
             f"{where}: that run had {name}={before[name]}, and this one has {now[name]}. It may only grow: set it "
-            "back, or begin anew in another output_dir."
+            "back, or start again in another output_dir."
         )

@@ -1,7 +1,7 @@
-"""The folder of a run: held by one run at a time, and never what somebody still needs.                    Lesson 6
+"""Protect the output folder of a run: one run at a time, and nothing needed is overwritten.               Lesson 6
 
-What a run reads must not lie where it writes, an earlier model is only overwritten on purpose, and a second run in the
-same folder is refused while the first one lives. This module trains nothing.
+A run must not overwrite what it reads. An earlier model is overwritten only if the user asks for it. A second run in
+the same folder is refused while the first one is running. This module trains nothing.
 """
 
 import fcntl
@@ -17,10 +17,10 @@ from fvv_lib.finetuning.resume import UNFINISHED, remove_unfinished
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.weights.lora import base_of, is_adapter
 
-LOCK = "_lock"  # transformers uploads nothing that begins with "_"
+LOCK = "_lock"  # transformers does not upload files whose names begin with "_"
 RECORD = "metrics.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
-# What says that a model, or the end of a run, lies in a folder.
+# Files that only a folder with a model or a finished run has.
 MODEL = (
     *("config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*"),
     RECORD,
@@ -30,7 +30,7 @@ _held: set[int] = set()  # file descriptors of the locks of this process
 
 
 def _let_go() -> None:
-    """A process that is forked (a worker that reads clips) must not keep the lock when this one is killed."""
+    """Close the locks in a forked process: a data loader worker must not keep them when this process is killed."""
     for lock in _held:
         os.close(lock)
     _held.clear()
@@ -41,11 +41,11 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Within it, no other run can use this folder. The system frees the lock of a process that is killed.
+    """Lock a folder against other runs while the context is open. The system frees the lock of a killed process.
 
     Raises:
-        CheckpointError: another run holds it.
-        FvvError: it cannot be made or written.
+        CheckpointError: another run holds the lock.
+        FvvError: the folder cannot be created or written.
     """
     lock = _open(folder)
     try:
@@ -62,7 +62,7 @@ def _open(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise FvvError(f"output_dir {folder}: it cannot be written ({error.strerror}). Take another one.") from error
+        raise FvvError(f"output_dir {folder}: it cannot be written ({error.strerror}). Use another one.") from error
     _held.add(lock)
     return lock
 
@@ -73,24 +73,25 @@ def _lock(lock: int, folder: Path) -> None:
     except BlockingIOError as error:
         holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
         raise CheckpointError(
-            f"{folder}: another run writes there ({holder}). Two would delete each other's files: wait for its end, or "
-            "take another output_dir."
+            f"{folder}: another run writes there ({holder}). Two runs would delete each other's files: wait for its "
+            "end, or use another output_dir."
         ) from error
     except OSError as error:
-        print(f"{folder}: this disk cannot lock files ({error.strerror}), so see that no other run writes there")
+        print(f"{folder}: this disk cannot lock files ({error.strerror}), so make sure that no other run writes there")
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
 
 
 def check_apart(folder: Path, model_args: ModelArguments, data_args: DataArguments) -> None:
-    """
+    """Check that a run does not write over its input.
+
     Raises:
-        FvvError: the folder is a file, or the run would overwrite or delete what it reads: its model, or its data.
+        FvvError: the folder is a file, or the run would overwrite or delete the model or data that it reads.
     """
     model, output = Path(model_args.model_name_or_path), folder.resolve()
     for place in (output, *output.parents):
         if place.exists() and not place.is_dir():
-            raise FvvError(f"output_dir {folder}: {place} is a file. Take a folder.")
+            raise FvvError(f"output_dir {folder}: {place} is a file. Give a folder.")
     read = {"model_name_or_path": model}
     if model.is_dir() and is_adapter(model):
         read["the base of model_name_or_path"] = Path(base_of(model))
@@ -98,32 +99,35 @@ def check_apart(folder: Path, model_args: ModelArguments, data_args: DataArgumen
     read |= {f"the data file {path}": Path(path) for path in data if path is not None}
     for name, path in read.items():
         if path.resolve().is_relative_to(output) and _is_written(path.resolve().relative_to(output)):
-            raise FvvError(f"output_dir {folder}: {name} lies there and would be overwritten. Take another output_dir.")
+            raise FvvError(
+                f"output_dir {folder}: it contains {name}, which would be overwritten. Use another output_dir."
+            )
 
 
 def _is_written(path: Path) -> bool:
-    """Whether a run writes or deletes this path within its folder, or the folder is itself meant."""
+    """Return True if a run writes or deletes this path of its folder, or if the path is the folder itself."""
     if not path.parts or path.parts[0] == UNFINISHED or CHECKPOINT.fullmatch(path.parts[0]):
         return True
     return len(path.parts) == 1 and any(path.match(pattern) for pattern in MODEL)
 
 
 def check_empty(folder: Path) -> None:
-    """
+    """Check that a new run does not overwrite an earlier model.
+
     Raises:
-        CheckpointError: a model lies there, and the run would begin anew and overwrite it.
+        CheckpointError: the folder has a model or a record.
     """
     there = sorted(path.name for pattern in MODEL for path in folder.glob(pattern))
     if there:
         raise CheckpointError(
-            f"{folder}: there is a model already, or the record of one ({', '.join(there)}), and no checkpoint to go "
-            "on from: it would be overwritten. Take another output_dir, or add --overwrite_output_dir True."
+            f"{folder}: there is a model already, or the record of one ({', '.join(there)}), and no checkpoint to "
+            "resume from. Training would overwrite it: use another output_dir, or add --overwrite_output_dir True."
         )
 
 
 def clear(folder: Path, begins_anew: bool) -> None:
-    """Delete what a killed run was writing, and the record, which is only there where a run has ended; and if this run
-    `begins_anew`, what an earlier one left: its model, and its checkpoints. Call it on one process."""
+    """Delete the unfinished checkpoint of a killed run, and the record, which only a finished run has. With
+    `begins_anew`, also delete the model and checkpoints of an earlier run. Call it on one process."""
     remove_unfinished(folder)
     (folder / RECORD).unlink(missing_ok=True)
     if begins_anew:

@@ -1,6 +1,6 @@
-"""What happens before the first step: settings checked, model opened, data opened and read once.             Lesson 6
+"""Prepare a run: check the settings, open the model, open the data and check every sample.                   Lesson 6
 
-A run that is wrong ends here, with one error that says what to do, and not after an hour of training.
+A wrong setting or sample ends the run here, not after an hour of training, with one error that says what to do.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
-from tqdm import tqdm  # not tqdm.auto: in a notebook that draws a widget
+from tqdm import tqdm  # not tqdm.auto, which draws a widget in a notebook
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import DataCollatorForSupervisedDataset, LazySupervisedDataset
@@ -26,17 +26,17 @@ from fvv_lib.video_config import FrameSpec
 from fvv_lib.weights.loading import LoadedModel, load_pretrained_model
 from fvv_lib.weights.lora import add_lora
 
-CHECKED_AT_ONCE = 1000  # samples that each process checks before all tell each other
+CHECKED_AT_ONCE = 1000  # samples that each process checks before the processes exchange results
 
 
 class OpenedData(NamedTuple):
-    """The data of a run, checked.
+    """The checked data of a run.
 
     Attributes:
-        samples: train and, where they are set, validation and test: texts and frames.
-        train, validation: what is trained and validated on: these samples, or features in place of their frames.
+        samples: the datasets `train` and, if set, `validation` and `test`, with texts and frames.
+        train, validation: datasets for training and validation: those in `samples`, or features instead of frames.
         collator: makes batches.
-        features: how many clips were encoded and how many found; None where frames are encoded in every step.
+        features: how many clips were encoded and how many were cached; None if frames are encoded in every step.
     """
 
     samples: dict[str, LazySupervisedDataset]
@@ -47,7 +47,7 @@ class OpenedData(NamedTuple):
 
 
 def check_settings(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Settings that are right one by one but do not go together."""
+    """Raise a FvvError for settings that are valid one by one but do not go together."""
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != training_args.world_size:
         raise FvvError(
@@ -71,21 +71,21 @@ def check_settings(model_args: ModelArguments, data_args: DataArguments, trainin
         )
     for part in ("vision_tower", "projector"):
         if getattr(training_args, f"{part}_lr") is not None and part not in model_args.tunable_parts:
-            raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: take away one or add the other.")
+            raise FvvError(f"{part}_lr is set, but tunable_parts leaves {part} out: remove the rate or add the part.")
     if data_args.cache_features and "vision_tower" in model_args.tunable_parts:
         raise FvvError(
             "cache_features needs a vision tower that is not trained: add --tunable_parts projector language_model, or "
-            "leave it out."
+            "remove cache_features."
         )
 
 
 def open_model(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
 ) -> tuple[LoadedModel, torch.nn.Module]:
-    """The model with its tokenizer and image processor, set for these data; and what is trained of it, which is the
-    model itself or, with LoRA, the model in its adapter."""
+    """Open the model with its tokenizer and image processor, and configure it for these data. Also return the module to
+    train: the model itself or, with LoRA, the model wrapped in its adapter."""
     if training_args.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU, used or not
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise even an unused DeepSpeed warns about a missing GPU
     join_zero3()
     loaded = load_pretrained_model(model_args.model_name_or_path, device=training_args.device, dtype=torch.float32)
     configure_model(loaded, data_args, training_args)
@@ -96,7 +96,7 @@ def open_model(
 
 
 def configure_model(loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments) -> None:
-    """Set what the model does with frames to what these data ask for, and print where that is new to it."""
+    """Apply the data's video settings to the model, and print those that differ from the model's own."""
     check_template(data_args.version, loaded.tokenizer)
     before = loaded.model.video_config
     loaded.model.video_config = data_args.video_config(loaded.image_processor)
@@ -111,9 +111,9 @@ def configure_model(loaded: LoadedModel, data_args: DataArguments, training_args
 def open_data(
     loaded: LoadedModel, data_args: DataArguments, training_args: TrainingArguments, frame_spec: FrameSpec
 ) -> OpenedData:
-    """The samples of training and, where they are set, of validation and test; every one is checked."""
+    """Open the samples for training and, if set, for validation and test, and check every one."""
     seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
-    with training_args.main_process_first(desc="opening the annotation files"):  # the others find its tables
+    with training_args.main_process_first(desc="opening the annotation files"):  # the others use its tables
         samples = open_splits(loaded.tokenizer, data_args, frame_spec=frame_spec, seed=seed)
     check_enough(samples["train"], training_args)
     for dataset in samples.values():
@@ -128,23 +128,24 @@ def open_data(
 
 
 def check_enough(train: LazySupervisedDataset, training_args: TrainingArguments) -> None:
-    """
+    """Check that there are enough samples for one step.
+
     Raises:
-        DataFormatError: `dataloader_drop_last` would leave out every sample, so no step would be taken.
+        DataFormatError: `dataloader_drop_last` would drop every sample.
     """
     needed = training_args.train_batch_size * training_args.world_size
     if training_args.dataloader_drop_last and len(train) < needed:
         raise DataFormatError(
-            f"dataloader_drop_last leaves out every sample: there are {len(train)}, and the processes take {needed} at "
-            "a time. Leave it out, or lower per_device_train_batch_size."
+            f"dataloader_drop_last drops every sample: there are {len(train)}, and a batch of all processes has "
+            f"{needed}. Remove dataloader_drop_last, or lower per_device_train_batch_size."
         )
 
 
 def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingArguments) -> None:
-    """Read every picture and video once, each process a part, and do what `bad_samples` says with what fails.
+    """Read every image and video once, split across processes, and raise or skip bad samples as `bad_samples` says.
 
-    Every process must leave out the same samples and know the same lengths: it makes its batches by them. All tell each
-    other every now and then, so that none reads on when another has found what ends the run.
+    Batches depend on samples and lengths, so every process must skip the same samples and know the same lengths. The
+    processes exchange results every `CHECKED_AT_ONCE` samples, so that all stop soon after one finds a fatal error.
     """
     if not dataset.data_args.check_media:
         return

@@ -1,9 +1,9 @@
-"""Fine-tuning from settings to record.                                                                    Lesson 6
+"""Fine-tune a model, from settings to record.                                                             Lesson 6
 
-`train` is the whole way on two screens: check and try the settings, see where to begin; then open model and data, ask,
-train, ask again, write down what happened. The engine is transformers' Trainer. `trying` tries settings, `output`
-guards the folder, `comparing` tells runs apart, `preparing` opens what is trained, `trainer` and `resume` are the
-engine's additions, `record` writes the result.
+`train` checks and tries the settings, and finds out where the run starts. Then `run` opens model and data, evaluates,
+trains with transformers' Trainer, evaluates again, and writes the record. The other modules: `trying` tries settings,
+`output` protects the folder, `comparing` compares runs, `preparing` opens model and data, `trainer` and `resume` extend
+the Trainer, `record` writes the result.
 """
 
 import sys
@@ -38,15 +38,15 @@ T = TypeVar("T")
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
-    """Fine-tune a FastVLM on video; returns what is written to `metrics.json`.
+    """Fine-tune a FastVLM on video, and return the content of `metrics.json`.
 
-    Into `output_dir` go the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
-    A run that is resumed after its end only returns that record again. Under several processes all call it. In a thread
-    that is not the main one, SIGTERM does not save a checkpoint.
+    `output_dir` gets the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
+    If the run has already finished, resuming it only returns its record. Every process of a distributed run must call
+    this function. Outside of the main thread, SIGTERM does not save a checkpoint.
 
     Raises:
-        FvvError: a setting, a sample or a file is wrong; always before the first step.
-        SystemExit: SIGTERM ended training; its checkpoint is written, and the exit code is 143 (128 + SIGTERM).
+        FvvError: a setting, a sample or a file is wrong; raised before the first step.
+        SystemExit: SIGTERM ended training. Its checkpoint is written, and the exit code is 143 (128 + SIGTERM).
 
     Lesson: 06.
     """
@@ -64,10 +64,11 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
 
 class Begin(NamedTuple):
-    """Where a run begins: with the record of one that has ended, with a checkpoint, or, where both are None, anew.
+    """Where a run starts: after its end, from a checkpoint, or, if `ended` and `checkpoint` are None, from step 1.
 
     Attributes:
-        identity: what a later start must have in common with this run.
+        identity: what a later run must share to resume this one.
+        ended: the record, if the run has finished.
     """
 
     identity: Identity
@@ -78,10 +79,10 @@ class Begin(NamedTuple):
 def begin_run(
     lock: ExitStack, folder: Path, settings: dict[str, dict[str, Any]], training_args: TrainingArguments
 ) -> Begin:
-    """Take the folder, and see what lies there. Called on one process.
+    """Lock the folder and find out where the run starts. Called on one process.
 
     Raises:
-        CheckpointError: another run is using the folder, or what lies there is another run's, or would be overwritten.
+        CheckpointError: another run is using the folder, or its files are from another run or would be overwritten.
     """
     lock.enter_context(hold(folder))
     identity = identify(settings, training_args.world_size)
@@ -98,7 +99,7 @@ def begin_run(
 
 
 def tell_all(find: Callable[[], T], training_args: TrainingArguments) -> T:
-    """What the first process finds, on all of them; or the error that it meets."""
+    """Call `find` on the first process. Return its result, or raise its FvvError, on all processes."""
     found: list[Any] = [None]
     if training_args.process_index == 0:
         try:
@@ -118,7 +119,7 @@ def run(
     settings: dict[str, dict[str, Any]],
     begin: Begin,
 ) -> dict[str, Any]:
-    """Train from where `begin_run` says, and write down what happened; returns the record."""
+    """Train from where `begin_run` says, write the record, and return it."""
     folder, checkpoint = Path(training_args.output_dir), begin.checkpoint
     set_seed(training_args.seed)
     loaded, model = open_model(model_args, data_args, training_args)
@@ -126,7 +127,7 @@ def run(
     data = open_data(loaded, data_args, training_args, spec)
     if training_args.process_index == 0:
         report_plan(model, data)
-        print(f"going on from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
+        print(f"resuming from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
     if training_args.should_save:
         clear(folder, begins_anew=training_args.overwrite_output_dir)
     counter = Counter(spec.tokens_per_frame)
@@ -141,7 +142,7 @@ def run(
         identity=begin.identity,
     )
     test = data.samples.get("test")
-    with whole_parameters(loaded.model) if test else nullcontext():  # under ZeRO-3 only training gathers them
+    with whole_parameters(loaded.model) if test else nullcontext():  # ZeRO-3 gathers them only in training
         before = evaluate_test_set(loaded, test, training_args)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
@@ -164,7 +165,7 @@ def run(
 def evaluate_test_set(
     loaded: LoadedModel, test: LazySupervisedDataset | None, training_args: TrainingArguments
 ) -> dict[str, Any] | None:
-    """Accuracy on the test questions, for each kind of question; None without a test set."""
+    """Return the accuracy on the test questions for each kind of question; None without a test set."""
     if test is None:
         return None
     batch_size = training_args.per_device_eval_batch_size
@@ -172,11 +173,11 @@ def evaluate_test_set(
 
 
 def end_on_sigterm(trainer: VideoTrainer) -> None:
-    """Leave with the exit code of SIGTERM: the run has not finished, but its checkpoint is written."""
+    """Exit with the code of SIGTERM: the run has not finished, but its checkpoint is written."""
     if trainer.is_world_process_zero():
         print(
             f"stopped by SIGTERM after step {trainer.state.global_step}, which is saved in {trainer.args.output_dir}: "
-            "go on with --resume_from_checkpoint True",
+            "resume with --resume_from_checkpoint True",
             flush=True,
         )
     sys.exit(STOPPED)
@@ -186,7 +187,7 @@ def end_on_sigterm(trainer: VideoTrainer) -> None:
 
 
 def report_plan(model: torch.nn.Module, data: OpenedData) -> None:
-    """Print what will be trained, on what, before it begins."""
+    """Print which parts will be trained, and on which data."""
     samples = data.samples["train"]
     args, spec, lengths = samples.data_args, samples.frame_spec, samples.lengths
     print(format_parts(count_parameters(model)))
@@ -202,14 +203,14 @@ def report_plan(model: torch.nn.Module, data: OpenedData) -> None:
 
 
 def report_ended_before(metrics: dict[str, Any], training_args: TrainingArguments) -> None:
-    """Print the result of a run that is started again after its end."""
+    """Print the result of a finished run that is started again."""
     if training_args.process_index == 0:
-        print(f"{training_args.output_dir}: this run has ended before, there is nothing left to train")
+        print(f"{training_args.output_dir}: this run has already finished, there is nothing left to train")
         report_end(metrics, Path(training_args.output_dir))
 
 
 def report_end(metrics: dict[str, Any], folder: Path) -> None:
-    """Print what the run has brought, and where it is."""
+    """Print the accuracy before and after training, and the output folder."""
     if metrics["before"] and metrics["after"]:
         table = format_table(metrics["before"], metrics["after"])
         print(f"\nAccuracy on {metrics['arguments']['data']['test_data_path']}:\n\n{table}\n")

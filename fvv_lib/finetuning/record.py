@@ -1,7 +1,7 @@
-"""What a run was: enough to say later what gave a result, and to run it again.                            Lesson 6
+"""Describe a run: enough to trace a result to its origin, and to run it again.                            Lesson 6
 
 `metrics.json` holds settings, versions, commit, hardware, samples used and left out, speed, memory and the log of a
-run; figures are drawn from it. This module trains nothing.
+run. Figures are drawn from it. This module trains nothing.
 """
 
 import json
@@ -31,11 +31,10 @@ def describe_run(
     counter: Counter,
     result: dict[str, float],
 ) -> dict[str, Any]:
-    """All that `metrics.json` has beside the accuracy: what was trained on what, with which settings, where, and how
-    fast.
+    """Return the content of `metrics.json` except the accuracy: parts, data, settings, hardware and speed.
 
     Args:
-        result: what `Trainer.train` says of itself.
+        result: the metrics that `Trainer.train` returns.
     """
     processes = trainer.args.world_size
     return {
@@ -58,7 +57,7 @@ def describe_run(
 
 
 def write_record(folder: Path, metrics: dict[str, Any]) -> None:
-    """`loss.png` and `metrics.json`, which appears when the model beside it is on the disk."""
+    """Write `loss.png` and `metrics.json`. The latter appears only after the model beside it is on the disk."""
     from matplotlib import pyplot
 
     from fvv_lib.plotting import plot_loss
@@ -69,14 +68,14 @@ def write_record(folder: Path, metrics: dict[str, Any]) -> None:
     aside = folder / f"{RECORD}.unfinished"
     aside.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     sync_to_disk(folder)
-    aside.replace(folder / RECORD)  # the last thing that a run does: where it is, the run has ended
+    aside.replace(folder / RECORD)  # written last: if it exists, the run has finished
 
 
 def find_finished(folder: Path, identity: Identity) -> dict[str, Any] | None:
-    """The record of a run that is started again after its end; None while there is something left to do.
+    """Return the record of a finished run that is started again; None if there is something left to train.
 
     Raises:
-        CheckpointError: it has ended, and was another run: see `comparing`.
+        CheckpointError: the finished run is another one, see `comparing`; or its record cannot be read.
     """
     file = folder / RECORD
     if not file.is_file():
@@ -85,18 +84,18 @@ def find_finished(folder: Path, identity: Identity) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(file.read_text())
         before = record.get("identity") or _identity_of_old(record)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not the record of a run ({error}). Delete it to train on.") from error
-    check_same_run(f"{folder}: the run there has ended", before, identity)
+        raise CheckpointError(f"{file}: not the record of a run ({error}). Delete it to continue training.") from error
+    check_same_run(f"{folder} (a finished run)", before, identity)
     return record if length_change(before, identity) == "same" else None
 
 
 def _identity_of_old(record: dict[str, Any]) -> Identity:
-    """Of a record of an earlier build, what its settings tell."""
+    """Return the identity of a run from the settings in a record of an earlier build."""
     return identify(record["arguments"], record.get("hardware", {}).get("processes"), read=False)
 
 
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Accuracy per kind of question on the test split, before and after."""
+    """Format a table of the accuracy for each kind of test question, before and after training."""
     lines = [f"{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}"]
     for kind, row in after.items():
         lines.append(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")

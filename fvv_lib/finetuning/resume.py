@@ -1,8 +1,8 @@
-"""Stop anywhere and go on: checkpoints that are whole or not there, and an end on SIGTERM.                 Lesson 6
+"""Stop a run anywhere and resume it: checkpoints are complete or absent, SIGTERM saves one.                Lesson 6
 
-A checkpoint is written to a folder beside its place and moved there when every process has written its part and the
-disk has it: whatever kills the run or the machine, each `checkpoint-N` can be loaded. SIGTERM, which schedulers send
-before they take the machine away, ends training after the present step with a checkpoint. This module knows nothing
+A checkpoint is written to a temporary folder, and renamed when every process has written its part and all files are on
+the disk. So each `checkpoint-N` can be loaded, whatever kills the run or the machine. Schedulers send SIGTERM before
+they take the machine away. SIGTERM ends training after the current step, with a checkpoint. This module knows nothing
 about videos or models.
 """
 
@@ -26,22 +26,22 @@ from fvv_lib.private_api import full_shape, tied_weights, torch_loader
 
 TRAINER_STATE = "trainer_state.json"
 TRAINED = "trained_parameters.json"
-IDENTITY = "run_identity.json"  # what another start must have in common with this run, see `comparing`
-OPTIMIZER_STATES = ("scheduler.pt", "latest")  # the Trainer's, DeepSpeed's
-UNFINISHED = "_unfinished"  # folder in output_dir for what is being written, or deleted
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that SIGTERM ended: not 0, because it has not finished
+IDENTITY = "run_identity.json"  # what another run must share to resume this one, see `comparing`
+OPTIMIZER_STATES = ("scheduler.pt", "latest")  # files of the Trainer, of DeepSpeed
+UNFINISHED = "_unfinished"  # folder in output_dir for checkpoints that are being written or deleted
+STOPPED = 128 + signal.SIGTERM  # exit code after SIGTERM: not 0, because the run has not finished
 
 
 def find_checkpoint(resume: str | bool | None, output_dir: str | Path) -> str | None:
-    """The checkpoint that a run begins with, None for a fresh start.
+    """Return the checkpoint that a run starts from; None for a fresh start.
 
     Args:
-        resume: a checkpoint's folder; True (or "true"): the last one of `output_dir`, and a fresh start where there is
-            none, so that a job that is started again and again needs one command; None or False: a fresh start.
+        resume: the folder of a checkpoint; True (or "true") for the last one of `output_dir`, or a fresh start if there
+            is none, so that a job that is started repeatedly needs one command; None or False for a fresh start.
 
     Raises:
-        CheckpointError: the folder is not a checkpoint that training can go on from, or `output_dir` has others: of
-            later steps, or of another run. A later start would take them for this run's.
+        CheckpointError: training cannot resume from this folder; or `output_dir` has checkpoints of later steps or of
+            another run, and a later start would resume from those.
 
     Lesson: 06.
     """
@@ -55,27 +55,28 @@ def find_checkpoint(resume: str | bool | None, output_dir: str | Path) -> str | 
             begin = int(json.loads((Path(start) / TRAINER_STATE).read_text())["global_step"])
     if last is not None and begin < _step_in_name(Path(last)):
         raise CheckpointError(
-            f"{last}: a later start would take it for this run's. Go on from it (resume_from_checkpoint=True, on the "
-            "command line --resume_from_checkpoint True), delete it, or take another output_dir."
+            f"{last}: a later start would mistake it for a checkpoint of this run. Resume from it "
+            "(resume_from_checkpoint=True, on the command line --resume_from_checkpoint True), delete it, or use "
+            "another output_dir."
         )
     return start
 
 
 def resumes_last(resume: str | bool | None) -> bool:
-    """Whether a run shall go on from the last checkpoint of its `output_dir`, if there is one."""
+    """Return True if a run resumes from the last checkpoint of its `output_dir`, if there is one."""
     return str(resume).lower() == "true"
 
 
 def _check_whole(checkpoint: Path) -> None:
     if not (checkpoint / TRAINER_STATE).is_file():
         raise CheckpointError(
-            f"{checkpoint}: no checkpoint of a training run (it has no {TRAINER_STATE}). Give a checkpoint-N folder, "
-            "or --resume_from_checkpoint True for the last one of output_dir."
+            f"{checkpoint}: not a checkpoint of a training run (it has no {TRAINER_STATE}). Give a checkpoint-N "
+            "folder, or --resume_from_checkpoint True for the last one of output_dir."
         )
     if not any((checkpoint / name).exists() for name in OPTIMIZER_STATES):
         raise CheckpointError(
-            f"{checkpoint}: it was saved without the state of the optimizer (save_only_model), so a run cannot go on "
-            "from it. Begin anew from its weights with --model_name_or_path and another output_dir."
+            f"{checkpoint}: it was saved without the state of the optimizer (save_only_model), so a run cannot resume "
+            "from it. Start a new run from its weights with --model_name_or_path and another output_dir."
         )
 
 
@@ -84,20 +85,20 @@ def _step_in_name(checkpoint: Path) -> int:
 
 
 def remove_unfinished(output_dir: str | Path) -> None:
-    """Delete what a killed run was writing or deleting. Call it on one process, while none is saving."""
+    """Delete checkpoints that a killed run was writing or deleting. Call it on one process, while none is saving."""
     shutil.rmtree(Path(output_dir) / UNFINISHED, ignore_errors=True)
 
 
 def read_identity(checkpoint: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of its run; empty for one of an earlier build, or of another program."""
+    """Return the identity of a checkpoint's run; empty if an earlier build or another program wrote the checkpoint."""
     file = Path(checkpoint) / IDENTITY
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return found
 
 
 def sync_to_disk(folder: Path, deep: bool = False) -> None:
-    """Wait until the disk has the files of a folder, and their names; with `deep` those of folders in it too. Without
-    it, a machine that loses power may show a name and no content."""
+    """Wait until the files of a folder and their names are on the disk; with `deep`, also those of its subfolders.
+    Otherwise a power failure may leave a file name without content."""
     for path in folder.iterdir():
         if path.is_file():
             _sync(path)
@@ -115,8 +116,8 @@ def _sync(path: Path) -> None:
 
 
 class _Stop(TrainerCallback):
-    """Ends training after a step if any process was asked to, on all of them, with one checkpoint and nothing else: an
-    evaluation that is due then is left out."""
+    """End training after a step on all processes if any process received SIGTERM. Save one checkpoint, and skip an
+    evaluation that is due."""
 
     def __init__(self, trainer: "ResumableTrainer"):
         self.trainer = trainer
@@ -135,23 +136,23 @@ class _Stop(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step > state.max_steps:
             raise CheckpointError(
-                f"The checkpoint has {state.global_step} steps, and this run shall have {state.max_steps}: raise "
-                "max_steps or num_train_epochs, or go on from an earlier checkpoint in another output_dir."
+                f"The checkpoint is of step {state.global_step}, but this run ends after step {state.max_steps}: raise "
+                "max_steps or num_train_epochs, or resume from an earlier checkpoint in another output_dir."
             )
 
 
 class ResumableTrainer(Trainer):
-    """transformers' Trainer that can be killed at any moment, and that ends well on SIGTERM.
+    """transformers' Trainer that can be killed at any time, and that saves a checkpoint on SIGTERM.
 
     Args:
-        identity: is written to each checkpoint, for `read_identity`. The others are the Trainer's own.
+        identity: written to each checkpoint, for `read_identity`. All other arguments are the Trainer's.
 
     Attributes:
-        stopped: SIGTERM ended `train`; the last checkpoint is of the step it ended at. In a thread that is not the main
-            one, Python lets nobody handle signals: there SIGTERM does what it did before.
+        stopped: True if SIGTERM ended `train`. The last checkpoint is then of the last step. Python allows signal
+            handlers in the main thread only; in another thread SIGTERM keeps its previous effect.
 
-    Differs from transformers, whose checkpoints grow in their place, and whose `enable_jit_checkpoint` does not ask the
-    other processes: each would save at a step of its own. Lesson: 06.
+    Differs from transformers, which writes checkpoints in place. Its `enable_jit_checkpoint` does not synchronize the
+    processes, so each would save at a different step. Lesson: 06.
     """
 
     def __init__(self, *args: Any, identity: dict[str, Any] | None = None, **kwargs: Any):
@@ -162,10 +163,10 @@ class ResumableTrainer(Trainer):
         self.add_callback(_Stop(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As transformers' `train`; what to go on from: see `find_checkpoint`.
+        """Train as transformers' `train` does. For `resume_from_checkpoint` see `find_checkpoint`.
 
         Raises:
-            CheckpointError: the checkpoint is of a run that trained other parameters.
+            CheckpointError: the checkpoint is from a run that trained other parameters.
         """
 
         def ask(*_: Any) -> None:
@@ -185,13 +186,14 @@ class ResumableTrainer(Trainer):
                 signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Not a step too many: resumed at its end, transformers trains on until it looks (up to 5.23)."""
+        """Skip the epoch if the run is complete. Resumed at its end, transformers (up to 5.23) takes one step more."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Without transformers' last deletion, which takes the newest checkpoint where `save_total_limit` is 1 and
-        another is the best, and does not set it aside first; and a stopped run has no use for its best weights."""
+        """Finish without transformers' last deletion of checkpoints. It deletes in place, and if `save_total_limit` is
+        1 and the newest checkpoint is not the best, it deletes the newest. A stopped run does not load its best weights
+        either."""
         kept = self.args.save_total_limit, self.args.load_best_model_at_end
         self.args.save_total_limit, self.args.load_best_model_at_end = None, kept[1] and not self.stopped
         try:
@@ -200,7 +202,7 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit, self.args.load_best_model_at_end = kept
 
     def _trained(self) -> dict[str, list[int]]:
-        """Names and shapes of what is trained; ZeRO-3 keeps the shape of a whole parameter beside its share."""
+        """Return names and shapes of the trained parameters; under ZeRO-3, those of whole parameters, not of shares."""
         named = self.model.named_parameters()
         return {name: list(full_shape(p)) for name, p in named if p.requires_grad}
 
@@ -213,13 +215,13 @@ class ResumableTrainer(Trainer):
             other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
             raise CheckpointError(
                 f"{checkpoint}: that run trained other parameters than this one; {len(other)} differ, the first is "
-                f"{other[0]}. Go on with its --tunable_parts, --lora_rank and base, or begin anew in a new output_dir."
+                f"{other[0]}. Resume with its --tunable_parts, --lora_rank and base, or use another output_dir."
             )
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         loader = super()._get_dataloader(*args, **kwargs)
         init = partial(_outlive_sigterm, self._training, loader.worker_init_fn)
-        for part in (loader, torch_loader(loader)):  # accelerate's wrapping, and torch's in it
+        for part in (loader, torch_loader(loader)):  # accelerate's loader, and torch's inside it
             part.worker_init_fn = init
         return loader
 
@@ -246,11 +248,11 @@ class ResumableTrainer(Trainer):
             (aside / TRAINED).write_text(json.dumps(self._trained(), indent=0) + "\n")
             if self.identity is not None:
                 (aside / IDENTITY).write_text(json.dumps(self.identity, indent=2) + "\n")
-        if self.is_local_process_zero():  # a disk that machines share has what each of them has synced
+        if self.is_local_process_zero():  # on a shared disk, each machine syncs what it wrote
             sync_to_disk(aside, deep=True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            _move_away(folder / name)  # an earlier run's
+            _move_away(folder / name)  # if an earlier run left one
             aside.rename(folder / name)
             _sync(folder)
             self._move_old_checkpoints_away(folder)
@@ -258,13 +260,13 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Weights that are one and the same are saved once: the other name is not missing."""
+        """Do not report tied weights as missing: they are saved under one of their names only."""
         tied = tied_weights(self.model)
         missing = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _move_old_checkpoints_away(self, folder: Path) -> None:
-        """Keep `save_total_limit` checkpoints, the newest and the best among them."""
+        """Keep `save_total_limit` checkpoints, and always the newest and the best."""
         if not self.args.save_total_limit:
             return
         checkpoints = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
@@ -278,7 +280,7 @@ class ResumableTrainer(Trainer):
 
 
 def _move_away(checkpoint: Path) -> None:
-    """To what will be deleted, so that no half of a checkpoint is ever in its place."""
+    """Move a checkpoint to the folder for deletion, so that no `checkpoint-N` is ever half deleted."""
     if checkpoint.exists():
         aside = checkpoint.parent / UNFINISHED / f"deleted-{checkpoint.name}"
         shutil.rmtree(aside, ignore_errors=True)
@@ -286,11 +288,12 @@ def _move_away(checkpoint: Path) -> None:
 
 
 def _outlive_sigterm(training: torch.Tensor, init: Any, worker: int) -> None:
-    """A scheduler signals every process of a job; the step that the main process still finishes needs its workers."""
+    """Ignore SIGTERM in a worker during training: schedulers send it to every process of a job, and the main process
+    needs its workers to finish the step."""
 
     def leave(*_: Any) -> None:
         if not training:
-            os._exit(0)  # the main process ends, and waits for us
+            os._exit(0)  # the main process is ending and waits for its workers
 
     signal.signal(signal.SIGTERM, leave)
     if init is not None:

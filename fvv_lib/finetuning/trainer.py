@@ -1,4 +1,4 @@
-"""The Trainer: a learning rate for each part, batches of like lengths, labelled logits only.               Lesson 6
+"""The Trainer: a learning rate for each part, batches grouped by length, labelled logits only.             Lesson 6
 
 Everything else is transformers' Trainer; `resume` adds stopping and resuming.
 """
@@ -20,10 +20,10 @@ from fvv_lib.prompt.placeholders import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 
 class Counter:
-    """How much went through a run: samples, frames, and tokens with each frame counted as what the model makes of it.
+    """Count the samples, frames and tokens of a run; a frame counts as the tokens that the model makes of it.
 
     Args:
-        tokens_per_frame: of the model.
+        tokens_per_frame: tokens that the model makes of one frame.
     """
 
     def __init__(self, tokens_per_frame: int):
@@ -31,7 +31,7 @@ class Counter:
         self.samples = self.frames = self.tokens = 0
 
     def add(self, batches: Iterable[dict[str, Any]]) -> None:
-        """Count batches of the collator, still on the CPU."""
+        """Count batches from the collator, which are still on the CPU."""
         for batch in batches:
             frames = int((batch["input_ids"] == IMAGE_TOKEN_INDEX).sum())
             self.samples += len(batch["input_ids"])
@@ -39,24 +39,25 @@ class Counter:
             self.tokens += int(batch["attention_mask"].sum()) + frames * (self.tokens_per_frame - 1)
 
     def per_second(self, seconds: float, processes: int) -> dict[str, float]:
-        """Of all processes together, from what one of them counted."""
+        """Return the rates of all processes together, from the counts of one process."""
         counts = {"samples": self.samples, "frames": self.frames, "tokens": self.tokens}
         return {f"{name}_per_second": round(processes * count / seconds, 2) for name, count in counts.items()}
 
 
 class _TellEpoch(TrainerCallback):
-    """Tells the dataset its epoch, so that `random` takes other frames in each. Accelerate does that too, but not with
-    several processes, nor in the epoch that a run is resumed in."""
+    """Set the epoch of the dataset, so that `random` samples other frames in each epoch. Accelerate does this too, but
+    not with several processes, and not in the epoch in which a run resumes."""
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
 
 
 class VideoTrainer(ResumableTrainer):
-    """A Trainer with a learning rate for each part, and evaluation by learned tokens, without the logits of the prompt.
+    """A Trainer with a learning rate for each part. It evaluates the loss per learned token, and computes no logits of
+    the prompt.
 
     Args:
-        counter: counts what is trained on, if there is one. The others are the Trainer's own.
+        counter: counts what is trained on; None counts nothing. All other arguments are the Trainer's.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -67,7 +68,7 @@ class VideoTrainer(ResumableTrainer):
         self.add_callback(_TellEpoch())
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Groups by part and by weight decay; a part without a rate of its own takes `learning_rate`."""
+        """Create the optimizer: groups by part and weight decay. A part without its own rate uses `learning_rate`."""
         if self.optimizer is None:
             model = self.model if model is None else model
             rates = {"vision_tower": self.args.vision_tower_lr, "projector": self.args.projector_lr}
@@ -88,8 +89,8 @@ class VideoTrainer(ResumableTrainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: LazySupervisedDataset | None = None) -> Sampler | None:
-        """With `train_sampling_strategy="group_by_length"`, batches of samples whose expanded lengths are alike. The
-        Trainer would read every clip to find them, count one token for each frame, and resume in another order."""
+        """Group samples of similar expanded length if `train_sampling_strategy="group_by_length"`. The Trainer would
+        read every clip to find its length, count one token for each frame, and resume in another order."""
         dataset = train_dataset or self.train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or dataset is None:
             return super()._get_train_sampler(train_dataset)
@@ -102,12 +103,12 @@ class VideoTrainer(ResumableTrainer):
         return self._grouped(eval_dataset, self.args.eval_batch_size)
 
     def _grouped(self, dataset: LazySupervisedDataset, batch_size: int) -> Sampler:
-        """The order follows from seed and epoch alone. Processes share the batches out among them later."""
+        """Return a sampler whose order depends only on seed and epoch. The batches are split across processes later."""
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return length_grouped_sampler(dataset.lengths.tolist(), batch_size, seed)
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        """`dataloader_drop_last` is for training: no sample of validation is left out."""
+        """Apply `dataloader_drop_last` in training only: validation drops no sample."""
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
@@ -125,8 +126,8 @@ class VideoTrainer(ResumableTrainer):
         return super().compute_loss(model, {**inputs, "full_logits": False}, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """The loss is the mean over all learned tokens. transformers' is a mean of the means of batches, in which a
-        token counts the more the fewer there are in its batch: it changes with the batch size."""
+        """Compute the loss as the mean over all learned tokens. transformers averages the means of batches: a token
+        weighs more if its batch has fewer learned tokens, so the loss depends on the batch size."""
         self._loss_sum, self._learned = 0.0, 0
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._learned:
@@ -142,7 +143,7 @@ class VideoTrainer(ResumableTrainer):
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         counts = counted.sum(1).to(logits.device)  # (B,)
         of_samples = torch.stack([part.sum() for part in losses.split(counts.tolist())])
-        # Without the samples that fill up the last batch, so that each process has one.
+        # Drops the samples that only fill up the last batches, so that every process has the same number of batches.
         of_samples, counts = self.accelerator.gather_for_metrics((of_samples, counts))
         self._loss_sum += of_samples.double().sum().item()
         self._learned += int(counts.sum())
@@ -150,6 +151,6 @@ class VideoTrainer(ResumableTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if not isinstance(self.model, VideoMixin) and self.args.should_save:  # PEFT saves what is its own
+        if not isinstance(self.model, VideoMixin) and self.args.should_save:  # PEFT saves the adapter alone
             base = cast(VideoMixin, self.model.get_base_model())
             base.video_config.save(output_dir or self.args.output_dir)

@@ -1,8 +1,8 @@
-"""Try every setting on a model of one number, before data are read.                                       Lesson 6
+"""Try every setting on a tiny model before data are read.                                                 Lesson 6
 
-Some settings fail only where they are used: an optimizer whose package is missing, a schedule without the number that
-it needs, a service that nobody is logged in to. After hours of reading clips is too late to learn that. Each is used
-here once; what another library raises becomes one line with the name of the setting. This module reads no data.
+Some settings fail only when they are used: an optimizer whose package is missing, a schedule without the number that it
+needs, a service without a login. They must not fail after hours of reading clips, so each is used here once. An error
+of another library becomes one line with the name of the setting. This module reads no data.
 """
 
 import json
@@ -19,17 +19,18 @@ from transformers.integrations import get_reporting_integration_callbacks
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.errors import FvvError
 
-NEEDS_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that go by the loss of validation
+NEEDS_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that depend on the validation loss
 LOADER = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")  # of a DataLoader
 
 
 def try_settings(training_args: TrainingArguments) -> None:
-    """
+    """Use each setting once.
+
     Raises:
-        FvvError: a setting cannot work on this machine; one line that names it.
+        FvvError: a setting cannot work on this machine; one line that names the setting.
     """
     if training_args.fp16 and training_args.device.type == "cpu":
-        raise FvvError("fp16=True needs a GPU: leave it out, or take bf16.")
+        raise FvvError("fp16=True needs a GPU: leave it out, or use bf16.")
     if training_args.deepspeed:
         check_deepspeed(training_args)
     with _named(training_args, "report_to"):
@@ -52,10 +53,10 @@ def try_settings(training_args: TrainingArguments) -> None:
 
 @contextmanager
 def _named(training_args: TrainingArguments, *names: str) -> Iterator[None]:
-    """Whatever is raised within it is a FvvError that names these settings, as far as they are set."""
+    """Convert any exception to a FvvError that names those of these settings that are set."""
     try:
         yield
-    except Exception as error:  # of any library: all that is known is that the settings cannot be used
+    except Exception as error:  # from any library: it only shows that the settings cannot be used
         values = {name: getattr(training_args, name) for name in names}
         shown = ", ".join(f"{name}={getattr(value, 'value', value)}" for name, value in values.items() if value)
         said = " ".join(str(error).split()) or type(error).__name__
@@ -63,7 +64,7 @@ def _named(training_args: TrainingArguments, *names: str) -> Iterator[None]:
 
 
 def _make_optimizer(training_args: TrainingArguments) -> torch.optim.Optimizer:
-    """As `VideoTrainer.create_optimizer` makes it, for a model that has a gradient."""
+    """Create the optimizer as `VideoTrainer.create_optimizer` does, for a small model with gradients."""
     model = torch.nn.Linear(1, 1, device=training_args.device)
     optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training_args, model)
     group = {"lr": training_args.learning_rate, "weight_decay": training_args.weight_decay}
@@ -90,10 +91,10 @@ AUTO = 'Set it to "auto".'
 
 
 def check_deepspeed(training_args: TrainingArguments) -> None:
-    """A configuration of DeepSpeed must leave to our settings what is theirs, or they would do nothing.
+    """Check that a DeepSpeed configuration does not override our settings, which would then do nothing.
 
     Raises:
-        FvvError: a section, or a value, that takes the place of a setting; names it and the file.
+        FvvError: a section or a value overrides a setting; names the section or value, and the file.
     """
     file = training_args.deepspeed
     config = file if isinstance(file, dict) else _read(str(file))
@@ -104,8 +105,8 @@ def check_deepspeed(training_args: TrainingArguments) -> None:
     ):
         if section in config:
             raise FvvError(
-                f'{where}: its section "{section}" takes the place of {instead}, which would do nothing. Delete the '
-                "section, and set those."
+                f'{where}: its section "{section}" overrides {instead}, which would do nothing. Delete the section, '
+                "and use these settings."
             )
     steps, batch = training_args.gradient_accumulation_steps, training_args.per_device_train_batch_size
     ours = {
@@ -122,15 +123,15 @@ def check_deepspeed(training_args: TrainingArguments) -> None:
         if inner:
             found = found.get(inner) if isinstance(found, dict) else None
         if found is None and (key == "train_batch_size" or not value):
-            continue  # what follows from others, or is off in both
+            continue  # follows from other keys, or is off in both
         if found != "auto" and found != value:
             says = "is missing" if found is None else f"is {found}"
             raise FvvError(f'{where}: "{key}" {says}, but {name} is {value}. {AUTO}')
     zero = config.get("zero_optimization", {})
     if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
         raise FvvError(
-            f'{where}: without "stage3_gather_16bit_weights_on_model_save": true in "zero_optimization" no model is '
-            "saved, only shares of one. Add it."
+            f'{where}: add "stage3_gather_16bit_weights_on_model_save": true to "zero_optimization". Without it, only '
+            "shares of the model are saved."
         )
 
 
@@ -138,7 +139,7 @@ def _read(file: str) -> dict[str, Any]:
     try:
         config = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
-        raise FvvError(f"{file}: not a configuration of DeepSpeed ({' '.join(str(error).split())}).") from error
+        raise FvvError(f"{file}: not a DeepSpeed configuration ({' '.join(str(error).split())}).") from error
     if not isinstance(config, dict):
-        raise FvvError(f"{file}: not a configuration of DeepSpeed: it must be a JSON object.")
+        raise FvvError(f"{file}: not a DeepSpeed configuration: it must be a JSON object.")
     return config
