@@ -1,7 +1,7 @@
-"""transformers' `TrainingArguments` with what this project adds, as the Trainer takes them.
+"""transformers' `TrainingArguments` with the settings that this project adds, for the Trainer.
 
-They are the one settings object that may change after it is made: transformers itself does so. A value that cannot
-work, or that would do nothing without a word, is refused here; `finetuning.trying` finds what only a try can tell.
+This is the only settings object that may change after it is made, because transformers changes it. A value that cannot
+work, or that would silently do nothing, is refused here. `finetuning.trying` finds errors that only appear in use.
 """
 
 import os
@@ -15,18 +15,18 @@ import transformers
 from fvv_lib.errors import FvvError
 from fvv_lib.settings import TrainingSettings
 
-_OWN_LOSS = "is not supported: the model makes embeddings and loss itself. Leave it out."
-_OWN_METRICS = "would do nothing: it is for metrics of a program of your own. Leave it out, and set test_data_path."
-_OWN_KERNELS = "is not supported: the model has a forward pass of its own. Leave it out."
-_OWN_GROUPS = "is not supported: it chooses the parameters itself, and vision_tower_lr would do nothing. Leave it out."
-_NO_COMPILER = "is not supported: each batch has other shapes, and would be compiled again. Leave it out."
-_NO_OTHER_SHARING = "is not supported: share the model out with --deepspeed."
-_FULL_EVAL = "would do nothing: validation computes in the type of training. Leave it out."
+_OWN_LOSS = "is not supported: the model computes embeddings and loss itself. Leave it out."
+_OWN_METRICS = "would do nothing: it is for custom metrics of your own code. Leave it out, and set test_data_path."
+_OWN_KERNELS = "is not supported: the model has its own forward pass. Leave it out."
+_OWN_GROUPS = "is not supported: it selects the parameters itself, so vision_tower_lr would do nothing. Leave it out."
+_NO_COMPILER = "is not supported: batches differ in shape, so each would be compiled again. Leave it out."
+_NO_OTHER_SHARING = "is not supported: shard the model with --deepspeed."
+_FULL_EVAL = "would do nothing: validation uses the dtype of training. Leave it out."
 
-# Settings that are refused with every other value than these, and why.
+# For each setting, the only values that are accepted, and why others are refused.
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "remove_unused_columns": ((False,), "would take the frames away: leave it out."),
-    "ignore_data_skip": ((False,), "would show a resumed run the first samples again: leave it out."),
+    "remove_unused_columns": ((False,), "would remove the frames: leave it out."),
+    "ignore_data_skip": ((False,), "would train a resumed run on the first samples again: leave it out."),
     "label_smoothing_factor": ((0.0,), _OWN_LOSS),
     "neftune_noise_alpha": ((None, 0.0), _OWN_LOSS),
     "use_liger_kernel": ((False,), _OWN_KERNELS),
@@ -36,8 +36,8 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "torch_compile_mode": ((None,), _NO_COMPILER),
     "auto_find_batch_size": (
         (False,),
-        "would take fewer samples in a step where memory is short, which gives another result: lower "
-        "per_device_train_batch_size and raise gradient_accumulation_steps; fvv memory says what fits.",
+        "would use fewer samples per step if memory is short, which changes the result: lower "
+        "per_device_train_batch_size and raise gradient_accumulation_steps; fvv memory shows what fits.",
     ),
     "bf16_full_eval": ((False,), _FULL_EVAL),
     "fp16_full_eval": ((False,), _FULL_EVAL),
@@ -45,20 +45,20 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "batch_eval_metrics": ((False,), _OWN_METRICS),
     "include_num_input_tokens_seen": (
         (False, "no"),
-        "would count a frame as one token: leave it out, metrics.json has the true tokens per second.",
+        "would count a frame as one token: leave it out; metrics.json has the true tokens per second.",
     ),
-    "metric_for_best_model": ((None, "loss", "eval_loss"), "cannot be: validation measures the loss alone."),
-    "label_names": ((None, ["labels"]), "cannot be: the labels of a batch are called labels. Leave it out."),
-    "length_column_name": (("length",), "would do nothing: lengths are counted. Leave it out."),
-    "do_predict": ((False,), "would do nothing: set test_data_path, and its questions are asked."),
-    "enable_jit_checkpoint": ((False,), "is not supported: SIGTERM saves a checkpoint anyway. Leave it out."),
-    "save_on_each_node": ((False,), "is not supported: all machines must see one output_dir. Leave it out."),
+    "metric_for_best_model": ((None, "loss", "eval_loss"), "is not supported: validation only measures the loss."),
+    "label_names": ((None, ["labels"]), "is not supported: the labels of a batch are called labels. Leave it out."),
+    "length_column_name": (("length",), "would do nothing: lengths are computed. Leave it out."),
+    "do_predict": ((False,), "would do nothing: set test_data_path to ask test questions."),
+    "enable_jit_checkpoint": ((False,), "is not supported: SIGTERM always saves a checkpoint. Leave it out."),
+    "save_on_each_node": ((False,), "is not supported: all machines must share one output_dir. Leave it out."),
     "fsdp": ((None, False, "", []), _NO_OTHER_SHARING),
     "fsdp_config": ((None, {}), _NO_OTHER_SHARING),
     "parallelism_config": ((None,), _NO_OTHER_SHARING),
     "optim_target_modules": ((None,), _OWN_GROUPS),
 }
-REFUSED_OPTIMIZERS = ("galore_", "apollo_", "lomo", "adalomo")  # names begin with these
+REFUSED_OPTIMIZERS = ("galore_", "apollo_", "lomo", "adalomo")  # prefixes of names
 
 AT_LEAST_ONE = (
     *("model_max_length", "frames_per_chunk", "gradient_accumulation_steps", "save_total_limit"),
@@ -75,22 +75,22 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
     """transformers' arguments, with learning rates per part, sample length, frames per chunk and packing.
 
     Raises:
-        FvvError: a value that cannot work here, or would do nothing; see `REFUSED`.
+        FvvError: a value cannot work here or would do nothing; see `REFUSED`.
     """
 
     def __post_init__(self) -> None:
         self._refuse()
         self._check_numbers()
-        if getattr(self, "activation_checkpointing", False) is None:  # the name that newer transformers asks for
+        if getattr(self, "activation_checkpointing", False) is None:  # the name in newer transformers
             self.activation_checkpointing = self.gradient_checkpointing
         if self.bf16 is None:
             has_gpu = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.dataloader_pin_memory &= torch.cuda.is_available()  # without a GPU it only warns
+        self.dataloader_pin_memory &= torch.cuda.is_available()  # without a GPU, pinning only warns
         super().__post_init__()
 
     def _refuse(self) -> None:
-        """Raise where a setting is not supported, or would do nothing."""
+        """Raise if a setting is not supported or would do nothing."""
         for name, (fine, why) in REFUSED.items():
             value = getattr(self, name)
             if value not in fine:
@@ -109,18 +109,18 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
                 "push_to_hub uploads the model when the run has ended, with its metrics.json: add --hub_strategy end."
             )
         if self.overwrite_output_dir and str(self.resume_from_checkpoint).lower() not in ("none", "false"):
-            raise FvvError("overwrite_output_dir begins anew and resume_from_checkpoint goes on: leave one out.")
+            raise FvvError("overwrite_output_dir starts again and resume_from_checkpoint continues: leave one out.")
         schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
         if self.lr_scheduler_kwargs and schedule.startswith("constant"):
-            raise FvvError(f"lr_scheduler_kwargs would do nothing: lr_scheduler_type={schedule} takes none.")
+            raise FvvError(f"lr_scheduler_kwargs would do nothing: lr_scheduler_type={schedule} accepts none.")
         if self.warmup_steps and schedule in ("constant", "reduce_lr_on_plateau", "greedy"):
             raise FvvError(
                 f"warmup_steps={self.warmup_steps} would do nothing: lr_scheduler_type={schedule} has no warm-up. Set "
-                "it to 0, or take constant_with_warmup."
+                "it to 0, or use constant_with_warmup."
             )
 
     def _check_numbers(self) -> None:
-        """Raise where a number is out of its range; NaN is out of each."""
+        """Raise if a number is out of its range. NaN is out of every range."""
         for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and not getattr(self, name) >= 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -140,4 +140,4 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
         for kind in ("logging", "save", "eval"):
             steps = getattr(self, f"{kind}_steps")
             if getattr(self, f"{kind}_strategy") == "steps" and steps is not None and not steps > 0:
-                raise FvvError(f"{kind}_steps must be above 0, got {steps}. For none set {kind}_strategy to no.")
+                raise FvvError(f"{kind}_steps must be above 0, got {steps}. To turn it off, set {kind}_strategy to no.")

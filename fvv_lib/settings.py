@@ -1,8 +1,8 @@
-"""Everything that can be set, as dataclasses with help.
+"""All settings, as dataclasses with help texts.
 
-`cli.flags` makes flags of them. A new field comes with help and, where a wrong value is possible, with a check in
-`__post_init__`: settings fail before data are read. `ModelArguments` and `DataArguments` do not change once they are
-made. This module loads neither torch nor transformers; `arguments` has the Trainer's.
+`cli.flags` turns their fields into flags. A new field needs a help text and, if its value can be wrong, a check in
+`__post_init__`, so that it fails before data are read. `ModelArguments` and `DataArguments` are frozen. This module
+loads neither torch nor transformers; `arguments` has the settings of the Trainer.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ AUTO_PARTS = ("auto",)
 
 
 def choose_parts(chosen: Iterable[str], lora_rank: int) -> tuple[str, ...]:
-    """The parts that are trained: those that are named; for `auto` all of them, or with LoRA all but the vision tower.
+    """Return the parts to train: those in `chosen`. `auto` means all parts or, with LoRA, all but the vision tower.
 
-    LoRA's usual rate is ten to a hundred times what a vision tower that is trained in full stands.
+    LoRA's usual learning rate is ten to a hundred times too high for a vision tower that is trained in full.
 
     Raises:
-        FvvError: a part that does not exist, or none.
+        FvvError: an unknown part, or no part.
     """
     parts = tuple(chosen)
     if parts == AUTO_PARTS:
@@ -34,27 +34,27 @@ def choose_parts(chosen: Iterable[str], lora_rank: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ModelArguments:
-    """Which model, and which of its parts are trained."""
+    """The model, and which of its parts are trained."""
 
-    model_name_or_path: str = field(metadata={"help": "Model folder, or hub name, of a FastVLM or a LLaVA-1.5."})
+    model_name_or_path: str = field(metadata={"help": "Folder or hub name of a FastVLM or LLaVA-1.5 model."})
     tunable_parts: tuple[str, ...] = field(
         default=AUTO_PARTS,
         metadata={
-            "help": "Parts that are trained: any of vision_tower, projector, language_model; auto: all, with LoRA all "
+            "help": "Parts to train: any of vision_tower, projector, language_model; or auto: all parts, with LoRA all "
             "but the vision tower."
         },
     )
     lora_rank: int = field(
         default=0,
         metadata={
-            "help": "Train the language model through LoRA of this rank (8 to 64 is usual); 0: in full. The vision "
-            "tower is frozen then, unless tunable_parts names it and vision_tower_lr is set."
+            "help": "Train the language model with LoRA of this rank (usually 8 to 64); 0: without LoRA. With LoRA, "
+            "the vision tower is frozen unless tunable_parts names it and vision_tower_lr is set."
         },
     )
     lora_alpha: int | None = field(
         default=None, metadata={"help": "LoRA's output is scaled by lora_alpha / lora_rank; default: 2 * lora_rank."}
     )
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of LoRA."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout probability of LoRA's input."})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tunable_parts", choose_parts(self.tunable_parts, self.lora_rank))
@@ -67,80 +67,90 @@ class ModelArguments:
         if self.lora_rank and "language_model" not in self.tunable_parts:
             raise FvvError("lora_rank trains the language model, but tunable_parts leaves it out: add language_model.")
         if not self.lora_rank and (self.lora_alpha is not None or self.lora_dropout):
-            raise FvvError("lora_alpha and lora_dropout do nothing without a lora_rank: set it, or leave them out.")
+            raise FvvError("lora_alpha and lora_dropout do nothing without a lora_rank: set lora_rank, or remove them.")
 
 
 @dataclass(frozen=True)
 class DataArguments:
-    """Which samples, and how a video becomes frames, tokens and labels."""
+    """The samples, and how a video becomes frames, tokens and labels."""
 
     data_path: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Annotation files in LLaVA format (.json, .jsonl or .parquet), for training."},
+        metadata={"help": "Annotation files for training, in LLaVA format (.json, .jsonl or .parquet)."},
     )
     validation_data_path: str | None = field(
-        default=None, metadata={"help": "Annotation file for the loss during training."}
+        default=None, metadata={"help": "Annotation file for the validation loss during training."}
     )
     test_data_path: str | None = field(
-        default=None, metadata={"help": "Annotation file whose questions are asked before and after training."}
+        default=None, metadata={"help": "Annotation file of test questions, asked before and after training."}
     )
     image_folder: str | None = field(
         default=None,
-        metadata={"help": "Folder that paths of pictures and videos start from; default: the annotation file's own."},
+        metadata={"help": "Folder that image and video paths start from; default: the annotation file's folder."},
     )
     cache_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder for tables of annotation files and for features; default: HF_DATASETS_CACHE."},
+        metadata={"help": "Cache folder for annotation tables and vision features; default: HF_DATASETS_CACHE."},
     )
     cache_features: bool = field(
         default=False,
         metadata={
-            "help": "With a frozen vision tower: store its features once, in cache_dir, and read them each epoch."
+            "help": "Compute the features of a frozen vision tower once, store them in cache_dir, and read them in "
+            "each epoch."
         },
     )
-    num_video_frames: int = field(default=8, metadata={"help": "Frames taken from each video."})
+    num_video_frames: int = field(default=8, metadata={"help": "Number of frames sampled from each video."})
     frame_sampling: str = field(
         default="uniform",
         metadata={
-            "help": "Which frames: uniform, segment, or random (follows from seed, epoch and sample: the same in every "
-            "run)."
+            "help": "How frames are sampled: uniform, segment, or random (new in each epoch, but the same in every run "
+            "with the same seed)."
         },
     )
     time_marks: str = field(
         default="none",
-        metadata={"help": "seconds: write the time of each frame of a video before it, like <1.5s>; or none."},
+        metadata={"help": "seconds: write the time of each video frame before it, like <1.5s>; none: write no times."},
     )
     frame_pool: int = field(
         default=1,
-        metadata={"help": "Average this many by this many tokens of each frame: 2 leaves a quarter of them."},
+        metadata={"help": "Side of the squares of tokens that are averaged; 2 leaves a quarter of a frame's tokens."},
     )
-    video_backend: str = field(default="auto", metadata={"help": "auto or pyav (exact), or decord."})
+    video_backend: str = field(
+        default="auto", metadata={"help": "Video decoder: auto or pyav (exact frames), or decord."}
+    )
     image_aspect_ratio: str = field(
-        default="pad", metadata={"help": "pad to a square (FastVLM), crop its middle, or resize to it."}
+        default="pad",
+        metadata={
+            "help": "How images and frames become square: pad (FastVLM), crop (keep the middle), or resize (distort)."
+        },
     )
-    version: str = field(default="qwen_2", metadata={"help": "Chat template: qwen_2 (FastVLM), v1, plain, llama_2."})
+    version: str = field(
+        default="qwen_2", metadata={"help": "Chat template: qwen_2 (FastVLM), v1 (LLaVA-1.5), plain, or llama_2."}
+    )
     mismatch: str = field(
-        default="exact", metadata={"help": "How labels are found: exact; strict and tolerant are for study."}
+        default="exact", metadata={"help": "How labels are computed: exact; strict and tolerant are for study only."}
     )
     allow_special_tokens: bool = field(
         default=False,
         metadata={
-            "help": "Learn texts as they are if they hold special tokens or marks of the template (`<|im_end|>`), or "
-            "media tags of other formats (<video>); otherwise such a sample is refused."
+            "help": "Accept texts with special tokens or template marks (`<|im_end|>`), or media tags of other formats "
+            "(<video>), and train on them as they are. Without it, such a sample is refused."
         },
     )
-    max_new_tokens: int = field(default=64, metadata={"help": "Tokens that an answer to a test question may have."})
+    max_new_tokens: int = field(
+        default=64, metadata={"help": "Maximum number of tokens in the answer to a test question."}
+    )
     check_media: bool = field(
-        default=True, metadata={"help": "Decode every picture and video once before the first training step."}
+        default=True, metadata={"help": "Decode every image and video once before the first training step."}
     )
     bad_samples: str = field(
         default="raise",
-        metadata={"help": "A sample that cannot be used: raise an error, or skip it (listed in metrics.json)."},
+        metadata={"help": "For a sample that cannot be used: raise an error, or skip it (listed in metrics.json)."},
     )
     decode_timeout: float = field(
         default=60.0,
         metadata={
-            "help": "Seconds that reading one video may take, in a process of its own; 0: no limit, in this process."
+            "help": "Maximum seconds to read one video, in a separate process; 0: no limit and no separate process."
         },
     )
 
@@ -154,19 +164,19 @@ class DataArguments:
             raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}.")
         check_choices(self)
         if self.bad_samples == "skip" and not self.check_media:
-            raise FvvError("bad_samples='skip' needs check_media=True: what cannot be read must be known beforehand.")
+            raise FvvError("bad_samples='skip' needs check_media=True: bad samples must be known before training.")
 
     def for_evaluation(self) -> "DataArguments":
-        """The same, without chance (`random` sampling becomes `segment`) and with exact labels: whatever is studied in
-        training, every sample is asked."""
+        """Return a copy for evaluation: `random` sampling becomes `segment`, so that nothing is random, and labels are
+        `exact`, so that no sample is dropped."""
         return replace(self, frame_sampling=deterministic_sampling(self.frame_sampling), mismatch="exact")
 
     def video_config(self, image_processor: Any = None) -> VideoConfig:
-        """What is saved with a model that is trained on these data.
+        """Return the configuration that is saved with a model trained on these data.
 
         Args:
-            image_processor: has the `image_mean` and `image_std` that frames are normalised with; default: FastVLM's,
-                which change nothing.
+            image_processor: has the `image_mean` and `image_std` that normalise frames; default: FastVLM's, which
+                change nothing.
         """
         normalisation = {}
         if image_processor is not None:
@@ -185,24 +195,28 @@ class DataArguments:
 
 @dataclass
 class TrainingSettings:
-    """What this project adds to transformers' `TrainingArguments`, or sets otherwise; see `arguments`."""
+    """Settings that this project adds to transformers' `TrainingArguments`, or changes the default of."""
 
-    output_dir: str = field(default="output", metadata={"help": "Folder for checkpoints, metrics and figures."})
+    output_dir: str = field(
+        default="output", metadata={"help": "Folder for the model, checkpoints, metrics and figures."}
+    )
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Begin anew in an output_dir that has a model or checkpoints: they are deleted before the first "
-            "step. Without it such a folder is refused."
+            "help": "Start again in an output_dir that has a model or checkpoints: they are deleted before the first "
+            "step. Without it, such a folder is refused."
         },
     )
     model_max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Positions a sample may take, frames included; default: what the model allows. "
-            "A longer sample is refused, never cut."
+            "help": "Maximum number of tokens in a sample, frames included; default: the model's limit. "
+            "A longer sample is refused, never truncated."
         },
     )
-    bf16: bool | None = field(default=None, metadata={"help": "Train in bfloat16; default: where the GPU has it."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Train in bfloat16; default: True if the GPU supports it."}
+    )
     vision_tower_lr: float | None = field(
         default=None, metadata={"help": "Learning rate of the vision tower; default: learning_rate."}
     )
@@ -212,79 +226,81 @@ class TrainingSettings:
     gradient_checkpointing: bool = field(
         default=False,
         metadata={
-            "help": "Keep little more than the input of each block, also of the vision tower, and compute the rest "
-            "again in the backward pass: less memory, more time."
+            "help": "Store little more than the input of each block, vision tower included, and recompute the other "
+            "activations in the backward pass: less memory, more time."
         },
     )
     frames_per_chunk: int | None = field(
         default=None,
         metadata={
-            "help": "Frames that pass the vision tower at a time; default: all of the batch. With "
-            "gradient_checkpointing the tower's activations are those of one chunk."
+            "help": "Frames that the vision tower encodes at a time; default: all frames of the batch. With "
+            "gradient_checkpointing, the tower's activations in memory are those of one chunk."
         },
     )
     packing: bool = field(
         default=False,
         metadata={
-            "help": "Lay the samples of a batch in one row without padding, none of which sees another: for short "
-            "samples of different lengths."
+            "help": "Join the samples of a batch in one row without padding. Samples do not attend to each other. "
+            "Useful for short samples of different lengths."
         },
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator makes the columns."}
+        default=False, metadata={"help": "Must be False: True would remove the frames."}
     )
 
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """What the memory of a training step depends on. The names are those of the flags of `fvv finetune`."""
+    """Settings that determine the memory of a training step. Most are named like the flags of `fvv finetune`."""
 
     model: str = field(metadata={"help": "Model folder or hub name; or 0.5b, 1.5b, 7b for the released sizes."})
-    num_video_frames: int = field(default=8, metadata={"help": "Frames of each sample."})
+    num_video_frames: int = field(default=8, metadata={"help": "Number of frames in each sample."})
     image_size: int | None = field(
         default=None,
-        metadata={"help": "Side of a frame in pixels; default: that of the model, 1024 for a released size."},
+        metadata={"help": "Side of a frame in pixels; default: the model's, 1024 for a released size."},
     )
-    frame_pool: int = field(default=1, metadata={"help": "Average this many by this many tokens of each frame."})
+    frame_pool: int = field(
+        default=1, metadata={"help": "Side of the squares of tokens that are averaged in each frame."}
+    )
     frames_per_chunk: int | None = field(
-        default=None, metadata={"help": "Frames that pass the vision tower at a time; default: all of the batch."}
+        default=None,
+        metadata={"help": "Frames that the vision tower encodes at a time; default: all frames of the batch."},
     )
     text_tokens: int = field(
         default=128,
         metadata={
-            "help": "Tokens of a sample that are text; fvv check --report lists all tokens of each sample, with "
-            "those of frames."
+            "help": "Text tokens of a sample; fvv check --report lists all tokens of each sample, frames included."
         },
     )
-    labelled_tokens: int = field(default=64, metadata={"help": "Those of them that are learned."})
-    per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples that pass the model at a time."})
+    labelled_tokens: int = field(default=64, metadata={"help": "Text tokens of a sample that are learned."})
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples in a batch on each device."})
     gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "Batches whose gradients are added up for one step."}
+        default=1, metadata={"help": "Batches whose gradients are accumulated for one step."}
     )
     gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Compute activations again in the backward pass."}
+        default=False, metadata={"help": "Recompute activations in the backward pass."}
     )
     tunable_parts: tuple[str, ...] = field(
         default=AUTO_PARTS,
         metadata={
-            "help": "Parts that are trained: any of vision_tower, projector, language_model; auto: all, with LoRA all "
+            "help": "Parts to train: any of vision_tower, projector, language_model; or auto: all parts, with LoRA all "
             "but the vision tower."
         },
     )
     lora_rank: int = field(
-        default=0, metadata={"help": "Train the language model through LoRA of this rank; 0: in full."}
+        default=0, metadata={"help": "Train the language model with LoRA of this rank; 0: without LoRA."}
     )
     bf16: bool = field(
         default=True,
-        metadata={"help": "Train in bfloat16: autocast over float32 weights, or with ZeRO bfloat16 weights."},
+        metadata={"help": "Train in bfloat16: autocast over float32 weights or, with ZeRO, bfloat16 weights."},
     )
     zero_stage: int = field(
-        default=0, metadata={"help": "DeepSpeed's ZeRO: 0 (none) to 3. It is shared out over num_devices."}
+        default=0, metadata={"help": "DeepSpeed ZeRO stage, 0 (off) to 3; shards over num_devices."}
     )
-    num_devices: int = field(default=1, metadata={"help": "GPUs that train together."})
+    num_devices: int = field(default=1, metadata={"help": "Number of GPUs that train together."})
     offload: bool = field(
         default=False,
-        metadata={"help": "Keep the optimizer (ZeRO-1 to 3) and the parameters (ZeRO-3) in the memory of the host."},
+        metadata={"help": "Keep the optimizer (ZeRO-1 to 3) and the parameters (ZeRO-3) in host memory."},
     )
 
     def __post_init__(self) -> None:
@@ -300,6 +316,6 @@ class MemorySettings:
             raise FvvError("offload is a part of ZeRO: set zero_stage to 1, 2 or 3.")
         if self.labelled_tokens > self.text_tokens:
             raise FvvError(
-                f"labelled_tokens={self.labelled_tokens} are more than text_tokens={self.text_tokens}: they are a part "
-                "of them."
+                f"labelled_tokens={self.labelled_tokens} are more than text_tokens={self.text_tokens}, but they are "
+                "part of the text."
             )

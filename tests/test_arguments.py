@@ -1,4 +1,4 @@
-"""Settings: what may be chosen is what the modules below can do; what cannot be used fails before data are read."""
+"""Settings: their choices are those of the modules that use them, and a wrong value fails before data are read."""
 
 import json
 
@@ -13,7 +13,7 @@ from fvv_lib.video.read import BACKENDS
 from fvv_lib.video.sampling import STRATEGIES
 
 CHOICES = {
-    "frame_sampling": set(STRATEGIES) - {"fps"},  # it needs a rate, which training has no setting for
+    "frame_sampling": set(STRATEGIES) - {"fps"},  # needs a frame rate, for which training has no setting
     "video_backend": set(BACKENDS),
     "image_aspect_ratio": set(ASPECT_RATIOS),
     "time_marks": {"none", "seconds"},
@@ -44,22 +44,22 @@ def test_fps_sampling_is_not_for_training():
         ({"decode_timeout": -1.0}, "decode_timeout must be 0 or more seconds, got -1.0"),
     ],
 )
-def test_a_data_setting_that_can_not_be_used_is_an_error(settings, message):
+def test_a_wrong_data_setting_is_an_error(settings, message):
     with pytest.raises(FvvError, match=message):
         DataArguments(**settings)
 
 
 @pytest.mark.parametrize("parts", [[], ["projector", "tower"]])
-def test_parts_that_do_not_exist_can_not_be_trained(parts):
+def test_unknown_parts_cannot_be_trained(parts):
     with pytest.raises(FvvError, match=f"must name some of {', '.join(PARTS)}"):
         ModelArguments("x", parts)
 
 
-def test_evaluation_is_training_without_chance():
+def test_evaluation_settings_are_those_of_training_without_randomness():
     arguments = DataArguments(frame_sampling="random", mismatch="tolerant", num_video_frames=3)
     evaluation = arguments.for_evaluation()
     assert (evaluation.frame_sampling, evaluation.mismatch, evaluation.num_video_frames) == ("segment", "exact", 3)
-    assert (arguments.frame_sampling, arguments.mismatch) == ("random", "tolerant")  # as it was
+    assert (arguments.frame_sampling, arguments.mismatch) == ("random", "tolerant")  # unchanged
     assert DataArguments(frame_sampling="uniform").for_evaluation().frame_sampling == "uniform"
 
 
@@ -73,10 +73,10 @@ def training(tmp_path):
 
 def test_without_a_gpu_training_is_not_in_bfloat16(training, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)  # ROCm answers so without a look at the GPU
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)  # as on ROCm, which checks no GPU
     assert training().bf16 is False
     assert training(use_cpu=True).bf16 is False
-    assert training(use_cpu=True, bf16=True).bf16 is True  # what is asked for stays
+    assert training(use_cpu=True, bf16=True).bf16 is True  # an explicit value is kept
 
 
 @pytest.mark.parametrize("value", [0, -5])
@@ -97,7 +97,7 @@ def test_gradient_checkpointing_is_set_without_a_warning_about_its_name(training
 # --- the video configuration ------------------------------------------------------------------------------------------
 
 
-def test_a_video_configuration_comes_back_as_it_was_saved(tmp_path):
+def test_a_video_configuration_can_be_saved_and_loaded(tmp_path):
     config = VideoConfig(3, "random", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "seconds", 2)
     config.save(tmp_path)
     assert VideoConfig.load(tmp_path) == config
@@ -133,7 +133,7 @@ def test_the_base_has_the_defaults_of_the_course(base):
         "{",
     ],
 )
-def test_a_video_config_that_can_not_be_used_is_an_error_that_names_the_file(tmp_path, stored):
+def test_an_invalid_video_configuration_is_an_error_that_names_the_file(tmp_path, stored):
     (tmp_path / "fvv_config.json").write_text(stored)
     with pytest.raises(ModelFolderError, match=r"fvv_config\.json: not a video configuration"):
         VideoConfig.load(tmp_path)

@@ -319,7 +319,7 @@ def test_wrong_settings_are_errors(tmp_path):
         ({"remove_unused_columns": True}, "remove_unused_columns"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is not supported"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0 is not supported"),
-        ({"ignore_data_skip": True}, "ignore_data_skip=True would show"),
+        ({"ignore_data_skip": True}, "ignore_data_skip=True would train a resumed run"),
         ({"train_sampling_strategy": "batch_rebalance"}, "use group_by_length"),
         ({"projector_lr": -1.0}, "projector_lr must be 0 or more"),
     ):
