@@ -14,8 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb.
 
     Returns:
-        The exit code: 0; 1 for an error, or where something that was checked is wrong; 2 for a verb or flag that does
-        not exist, a value that its flag does not take, or a YAML file that cannot be read.
+        The exit code: 0 for success; 1 for an error or a failed check; 2 for an unknown verb or flag, a value that its
+        flag does not accept, or a YAML file that cannot be read.
     """
     verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if verb in ("-h", "--help"):
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error. That of a data loader's worker has torch's whole traceback before it."""
+    """Return the message of an error. Remove torch's traceback before the message of a data loader worker."""
     text = str(error)
     marker = "\nfvv_lib.errors."
     if marker in text:
@@ -44,7 +44,7 @@ def one_line(error: Exception) -> str:
 
 
 def command() -> None:
-    """What `fvv` and `python -m fvv_lib` call: a process that is nothing but this command."""
+    """Run the command as the whole process. `fvv` and `python -m fvv_lib` call this."""
     run_and_exit(main)
 
 

@@ -212,7 +212,7 @@ def test_the_command_answers_one_question(base, loaded, media, run):
     result = run("--model", base, *shown, "--question", question)
     assert result.returncode == 0, result.stderr
     picture, clip, short, answer = result.stdout.splitlines()
-    assert picture.endswith("still.png: a picture")
+    assert picture.endswith("still.png: an image")
     assert "clip.mp4: 8 of 24 frames, at 0.00, 0.38, 0.75, " in clip
     assert "short.mp4: 8 of 5 frames, at 0.00, 0.00, 0.12, " in short
     assert answer == ask(loaded, [media / "still.png", media / "clip.mp4", media / "short.mp4"], question)
@@ -234,7 +234,7 @@ def test_the_command_holds_a_dialogue(base, loaded, media, run):
     [
         ({"video": "gone.mp4"}, r"gone\.mp4: no such file"),
         ({"video": "text.mp4"}, r"text\.mp4: it cannot be decoded"),
-        ({"video": "still.png"}, r"still\.png: it is no video: use --image"),
+        ({"video": "still.png"}, r"still\.png: it is not a video: use --image"),
         ({"image": "clip.mp4"}, r"clip\.mp4: it is a video, or a folder of its frames: use --video"),
         ({"question": "Well? " * 3000}, "tokens reserved for its answer"),
         ({"question": "<image>?"}, "1 <image> but 0"),

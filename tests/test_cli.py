@@ -1,4 +1,4 @@
-"""Settings from flags, from YAML, and through the script; and what the command says when they are wrong."""
+"""Settings from flags, from YAML and through the script, and the errors of the command for wrong ones."""
 
 import os
 import re
@@ -63,7 +63,7 @@ def read(*arguments):
         (["x", "y", "--count", "3"], {"paths": [Path("x"), Path("y")], "count": 3}),
     ],
 )
-def test_a_flag_is_read_as_its_type(arguments, values):
+def test_the_value_of_a_flag_has_its_type(arguments, values):
     assert read(*arguments) == values
 
 
@@ -75,8 +75,8 @@ def test_a_flag_is_read_as_its_type(arguments, values):
         (["--rate", "fast"], "--rate: 'fast' is not a number"),
         (["--packing", "--count", "x"], "--count: 'x' is not a whole number"),
         (["--packing=maybe"], "--packing: 'maybe' is neither True nor False"),
-        (["--kind", "perhaps"], "--kind: 'perhaps' is none of yes, no"),
-        (["--coun", "3"], "There is no flag --coun; did you mean --count?"),  # not guessed
+        (["--kind", "perhaps"], "--kind: 'perhaps' is not one of yes, no"),
+        (["--coun", "3"], "There is no flag --coun; did you mean --count?"),  # no abbreviations
         (["--no-count"], "There is no flag --no_count; did you mean --count?"),
         (["--anything"], "There is no flag --anything. See"),
         (["--count"], "--count: expected one argument"),
@@ -102,7 +102,7 @@ def test_a_wrong_flag_is_one_line_that_names_it(arguments, message):
         ('words: ["--a"]\n', ["--words=--a"]),
     ],
 )
-def test_a_yaml_file_says_what_flags_say(tmp_path, text, arguments):
+def test_a_yaml_file_gives_the_same_values_as_flags(tmp_path, text, arguments):
     (tmp_path / "run.yaml").write_text(text)
     assert read(str(tmp_path / "run.yaml")) == read(*arguments)
 
@@ -118,7 +118,7 @@ def test_a_yaml_file_says_what_flags_say(tmp_path, text, arguments):
         ("count: 8.5\n", "'8.5' is not a whole number"),
         ("count: many\n", "'many' is not a whole number"),
         ("packing: maybe\n", "'maybe' is neither True nor False"),
-        ("kind: perhaps\n", "'perhaps' is none of yes, no"),
+        ("kind: perhaps\n", "'perhaps' is not one of yes, no"),
         ("packing: []\n", "packing takes one value, got the list []"),
         ("count: [1, 2]\n", "count takes one value, got the list [1, 2]"),
     ],
@@ -145,7 +145,7 @@ def test_every_setting_has_help(settings):
 
 
 def test_a_run_is_read_from_yaml(tmp_path):
-    """YAML takes `1e-5` for text, and a single path is no list."""
+    """`1e-5` is a number although YAML reads it as text, and a single path becomes a list."""
     file = tmp_path / "run.yaml"
     file.write_text(
         f"model_name_or_path: base\noutput_dir: {tmp_path}\ndata_path: train.json\nuse_cpu: true\nreport_to: [none]\n"
@@ -169,15 +169,15 @@ def test_settings_do_not_change():
             setattr(settings, name, 3)
 
 
-def test_what_transformers_itself_refuses_is_one_line(fvv):
+def test_an_error_of_transformers_is_one_line(fvv):
     result = fvv("finetune", *NEEDED, "--load_best_model_at_end", "--save_strategy", "steps")
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_table_of_flags_is_that_of_the_installed_transformers():
-    """With another version: `make flags`."""
+def test_the_table_of_flags_matches_the_installed_transformers():
+    """After installing another version, run `make flags`."""
     assert TABLE.read_text() == build_flags.write(build_flags.make_table())
     names = {flag.name for flag in transformers_flags()}
     assert names == {one.name for one in fields(transformers.TrainingArguments) if one.init} - build_flags.NO_FLAG
@@ -217,7 +217,7 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
         (["finetune", *NEEDED, "--num_video_frames", "many"], 2, "--num_video_frames: 'many' is not a whole number"),
         (["finetune", *NEEDED, "--frame_sampling", "best"], 1, "Unknown frame_sampling 'best'"),
         (["finetune", *NEEDED, "--lora_rank", "-1"], 1, "lora_rank must not be negative"),
-        (["finetune", *NEEDED, "--optim", "best"], 2, "--optim: 'best' is none of"),
+        (["finetune", *NEEDED, "--optim", "best"], 2, "--optim: 'best' is not one of"),
         (["finetune", "gone.yaml"], 2, "gone.yaml: it cannot be read"),
         (["check", "--model_name_or_path", "x"], 1, "give at least one annotation file"),
         (["check", "x.json"], 2, "required: --model_name_or_path"),
@@ -225,7 +225,7 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
         (["chat", "--model", "x", "--max_new_tokens", "few"], 2, "--max_new_tokens: 'few' is not a whole number"),
         (["chat", "--model", "no/such/model"], 1, "no/such/model: no such folder"),
         (["convert", "x"], 2, "the following arguments are required: folder"),
-        (["convert", "x", "y", "--layout", "onnx"], 2, "--layout: 'onnx' is none of huggingface, apple"),
+        (["convert", "x", "y", "--layout", "onnx"], 2, "--layout: 'onnx' is not one of huggingface, apple"),
         (["convert", "x", "y"], 1, "x: no such folder"),
         (["memory"], 1, "memory needs --model"),
         (["memory", "--model", "0.5b", "--device_gib", "-1"], 1, "device_gib must be above 0"),
@@ -283,12 +283,12 @@ with quick_imports():
     assert not gc.isenabled()
     import torch
 assert gc.isenabled() and gc.get_freeze_count() > 10_000
-with quick_imports():  # there may be garbage now
+with quick_imports():  # torch is loaded, so there may be garbage
     assert gc.isenabled()
 """
 
 
-def test_imports_are_not_searched_for_garbage_and_what_comes_later_is():
+def test_garbage_collection_is_off_during_the_first_imports_only():
     subprocess.run([sys.executable, "-c", QUICK], check=True)
 
 
@@ -323,7 +323,7 @@ run_and_exit(main)
         ("raise KeyError('x')", 1, "KeyError: 'x'"),
     ],
 )
-def test_a_command_ends_its_threads_and_handlers_and_then_at_once(end, code, error):
+def test_a_command_joins_threads_and_runs_handlers_and_collects_no_garbage(end, code, error):
     done = subprocess.run([sys.executable, "-c", ENDS.replace("END", end)], capture_output=True, text=True)
     assert done.returncode == code
     assert done.stdout.split() == ["said", "thread", "handler"]
@@ -355,7 +355,7 @@ def test_a_verb_loads_only_what_it_needs(verb, base, data_samples, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_is_installed_and_is_the_module():
+def test_the_installed_command_and_the_module_are_the_same():
     command = Path(sys.executable).with_name("fvv")
     one, other = (
         subprocess.run([*start, "memory", "--help"], capture_output=True, text=True, check=True).stdout
@@ -365,8 +365,8 @@ def test_the_command_is_installed_and_is_the_module():
 
 
 @pytest.mark.parametrize("spelling", [["--data_path", "x"], ["--data-path", "x"], ["--data_path=x"], ["--data-path=x"]])
-def test_with_data_of_your_own_nothing_of_the_course_is_used(spelling):
-    """`echo` in Python's place shows the command that the script would run."""
+def test_the_script_uses_no_course_settings_for_your_own_data(spelling):
+    """The script calls `echo` instead of Python, which prints the command that it would run."""
     script, environment = ["bash", str(ROOT / "scripts" / "finetune_video.sh")], {**os.environ, "PYTHON": "echo"}
     course, mine = (
         subprocess.run([*script, *flags], env=environment, capture_output=True, text=True, check=True).stdout
@@ -377,12 +377,12 @@ def test_with_data_of_your_own_nothing_of_the_course_is_used(spelling):
     assert "--max_steps 600" in course
     assert "data_samples" not in mine
     assert "--max_steps" not in mine
-    assert re.findall(r"--warmup_steps (\S+)", mine) == ["0.03"]  # a part of the steps, however many they are
+    assert re.findall(r"--warmup_steps (\S+)", mine) == ["0.03"]  # a fraction of all steps
     assert re.findall(r"--warmup_steps (\S+)", course)[-1] == "60"  # the last one wins
 
 
-def test_what_is_checked_is_what_is_trained():
-    """`fvv check` takes every setting of the data that `fvv finetune` takes, and passes it on."""
+def test_check_accepts_every_data_setting_of_training():
+    """`fvv check` has every data setting of `fvv finetune`, and uses its value."""
     other = {
         "data_path": ("x.json",),
         "validation_data_path": "v.json",

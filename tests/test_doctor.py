@@ -25,7 +25,7 @@ def test_all_checks_pass_here_and_each_has_a_line(fvv):
         *("python", *REQUIRED, *OPTIONAL, "video", "vision tower", "device")
     ]
     assert all(re.match(r"(ok|-) {3,4}\S.*\S", line) for line in lines), lines
-    assert (empty, verdict) == ("", "All that the course needs is there.")
+    assert (empty, verdict) == ("", "Everything that the course needs works.")
 
 
 def test_a_check_that_raises_fails_with_the_reason():
@@ -48,8 +48,8 @@ def test_a_missing_package_is_reported_with_its_remedy():
 @pytest.mark.parametrize(
     ("checks", "code", "verdict"),
     [
-        ([(True, True), (True, False)], 0, "All that the course needs is there."),
-        ([(True, True), (False, False)], 0, "All that the course needs is there."),
+        ([(True, True), (True, False)], 0, "Everything that the course needs works."),
+        ([(True, True), (False, False)], 0, "Everything that the course needs works."),
         ([(True, True), (False, True), (False, True)], 1, "Fix first: check 1"),
     ],
     ids=["all work", "an optional one fails", "required ones fail"],

@@ -233,7 +233,7 @@ def test_a_wrong_setting_is_one_error(settings, wrong, message):
 def test_the_command_says_whether_it_fits_and_what_to_change(base, fvv):
     command = ["memory", "--model", base, "--per_device_train_batch_size", "4"]
     fits = fvv(*command, "--device_gib", "1")
-    assert (fits.returncode, fits.stdout.splitlines()[-1]) == (0, "fits 1 GiB, a tenth left free"), fits.stderr
+    assert (fits.returncode, fits.stdout.splitlines()[-1]) == (0, "fits 1 GiB with a tenth left free"), fits.stderr
     assert "160 tokens per sample = 128 of text + 8 frames x 4" in fits.stdout
     tight = fvv(*command, "--device_gib", "0.04")
     assert tight.returncode == 1

@@ -1,10 +1,10 @@
-"""The command line: one module for each verb, with its flags, one call, and what is printed."""
+"""The command line: one module for each verb, with its flags, one call, and its output."""
 
-VERBS = {  # in the order in which a user meets them
-    "doctor": "what is installed, what works, what to do",
-    "check": "read a data set as training would, and list what is wrong",
-    "memory": "predict what a training run takes, and what to change where it does not fit",
+VERBS = {  # in the order in which a user needs them
+    "doctor": "check the installation, and say what to fix",
+    "check": "read a data set as training does, and list its problems",
+    "memory": "predict the memory of a training run, and what to change if it does not fit",
     "finetune": "fine-tune a model on videos",
-    "chat": "ask a model about videos and pictures",
-    "convert": "write a model in Hugging Face's layout, or in Apple's",
+    "chat": "ask a model about videos and images",
+    "convert": "convert a model to Hugging Face's layout, or to Apple's",
 }

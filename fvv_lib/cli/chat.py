@@ -1,9 +1,9 @@
-"""`fvv chat`: ask a model about videos and pictures.                                                         Lesson 7
+"""`fvv chat`: ask a model about videos and images.                                                           Lesson 7
 
     fvv chat --model output/tiny-fastvlm-video --video clip.mp4 --question "Which way does it move?"
 
-shows the model what it was taught to see and prints the answer word by word. Without --question it takes one question
-from each line that is typed. `fvv_config.json` in the model's folder holds the frames and the prompt of training.
+samples the video as in training and prints the answer word by word. Without --question, each line of the standard input
+is a question. `fvv_config.json` in the model's folder has the frame and prompt settings of training.
 """
 
 import sys
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """Ask a model about videos and pictures."""
+    """Ask a model about videos and images."""
 
-    model: str = field(metadata={"help": "Folder of a model, or a hub name where there is a network."})
+    model: str = field(metadata={"help": "Model folder, or hub name if there is a network."})
     image: list[Path] = field(
-        default_factory=list, metadata={"appended": True, "help": "A picture; give the flag again for another one."}
+        default_factory=list, metadata={"appended": True, "help": "An image; repeat the flag for more images."}
     )
     video: list[Path] = field(
         default_factory=list,
         metadata={
             "appended": True,
-            "help": "A video; give the flag again for another one. Pictures are shown first, then videos.",
+            "help": "A video; repeat the flag for more videos. The model gets all images first, then the videos.",
         },
     )
     question: str | None = field(
         default=None,
-        metadata={"help": "Ask this and stop; without it, each line of the standard input is asked, in one dialogue."},
+        metadata={"help": "Ask this question and exit; default: a dialogue, one question per line of standard input."},
     )
-    max_new_tokens: int = field(default=128, metadata={"help": "Tokens that an answer may have."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens in an answer."})
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -67,10 +67,10 @@ def _show(chat: "Chat", path: Path, as_video: bool) -> None:
     from fvv_lib.video.kinds import is_video
 
     if path.exists() and is_video(path) != as_video:
-        kind = "no video: use --image" if as_video else "a video, or a folder of its frames: use --video"
+        kind = "not a video: use --image" if as_video else "a video, or a folder of its frames: use --video"
         raise FvvError(f"{path}: it is {kind}.")
     video = chat.show(path)
-    print(f"{path}: {_describe(video) if as_video else 'a picture'}")
+    print(f"{path}: {_describe(video) if as_video else 'an image'}")
 
 
 def _describe(video: "VideoFrames") -> str:
@@ -79,7 +79,7 @@ def _describe(video: "VideoFrames") -> str:
 
 
 def _converse(chat: "Chat") -> None:
-    """A question from each line of the standard input, until it ends; an empty line asks nothing."""
+    """Answer a question from each line of the standard input until it ends. Skip empty lines."""
     typed = sys.stdin.isatty()
     if typed:
         print("Ask a question; Ctrl-D ends the dialogue.")
@@ -97,7 +97,7 @@ def _converse(chat: "Chat") -> None:
         except FvvError as error:
             if not typed:
                 raise
-            print(f"error: {error}")  # the dialogue is as it was
+            print(f"error: {error}")  # the dialogue is unchanged
 
 
 def _answer(chat: "Chat", question: str) -> None:

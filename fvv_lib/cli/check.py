@@ -1,8 +1,8 @@
-"""`fvv check`: read a data set as training would, and list what is wrong, each problem with its remedy.       Lesson 5
+"""`fvv check`: read a data set as training does, and list its problems, each with its remedy.                 Lesson 5
 
     fvv check train.json --model_name_or_path data_samples/tiny-fastvlm
 
-It takes every data setting that `fvv finetune` takes, so what is checked is what is trained.
+It accepts every data setting of `fvv finetune`, so it checks exactly what training would read.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,29 +16,32 @@ from fvv_lib.settings import DataArguments
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Check annotation files and everything that they name. The exit code is 1 when anything is wrong."""
+    """Check annotation files and all media that they name. The exit code is 1 if there is a problem."""
 
     model_name_or_path: str = field(metadata={"help": "The model that will be trained; its weights are not loaded."})
     data: list[str] = field(
         default_factory=list,
-        metadata={"positional": True, "help": "Annotation files in LLaVA's format; --data_path is the same."},
+        metadata={"positional": True, "help": "Annotation files in LLaVA format; the same as --data_path."},
     )
     model_max_length: int | None = field(
-        default=None, metadata={"help": "Positions a sample may take; default: what the model allows."}
+        default=None,
+        metadata={"help": "Maximum number of tokens in a sample, frames included; default: the model's limit."},
     )
-    workers: int | None = field(default=None, metadata={"help": "Videos read at a time; default: one per core."})
+    workers: int | None = field(default=None, metadata={"help": "Videos to read in parallel; default: one per core."})
     report: Path | None = field(
-        default=None, metadata={"help": "Write a record for each sample, its tokens among them, to this .json or .csv."}
+        default=None,
+        metadata={"help": "Write a record of each sample, with its number of tokens, to this .json or .csv file."},
     )
     histograms: Path | None = field(
         default=None,
-        metadata={"help": "Write histograms of durations, sizes and token counts to this .png, .pdf or .svg."},
+        metadata={"help": "Write histograms of durations, sizes and token counts to this .png, .pdf or .svg file."},
     )
     write_clean: Path | None = field(
         default=None,
         metadata={
-            "help": "Write the good samples of the training data to this .json, and the names of the others beside it; "
-            "paths of media stay as they are, so without image_folder it must be beside the annotation file."
+            "help": "Write the good samples of the training data to this .json file, and the names of the others to a "
+            "file beside it. Media paths do not change, so without image_folder the file must be beside the annotation "
+            "file."
         },
     )
 
@@ -48,7 +51,7 @@ class CheckOptions:
 
 
 def main(arguments: list[str]) -> bool:
-    """True, which is exit code 1, when anything is wrong."""
+    """Return True (exit code 1) if there is a problem."""
     options, asked = _parse(arguments)
     data_args = replace(asked, bad_samples="skip", check_media=True)  # every bad sample is listed
     with quick_imports():
@@ -82,7 +85,7 @@ def main(arguments: list[str]) -> bool:
 
 
 def _parse(arguments: list[str]) -> tuple[CheckOptions, DataArguments]:
-    """The options of this verb, and the settings of the data."""
+    """Return the options of this verb, and the data settings."""
     flags = [*flags_of(CheckOptions), *flags_of(DataArguments)]
     settings = parse(flags, arguments, "check", CheckOptions.__doc__ or "")
     options = CheckOptions(**take(CheckOptions, settings))

@@ -1,4 +1,4 @@
-"""`fvv convert`: write a model in Hugging Face's layout, or in Apple's.                                     Lesson 8"""
+"""`fvv convert`: convert a model to Hugging Face's layout, or to Apple's.                                   Lesson 8"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +10,13 @@ from fvv_lib.cli.starting import quick_imports
 
 @dataclass(frozen=True)
 class ConvertSettings:
-    """Write a model in Hugging Face's layout, or in Apple's."""
+    """Convert a model to Hugging Face's layout, or to Apple's."""
 
     source: Path = field(
-        metadata={"positional": True, "help": "A model in Apple's layout or Hugging Face's, or a LoRA adapter."}
+        metadata={"positional": True, "help": "A model in Apple's or Hugging Face's layout, or a LoRA adapter."}
     )
-    folder: Path = field(metadata={"positional": True, "help": "Where it is written; must not exist, or be empty."})
-    layout: Literal["huggingface", "apple"] = field(
-        default="huggingface", metadata={"help": "Layout of what is written."}
-    )
+    folder: Path = field(metadata={"positional": True, "help": "Output folder; must be empty or not exist."})
+    layout: Literal["huggingface", "apple"] = field(default="huggingface", metadata={"help": "Layout of the output."})
 
 
 def main(arguments: list[str]) -> None:

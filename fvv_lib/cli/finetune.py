@@ -1,8 +1,8 @@
 """`fvv finetune`: fine-tune a model on videos.                                                               Lesson 6
 
-Three settings objects and one call. Most flags are transformers'; `training_flags.json` lists them, so that a wrong
-flag is refused before transformers is loaded. `make flags` writes that file, and a test compares it with the
-installed version.
+The flags fill three settings objects, which are passed to `train`. Most flags are those of transformers.
+`training_flags.json` lists them, so that a wrong flag is refused before transformers is loaded. `make flags` writes
+this file, and a test compares it with the installed version.
 """
 
 import ast
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> None:
 
 
 def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments, TrainingArguments]":
-    """The settings of a training run, from flags or from the name of one YAML file.
+    """Return the settings of a training run, from flags or from the name of one YAML file.
 
     Raises:
-        FvvError: a name that no setting has, a value that its setting does not take, or a file that cannot be read.
+        FvvError: an unknown name, a value that its setting does not accept, or a file that cannot be read.
 
     Lesson: 06.
     """
@@ -47,7 +47,7 @@ def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments
     data_args = DataArguments(**take(DataArguments, values))
     for row in _table():
         name = row["name"]
-        if row.get("or_text") and len(values.get(name, ())) == 1:  # one word is a text, several are a list
+        if row.get("or_text") and len(values.get(name, ())) == 1:  # one value is a string, several are a list
             (values[name],) = values[name]
     with quick_imports():
         from fvv_lib.arguments import TrainingArguments
@@ -61,7 +61,7 @@ def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments
 
 
 def transformers_flags(with_help: bool = False) -> list[Flag]:
-    """The flags of transformers' `TrainingArguments`, from the table."""
+    """Return the flags of transformers' `TrainingArguments`, from the table."""
     texts = _installed_help() if with_help else {}
     return [
         Flag(
@@ -82,7 +82,7 @@ def _table() -> list[dict[str, Any]]:
 
 
 def _installed_help() -> dict[str, str]:
-    """The help of each field of `TrainingArguments`, read from the source that is installed without running it."""
+    """Return the help of each field of `TrainingArguments`. Parse the installed source; do not import it."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return {}

@@ -1,9 +1,9 @@
 """Settings from flags, or from a YAML file with the same names.
 
-The fields of a verb's dataclasses are its flags. One parser serves all verbs and both sources: a YAML file is turned
-into flags, so a value has the same type and the same error in both. argparse does the parsing: unlike tyro it takes
-`--packing True`, and leaves the text of an error to us. What is added: an error is one line, `-` and `_` are the same,
-a name is never guessed from its beginning, and a switch may be written `--packing`, `--no-packing`, `--packing True` or
+The fields of a verb's dataclasses are its flags. All verbs and both sources use one parser: a YAML file is converted to
+flags, so a value has the same type and the same error in both. argparse does the parsing. Unlike tyro, it accepts
+`--packing True` and lets us write the error messages. This module adds: an error is one line, `-` and `_` in names are
+the same, a name cannot be abbreviated, and a switch may be written `--packing`, `--no-packing`, `--packing True` or
 `--packing=False`.
 
 This module loads neither torch nor transformers.
@@ -34,14 +34,14 @@ class Flag:
     """One flag.
 
     Attributes:
-        name: with underscores, as the field it sets.
-        kind: int, float, str, bool or Path.
-        repeated: takes several values.
-        appended: may be given again for more values; otherwise what is given last wins.
-        positional: is written without its name.
-        optional: `None` is a value.
-        choices: the values that it takes; empty for any.
-        default: as it is shown in the help.
+        name: name of the field that it sets, with underscores.
+        kind: type of its value: int, float, str, bool or Path.
+        repeated: the flag accepts several values.
+        appended: the flag may be given again for more values; otherwise the last one wins.
+        positional: the value is given without the name.
+        optional: `None` is a valid value.
+        choices: the valid values; empty for any.
+        default: the default that the help shows.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Flag:
 
 
 def flags_of(settings: type) -> list[Flag]:
-    """The flags of a dataclass: one for each field, with `help`, `positional` and `appended` from its metadata."""
+    """Return a flag for each field of a dataclass, with `help`, `positional` and `appended` from its metadata."""
     hints = typing.get_type_hints(settings)
     return [_flag_of(field, hints[field.name]) for field in fields(settings) if field.init]
 
@@ -86,14 +86,14 @@ def _flag_of(field: Field, hint: Any) -> Flag:
 
 
 def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, description: str = "") -> dict[str, Any]:
-    """The values that the arguments set, by name. What is not set is not there: its default is the dataclass's.
+    """Return the values that the arguments set, by name. Flags that are not given are left to the dataclass's defaults.
 
     Args:
-        arguments: flags, or the name of one YAML file, which stands for its lines.
+        arguments: flags, or the name of one YAML file to read them from.
 
     Raises:
-        FlagError: one line that names flag and value, and the file where there is one.
-        SystemExit: `--help` was asked for, and is printed.
+        FlagError: one line that names the flag, the value and, if there is one, the file.
+        SystemExit: `--help` was given and the help has been printed.
     """
     parser = _Parser(
         prog=f"fvv {verb}",
@@ -115,13 +115,13 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, descriptio
 
 
 def take(settings: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of this dataclass out of those that were parsed."""
+    """Remove the values of this dataclass from the parsed values, and return them."""
     return {flag.name: values.pop(flag.name) for flag in flags_of(settings) if flag.name in values}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """argparse would print every flag first."""
+        """Raise a one-line error. argparse would print every flag first."""
         raise FlagError(f"{' '.join(message.split())}. See {self.prog} --help.")
 
 
@@ -147,7 +147,7 @@ def _shown(default: Any) -> str:
 
 
 def _reader(flag: Flag) -> Any:
-    """What makes a value of a text; argparse turns its ValueError into an error that names the flag."""
+    """Return a function that converts text to a value. argparse adds the name of the flag to its errors."""
 
     def read(text: str) -> Any:
         if flag.optional and text.lower() in NOTHING:
@@ -157,7 +157,7 @@ def _reader(flag: Flag) -> Any:
                 raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
             return text.lower() in TRUE
         if flag.choices and text not in flag.choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(flag.choices)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(flag.choices)}")
         try:
             return flag.kind(text)
         except ValueError as error:
@@ -168,7 +168,7 @@ def _reader(flag: Flag) -> Any:
 
 
 def _normalized(arguments: Sequence[str], by_name: dict[str, Flag], verb: str) -> Iterator[str]:
-    """Arguments with underscores in names, and a value behind each switch."""
+    """Yield the arguments with underscores in names, and with a value for each switch."""
     for place, argument in enumerate(arguments):
         match = re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", argument, re.DOTALL)
         if match is None:
@@ -193,17 +193,17 @@ def _normalized(arguments: Sequence[str], by_name: dict[str, Flag], verb: str) -
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML takes `1e-5` for text, because it has no point."""
+    """Read `1e-5` as a number. PyYAML reads it as text, because it has no decimal point."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Names and values of a YAML file.
+    """Return the names and values of a YAML file.
 
     Raises:
-        FlagError: the file cannot be read, or is no mapping of names to values.
+        FlagError: the file cannot be read, or is not a mapping of names to values.
     """
     try:
         settings = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # a subclass of SafeLoader
@@ -215,20 +215,20 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 def _as_arguments(settings: dict[str, Any], by_name: dict[str, Flag]) -> list[str]:
-    """The flags that say what a YAML file says; a mapping is written as JSON, as transformers takes it."""
+    """Convert the content of a YAML file to flags. A mapping becomes JSON, which transformers accepts."""
     named, positional = [], []
     for key, value in settings.items():
         name = str(key).replace("-", "_")
         flag = by_name.get(name)
         if value is False and flag is not None and "no" in flag.choices:
-            value = "no"  # YAML takes `no` for False
+            value = "no"  # YAML reads `no` as False
         if isinstance(value, list) and flag is not None and not flag.repeated:
             raise FlagError(f"{key} takes one value, got the list {value}.")
         values = [_written(one) for one in value] if isinstance(value, list) else [_written(value)]
         if flag is not None and flag.positional:
             positional += values
         elif len(values) == 1:
-            named.append(f"--{name}={values[0]}")  # also where the value begins with a dash
+            named.append(f"--{name}={values[0]}")  # `=` also allows values that begin with a dash
         else:
             named += [f"--{name}", *values]
     return positional + named

@@ -1,4 +1,4 @@
-"""`fvv memory`: how many tokens and GiB a run will take, before it runs.                                     Lesson 9
+"""`fvv memory`: predict how many tokens and GiB a run needs.                                                 Lesson 9
 
 fvv memory --model 0.5b --num_video_frames 8 --device_gib 24
 """
@@ -13,16 +13,16 @@ from fvv_lib.settings import MemorySettings
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Predict what a training run takes, and what to change where it does not fit."""
+    """Predict the memory of a training run, and what to change if it does not fit."""
 
     device_gib: float | None = field(
-        default=None, metadata={"help": "Memory of the device; the exit code is 1 when the run does not fit."}
+        default=None, metadata={"help": "Memory of the device in GiB; the exit code is 1 if the run does not fit."}
     )
     presets: bool = field(
         default=False,
         metadata={
-            "help": "Print what fits which device for the three released sizes, with the other settings as they are; "
-            "needs no --model."
+            "help": "Print a table: for each device size and each of the three released models, the settings that fit. "
+            "Needs no --model."
         },
     )
 
@@ -32,7 +32,7 @@ class MemoryOptions:
 
 
 def main(arguments: list[str]) -> bool:
-    """True, which is exit code 1, when the run does not fit."""
+    """Return True (exit code 1) if the run does not fit."""
     wanted, options = _parse(arguments)
     with quick_imports():
         from fvv_lib.scaling.budget import predict_memory, preset_table, suggest
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> bool:
     if options.device_gib is None:
         return False
     fits = prediction.fits(options.device_gib)
-    print(f"{'fits' if fits else 'does not fit'} {options.device_gib:g} GiB, a tenth left free")
+    print(f"{'fits' if fits else 'does not fit'} {options.device_gib:g} GiB with a tenth left free")
     if fits:
         return False
     for flags, changed in suggest(wanted, options.device_gib):

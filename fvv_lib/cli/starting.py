@@ -1,4 +1,4 @@
-"""A quicker start and end of a command: no search for garbage among what imports make (benchmarks/start.py)."""
+"""Start and end a command faster, without garbage collection of what imports create (benchmarks/start.py)."""
 
 import atexit
 import gc
@@ -11,11 +11,11 @@ from typing import NoReturn
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import what a verb needs within this.
+    """Import what a verb needs within this context, without garbage collection.
 
-    torch and transformers make a million objects that stay, and Python's collector looks through them again and again.
-    Here it waits until they are there, and leaves them out later.
-    Where torch is loaded already, nothing is done: then there is other garbage, which must be found.
+    torch and transformers create a million permanent objects, which Python's collector would scan again and again. It
+    is off during these imports, and ignores their objects afterwards.
+    If torch is already loaded, this does nothing, because there may be other garbage to collect.
     """
     first = "torch" not in sys.modules and gc.isenabled()
     if first:
@@ -25,22 +25,22 @@ def quick_imports() -> Iterator[None]:
     finally:
         if first:
             gc.freeze()
-            atexit.register(gc.unfreeze)  # extension modules count what is left at the end, and complain
+            atexit.register(gc.unfreeze)  # some extension modules complain about objects that are left at exit
             gc.enable()
 
 
 def run_and_exit(main: Callable[[], int]) -> NoReturn:
-    """End the process with the exit code of `main`, without Python's last search for garbage.
+    """Call `main` and end the process with its exit code, without Python's last garbage collection.
 
-    Threads end and exit handlers run as always: this one is registered first, so it is called last.
+    Threads are joined and exit handlers run as usual. Our own handler is registered first, so it runs last.
     """
-    code = 1  # of an exception that nothing catches
+    code = 1  # for an exception that is not caught
 
     def leave() -> None:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except OSError:  # the reader of the pipe has closed it
+        except OSError:  # the pipe is closed at its other end
             os._exit(120)  # as Python does
         os._exit(code)
 
