@@ -1,15 +1,15 @@
 """fvv_lib: teach FastVLM to watch video.
 
-Lesson N is room N: the rooms follow the way that a video takes to become a loss, an answer, and a model elsewhere.
-Public names import from here. `__init__.pyi` lists them for type checkers and for `lazy_loader`, which loads each when
-it is first used: `import fvv_lib` does not import torch.
+Lesson N is about room N. The rooms follow a video on its way to a loss, to an answer, and to a model in other programs.
+All public names can be imported from here. `__init__.pyi` lists them for type checkers and for `lazy_loader`, which
+loads each name on first use. `import fvv_lib` does not import torch.
 """
 
 import lazy_loader
 
 __version__ = "0.1.0"
 
-#: The rooms by lesson. Lesson 0 needs none of its own.
+#: The room of each lesson. Lesson 0 has no room.
 LESSONS = {
     1: "video",
     2: "prompt",

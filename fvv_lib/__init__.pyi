@@ -1,4 +1,4 @@
-# The public names, in the order in which a video becomes a loss. `__init__` loads each when it is first used.
+# The public names, in the order in which a video becomes a loss. `__init__` loads each on first use.
 from .errors import (
     CheckpointError as CheckpointError,
     DataFormatError as DataFormatError,

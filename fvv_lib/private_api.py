@@ -1,10 +1,9 @@
-"""Private names of other libraries: the one place through which this package uses them.
+"""Private names of other libraries. The package uses them only through this module.
 
-A private name may change in any release, without notice. Each is here with the reason why no public name does the
-same. `tests/test_private_api.py` compares them with the installed libraries: a name that is gone or has other
-parameters fails the tests, as does a private name anywhere else in the package. `pyproject.toml` excludes releases
-that were not tested. Undocumented attributes without an underscore count as private. This module knows nothing about
-videos.
+A private name may change in any release, without notice. Each is listed here with the reason why no public name does
+the same. `tests/test_private_api.py` compares them with the installed libraries. It fails if a name is gone or has
+other parameters, or if any other module of the package uses a private name. `pyproject.toml` excludes releases that
+were not tested. Undocumented attributes without an underscore count as private. This module knows nothing about videos.
 """
 
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-# PyTorch has no public name for these three. Its own guides import the second from here.
-from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory that behave as those of a CPU
+# PyTorch has no public name for these three. Its own guides import the second one from this module.
+from torch._subclasses.fake_tensor import FakeTensorMode  # tensors without memory that behave like CPU tensors
 from torch.utils._python_dispatch import TorchDispatchMode  # sees each operation and its result
 from torch.utils._pytree import tree_leaves  # the tensors in an operation's nested result
 from torch.utils.data import DataLoader
@@ -22,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
 
 if TYPE_CHECKING:
-    from transformers import Trainer  # not all verbs need it
+    from transformers import Trainer  # slow to import, and not all verbs need it
 
 __all__ = [
     "FakeTensorMode",
@@ -40,7 +39,7 @@ __all__ = [
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
-# What is imported or called here: where it is, and its parameters.
+# What this module imports or calls: its module or class, and its parameters.
 CALLED = {
     "torch._subclasses.fake_tensor": (
         "FakeTensorMode(*, allow_fallback_kernels, allow_non_fake_inputs, shape_env, static_shapes, export)",
@@ -55,8 +54,8 @@ CALLED = {
     ),
 }
 
-# The methods of other libraries that our classes override, documented ones included: a class whose method is renamed
-# would run without ours, and raise nothing. The overrides themselves are in `finetuning` and `model`.
+# The methods of other libraries that our classes override, documented ones included. If a library renamed one, it would
+# silently not call ours. The overrides themselves are in `finetuning` and `model`.
 OVERRIDDEN = {
     "transformers.Trainer": (
         "_finalize_training(self, trial, num_train_samples, start_time)",
@@ -114,7 +113,7 @@ OVERRIDDEN = {
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """True if anything runs before or after the module's `forward`. PyTorch adds and removes hooks but lists none."""
+    """Return True if the module has forward hooks. PyTorch's public names add and remove hooks but do not list them."""
     return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
@@ -122,29 +121,29 @@ def has_forward_hooks(module: nn.Module) -> bool:
 
 
 def tied_weights(model: nn.Module) -> Mapping[str, str]:
-    """Names of the weights that are another weight, each with the name of that one; empty for a plain module.
+    """Return the names of tied weights, each with the name of the weight that it shares; empty for a plain module.
 
-    The public `tie_weights` ties weights but does not tell which.
+    The public `tie_weights` ties weights but does not return their names.
     """
     tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
     return tied
 
 
 def model_from_config(model_class: type[Model], config: PreTrainedConfig, dtype: torch.dtype) -> Model:
-    """A model with random weights of this type. The public `from_config` is one of Auto classes, which know no
-    subclass; casting a finished model would need the memory of both, and round the buffers of RoPE."""
+    """Create a model with random weights of this dtype. The public `from_config` belongs to Auto classes, which do not
+    know our subclasses. Casting a finished model would need the memory of both, and round the buffers of RoPE."""
     return model_class._from_config(config, dtype=dtype)
 
 
 def length_grouped_sampler(lengths: list[int], batch_size: int, seed: int) -> DistributedLengthGroupedSampler:
-    """Batches of samples of like lengths, in an order that follows from seed and epoch. The Trainer has no argument
-    for lengths, and takes them from columns of `datasets` alone."""
+    """Return a sampler that groups samples of similar length, in an order that depends on seed and epoch. The Trainer
+    has no argument for lengths: it only reads them from columns of `datasets`."""
     return DistributedLengthGroupedSampler(batch_size, num_replicas=1, rank=0, seed=seed, lengths=lengths)
 
 
 def save_without_upload(trainer: "Trainer") -> None:
-    """Save the model, and leave the upload to the caller, who has more files to write. The Trainer has no argument for
-    that but a private one."""
+    """Save the model without uploading it, because the caller has more files to write. The Trainer has only a private
+    argument for this."""
     trainer.save_model(_internal_call=True)
 
 
@@ -152,8 +151,8 @@ def save_without_upload(trainer: "Trainer") -> None:
 
 
 def torch_loader(loader: Any) -> DataLoader:
-    """The DataLoader within the one that `Accelerator.prepare` returns: it starts the workers, and accelerate has no
-    argument for what they run first."""
+    """Return the DataLoader inside the one that `Accelerator.prepare` returns. It starts the workers. accelerate has no
+    argument for the function that they call first."""
     inner: DataLoader = loader.base_dataloader
     return inner
 
@@ -162,12 +161,12 @@ def torch_loader(loader: Any) -> DataLoader:
 
 
 def is_sharded(parameter: torch.Tensor) -> bool:
-    """True if ZeRO-3 has left this process a share of the parameter. DeepSpeed's own test reads the same attribute,
-    and is as private."""
+    """Return True if ZeRO-3 has sharded the parameter. DeepSpeed's own function for this reads the same attribute, and
+    is private, too."""
     return hasattr(parameter, "ds_id")
 
 
 def full_shape(parameter: Any) -> torch.Size:
-    """The shape of a parameter, all shares together; under ZeRO-3 `shape` is (0,)."""
+    """Return the shape of the whole parameter. Under ZeRO-3, `shape` is (0,)."""
     shape: torch.Size = parameter.ds_shape if is_sharded(parameter) else parameter.shape
     return shape

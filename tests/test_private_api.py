@@ -1,4 +1,4 @@
-"""Private names of other libraries: each exists as expected, is used in one place, and untested releases are out."""
+"""Private names of other libraries: each exists as expected and is used in one place. Untested releases are out."""
 
 import ast
 import importlib
@@ -25,7 +25,7 @@ from fvv_lib.private_api import CALLED, OVERRIDDEN
 
 PACKAGE = ROOT / "fvv_lib"
 SOURCES = {path: path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
-# Underscored, and documented: namedtuples have no room for other names, and `os._exit` is for children.
+# Documented in spite of the underscore: namedtuples must not clash with field names, `os._exit` is for child processes.
 DOCUMENTED = {"_asdict", "_fields", "_replace", "_exit"}
 DYNAMIC = {"getattr", "hasattr", "setattr", "delattr"}
 
@@ -34,7 +34,7 @@ DYNAMIC = {"getattr", "hasattr", "setattr", "delattr"}
 
 
 def written(owner, name):
-    """A function of a module or class as the tables have it: its name and its parameters, without types or values."""
+    """Return a function as in the tables: its name and its parameters, without types and defaults."""
     assert name in vars(owner), f"{owner.__name__} has no {name} of its own"
     signature = inspect.signature(getattr(owner, name))
     bare = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
@@ -56,7 +56,7 @@ class Example:
     def loaded(cls, path, /): ...
 
 
-def test_a_renamed_name_or_parameter_is_seen():
+def test_a_renamed_name_or_parameter_is_detected():
     assert written(Example, "asked") == "asked(self, model, *rest, trial, **others)"
     assert written(Example, "loaded") == "loaded(path, /)"
     with pytest.raises(AssertionError, match="no renamed of its own"):
@@ -67,7 +67,7 @@ def test_a_renamed_name_or_parameter_is_seen():
 
 
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_forward_hooks_are_seen(register):
+def test_forward_hooks_are_detected(register):
     layer = nn.Linear(1, 1)
     assert not private_api.has_forward_hooks(layer)
     handle = getattr(layer, register)(lambda *_: None)
@@ -81,7 +81,7 @@ def test_tied_weights_are_known(model):
     assert private_api.tied_weights(nn.Linear(1, 1)) == {}
 
 
-def test_the_loader_within_accelerates_is_the_one_that_starts_workers():
+def test_torch_loader_returns_the_loader_inside_accelerates():
     prepared = Accelerator(cpu=True).prepare(DataLoader([1, 2]))
     inner = private_api.torch_loader(prepared)
     assert type(inner) is DataLoader is not type(prepared)
@@ -100,7 +100,7 @@ def is_known_as_sharded():
     assert private_api.full_shape(weight) == (4, 3)
 
 
-def test_a_parameter_of_zero3_has_the_attributes_that_are_read():
+def test_a_zero3_parameter_has_the_attributes_that_private_api_reads():
     if not shutil.which(os.environ.get("CXX", "c++")):
         pytest.skip("DeepSpeed compiles its communication between CPUs")
     run_as_rank(is_known_as_sharded)
@@ -117,7 +117,7 @@ def is_private(name):
 
 
 def own_names(tree):
-    """The names that a source defines: functions, classes, variables, and attributes that it sets on `self`."""
+    """Return the names that a source defines: functions, classes, variables, and attributes that it sets on `self`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -141,8 +141,8 @@ def is_super(node):
 
 
 def private_uses(source, overridden=()):
-    """The private names that a source uses and does not define: attributes, imports, keywords, and names in text that
-    `getattr` and its like are given. `super()` may lead to what is `overridden`."""
+    """Return the private names that a source uses but does not define: attributes, imports, keywords, and strings that
+    `getattr` and similar functions get. `overridden` names are allowed on `super()`."""
     tree = ast.parse(source)
     own, found = own_names(tree), set()
     for node in ast.walk(tree):
@@ -177,7 +177,7 @@ def private_uses(source, overridden=()):
         ("from __future__ import annotations\nfor _ in x.__dict__: clip._replace(y=_)", set()),
     ],
 )
-def test_a_private_use_is_seen_however_it_is_written(source, uses):
+def test_each_kind_of_private_use_is_detected(source, uses):
     assert private_uses(source, {"_save"}) == uses
 
 
@@ -209,8 +209,9 @@ def is_ours(cls):
 
 
 def overrides(cls, is_ours=is_ours):
-    """Methods of the libraries that a class, or one of ours that it is made of, overrides: each with the class whose
-    method it is. Of what transformers calls by name (Trainer, callback, model) all, of others the private ones."""
+    """Return the library methods that a class or one of our classes among its bases overrides, each with the library
+    class that defines it. For Trainer, callback, streamer and model, these are all methods, because transformers calls
+    them by name; for other classes, the private ones."""
     found, bases = set(), cls.__mro__
     everything = issubclass(cls, Trainer | TrainerCallback | TextStreamer | PreTrainedModel)
     for place, base in enumerate(bases):
@@ -223,12 +224,12 @@ def overrides(cls, is_ours=is_ours):
     return found
 
 
-def test_overrides_are_those_that_are_listed():
+def test_the_table_lists_all_overrides():
     listed = {(locate(owner), row.partition("(")[0]) for owner, rows in OVERRIDDEN.items() for row in rows}
     assert set().union(*map(overrides, our_classes())) == listed
 
 
-def test_an_override_is_seen_wherever_it_stands():
+def test_overrides_in_mixins_and_subclasses_are_detected():
     class Mixin:
         def log(self): ...
         def _save(self): ...
@@ -247,7 +248,7 @@ def test_an_override_is_seen_wherever_it_stands():
 
 
 def test_no_attribute_of_our_trainers_is_one_of_transformers():
-    """They would write over each other's."""
+    """Otherwise both would write to the same attribute."""
     theirs = set(re.findall(r"self\.(\w+)", inspect.getsource(Trainer)))
     for name in ("resume.py", "trainer.py"):
         tree = ast.parse(SOURCES[PACKAGE / "finetuning" / name])
@@ -263,8 +264,8 @@ PRIVATE_API = {"torch", "torchvision", "transformers", "accelerate", "deepspeed"
 PUBLIC_API = {"timm", "datasets", "av"}
 
 
-def test_releases_that_were_not_tested_are_excluded():
-    """The next minor release may rename what is private, the next major release what is public."""
+def test_untested_releases_are_excluded():
+    """The next minor release may rename private names, the next major release public ones."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     bounds = {}

@@ -67,8 +67,8 @@ MULTIPLIED = ("per_device_train_batch_size", "gradient_accumulation_steps")
 SAMPLES = "samples in a step (processes x per_device_train_batch_size x gradient_accumulation_steps)"
 PROCESSES = "number of processes"
 
-# Not compared. They set where, how and how fast a run works, and what it writes and prints. They change a result in its
-# last digits at most.
+# Not compared: they set where and how a run works, how fast, and what it writes and prints. They change at most the
+# last digits of a result.
 FREE = (
     # paths and speed
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "cache_features"),

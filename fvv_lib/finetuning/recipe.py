@@ -64,11 +64,12 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
 
 
 class Begin(NamedTuple):
-    """Where a run starts: after its end, from a checkpoint, or, if `ended` and `checkpoint` are None, from step 1.
+    """Where a run starts.
 
     Attributes:
         identity: what a later run must share to resume this one.
-        ended: the record, if the run has finished.
+        ended: the record, if the run has already finished.
+        checkpoint: the checkpoint to resume from; None to start with step 1.
     """
 
     identity: Identity
