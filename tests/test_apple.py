@@ -1,4 +1,4 @@
-"""Apple's layout. With FVV_REAL_DATA: three checkpoints in it, and what Apple's own code makes of them."""
+"""Apple's layout. With FVV_REAL_DATA, compare three checkpoints with the results of Apple's own code."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ def layout(real_data):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_gives_what_apples_code_gives(layout, name):
+def test_a_checkpoint_gives_the_results_of_apples_code(layout, name):
     expected = json.loads((layout / "expected.json").read_text())
     model = load_pretrained_model(layout / name, device="cpu").model
     assert model.config.tie_word_embeddings == expected["checkpoints"][name]["tie_word_embeddings"]
@@ -86,7 +86,7 @@ def test_greedy_tokens_are_those_of_apples_code(layout):
     assert answer[0].tolist() == expected
 
 
-def test_every_weight_at_full_size_has_its_place(layout):
+def test_every_full_size_weight_is_renamed_to_a_weight_of_the_model(layout):
     listed = json.loads((layout / "full_size_keys.json").read_text())
     assert [rename(name) for name, _, _ in listed] == [renamed for _, _, renamed in listed]
     assert all(apple_name(renamed) == name for name, _, renamed in listed if renamed)
@@ -114,7 +114,7 @@ def test_every_weight_at_full_size_has_its_place(layout):
     }
 
 
-def test_the_folders_name_and_the_flag_of_the_tower_change_nothing(layout, tmp_path):
+def test_folder_name_and_tower_flag_change_nothing(layout, tmp_path):
     folder = shutil.copytree(layout / "checkpoint_untied", tmp_path / "model_x", copy_function=shutil.copyfile)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").chmod(0o644)
@@ -131,13 +131,13 @@ def assert_same_weights(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_renames_are_the_published_ones(layout):
+def test_renames_match_the_published_list(layout):
     published = json.loads((layout / "key_renames.json").read_text())
     assert {name: rename(name) for name in published} == published
     assert apple.CLIP_HEAD in published
 
 
-NAMES = {  # Apple's -> transformers', under the tower where they begin with a dot
+NAMES = {  # Apple's name -> transformers' name; a leading dot stands for the path of the tower
     "model.embed_tokens.weight": "model.language_model.embed_tokens.weight",
     "model.layers.11.mlp.up_proj.weight": "model.language_model.layers.11.mlp.up_proj.weight",
     "model.norm.weight": "model.language_model.norm.weight",
@@ -159,14 +159,14 @@ NAMES = {  # Apple's -> transformers', under the tower where they begin with a d
 
 
 @pytest.mark.parametrize(("theirs", "ours"), NAMES.items())
-def test_each_name_has_one_other(theirs, ours):
+def test_renaming_works_in_both_directions(theirs, ours):
     if theirs.startswith("."):
         theirs, ours = f"model.vision_tower.vision_tower.model{theirs}", f"model.vision_tower.timm_model{ours}"
     assert rename(theirs) == ours
     assert apple_name(ours) == theirs
 
 
-# --- without that folder: the tiny base as Apple's code would have saved it -------------------------------------------
+# --- without real data: the tiny base as Apple's code would have saved it ---------------------------------------------
 
 
 def add_head(weights, noise=0.0):
@@ -200,7 +200,7 @@ def logits(model, rows=474):
     ],
     ids=["tied", "tied with a repeated head", "no head, but the flag says untied", "sharded", "bin", "sharded bin"],
 )
-def test_what_was_the_base_is_the_base_again(apple_checkpoint, loaded, data_samples, change, files):
+def test_the_tiny_base_in_apples_layout_loads_as_the_same_model(apple_checkpoint, loaded, data_samples, change, files):
     ours = load_pretrained_model(apple_checkpoint(change, **files), device="cpu")
     model = ours.model
     assert model.config.tie_word_embeddings
@@ -220,7 +220,7 @@ def test_what_was_the_base_is_the_base_again(apple_checkpoint, loaded, data_samp
     assert model.video_config == VideoConfig()
 
 
-def test_a_head_of_its_own_is_kept(apple_checkpoint):
+def test_an_untied_head_is_kept(apple_checkpoint):
     kept = {}
 
     def change(weights, settings):
@@ -284,7 +284,7 @@ TOWER = "model.vision_tower.vision_tower.model"
             lambda w, s: w.update({f"{TOWER}.conv_exp.se.reduce.bias": torch.zeros(3)}),
             "mismatched: .*se.fc1",
         ),
-        (lambda w, s: s.update(mm_projector_type="linear"), "mm_projector_type is 'linear', supported is 'mlp2x_gelu'"),
+        (lambda w, s: s.update(mm_projector_type="linear"), "mm_projector_type is 'linear', supported: 'mlp2x_gelu'"),
         (lambda w, s: s.update(image_aspect_ratio="anyres"), "image_aspect_ratio is 'anyres'"),
         (lambda w, s: s.update(mm_use_im_start_end=True), "mm_use_im_start_end is True"),
         (lambda w, s: s.update(mm_vision_tower="openai/clip-vit-large-patch14"), "mm_vision_tower is 'openai"),
@@ -292,7 +292,7 @@ TOWER = "model.vision_tower.vision_tower.model"
         (lambda w, s: s.update(vocab_size=400), "the tokenizer has 474 entries but the model's vocabulary is 400"),
     ],
 )
-def test_what_is_missing_left_over_or_of_another_kind_is_an_error(apple_checkpoint, change, message):
+def test_missing_unexpected_and_unsupported_weights_and_settings_are_errors(apple_checkpoint, change, message):
     with pytest.raises(ModelFolderError, match=message):
         load_pretrained_model(apple_checkpoint(change))
 
@@ -315,18 +315,18 @@ def test_missing_and_damaged_files_are_errors(apple_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("vocab_size", [512, 474], ids=["padded", "full"])
-def test_the_image_token_takes_a_row_that_no_text_uses(apple_checkpoint, vocab_size):
+def test_the_image_token_gets_a_row_that_no_text_uses(apple_checkpoint, vocab_size):
     loaded = load_pretrained_model(apple_checkpoint(untie, vocab_size=vocab_size), device="cpu")
     text = {token for _, token in loaded.tokenizer.get_vocab().items()}
     assert loaded.tokenizer.convert_tokens_to_ids("<image>") == loaded.model.config.image_token_index == 474
     assert len(text) == len(loaded.tokenizer) == 475
     embedding = loaded.model.get_input_embeddings().weight
     assert len(embedding) == len(loaded.model.lm_head.weight) == max(vocab_size, 475)
-    if vocab_size == 474:  # the row that was added never wins
+    if vocab_size == 474:  # the added row never wins
         assert (logits(loaded.model, 475).argmax(-1) != 474).all()
 
 
-def test_a_checkpoint_that_was_trained_on_the_middle_of_pictures_sees_the_middle(apple_checkpoint):
+def test_a_checkpoint_that_was_trained_on_cropped_images_crops_images(apple_checkpoint):
     folder = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
     loaded = load_pretrained_model(folder, device="cpu")
     assert loaded.model.video_config.image_aspect_ratio == "crop"
@@ -335,7 +335,7 @@ def test_a_checkpoint_that_was_trained_on_the_middle_of_pictures_sees_the_middle
     assert load_pretrained_model(folder, device="cpu").model.video_config.num_video_frames == 2
 
 
-def test_half_precision_stays(apple_checkpoint):
+def test_half_precision_is_kept(apple_checkpoint):
     def halve(weights, settings):
         for name, tensor in weights.items():
             weights[name] = tensor.bfloat16() if tensor.is_floating_point() else tensor

@@ -33,7 +33,7 @@ print(json.dumps({"kind": type(model).__name__, "answer": processor.decode(token
 
 
 def ask_stock(folder, picture):
-    """The answer of stock transformers, in a process of its own that does not import fvv_lib."""
+    """Return the answer of stock transformers, from a separate process that does not import fvv_lib."""
     command = [sys.executable, "-c", STOCK, str(folder), str(picture), QUESTION]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -41,14 +41,14 @@ def ask_stock(folder, picture):
 
 @pytest.fixture
 def picture(tmp_path):
-    """Wide, so that its middle alone would be another picture."""
+    """A wide image, so that a center crop would show another image."""
     image = Image.fromarray(still(np.random.default_rng(3))[0])
     image.resize((image.width * 2, image.height)).save(tmp_path / "picture.png")
     return tmp_path / "picture.png"
 
 
 @pytest.mark.parametrize("vocab_size", [512, 474], ids=["padded", "full"])
-def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path, fvv, vocab_size):
+def test_stock_transformers_gives_our_answer(apple_checkpoint, picture, tmp_path, fvv, vocab_size):
     source = apple_checkpoint(vocab_size=vocab_size)
     settings = VideoConfig(num_video_frames=3, frame_sampling="segment")
     settings.save(source)
@@ -67,7 +67,7 @@ def test_stock_transformers_answers_as_we_do(apple_checkpoint, picture, tmp_path
     assert not list((tmp_path / "out").glob("*.bin"))
 
 
-def test_the_stock_processor_shows_the_whole_picture(apple_checkpoint, picture, tmp_path):
+def test_the_stock_processor_shows_the_whole_image(apple_checkpoint, picture, tmp_path):
     convert_model(apple_checkpoint(), tmp_path / "out")
     image = Image.open(picture)
     theirs = AutoProcessor.from_pretrained(tmp_path / "out")(images=image, text="<image>", return_tensors="pt")
@@ -88,7 +88,7 @@ def weights_and_settings(folder):
     return weights, json.loads((folder / "config.json").read_text())
 
 
-def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_setting(apple_checkpoint, tmp_path):
+def test_converting_to_hugging_face_and_back_changes_no_weight_and_no_setting(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: settings.update(image_aspect_ratio="square"))
     VideoConfig(num_video_frames=3, image_aspect_ratio="crop").save(source)
     (source / "generation_config.json").write_text('{"eos_token_id": 2, "max_new_tokens": 7}')
@@ -106,7 +106,7 @@ def test_a_way_through_huggingfaces_layout_and_back_changes_no_weight_and_no_set
     assert len(one.tokenizer) == len(other.tokenizer)
 
 
-def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
+def test_apples_own_checkpoints_are_written_unchanged(real_data, tmp_path):
     for name in ("checkpoint_untied", "checkpoint_tied"):
         source = real_data / "apple_layout" / name
         convert_model(source, tmp_path / name, layout="apple")
@@ -118,10 +118,10 @@ def test_apples_own_checkpoints_come_back_as_they_were(real_data, tmp_path):
         }
 
 
-def test_what_has_no_place_in_apples_layout_is_refused(base, tmp_path):
+def test_a_setting_that_apples_layout_cannot_hold_is_an_error(base, tmp_path):
     source = shutil.copytree(base, tmp_path / "source")
     VideoConfig(image_aspect_ratio="resize").save(source)
-    with pytest.raises(ModelFolderError, match="padded or cropped, this is fast_vlm with image_aspect_ratio 'resize'"):
+    with pytest.raises(ModelFolderError, match="cropped, but this is fast_vlm with image_aspect_ratio 'resize'"):
         convert_model(source, tmp_path / "out", layout="apple")
     assert not (tmp_path / "out").exists()
 
@@ -139,7 +139,7 @@ def test_nothing_is_overwritten(apple_checkpoint, fvv):
     assert done.stderr.strip().endswith(f"error: {source}: it is not empty. Give a new folder; nothing is overwritten.")
 
 
-def test_a_broken_checkpoint_leaves_nothing_behind(apple_checkpoint, tmp_path):
+def test_a_broken_checkpoint_writes_nothing(apple_checkpoint, tmp_path):
     source = apple_checkpoint(lambda weights, settings: weights.pop("model.norm.weight"))
     with pytest.raises(ModelFolderError, match="missing"):
         convert_model(source, tmp_path / "out")

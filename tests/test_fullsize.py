@@ -9,7 +9,7 @@ from fvv_lib.weights.apple import RELEASED_TOWER, tower_sizes
 
 
 @pytest.mark.parametrize(("size", "billions"), [("0.5b", 0.62), ("1.5b", 1.67), ("7b", 7.76)])
-def test_the_sizes_are_those_of_the_release(size, billions):
+def test_parameter_counts_match_the_release(size, billions):
     with torch.device("meta"):
         model = FastVlmForVideo(full_size_config(size))
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
@@ -17,22 +17,22 @@ def test_the_sizes_are_those_of_the_release(size, billions):
     assert model.config.text_config.rope_parameters["rope_theta"] == 1e6
 
 
-def test_a_tower_that_lost_its_last_block_is_no_smaller_tower():
+def test_a_tower_that_lacks_its_last_block_is_an_error():
     with torch.device("meta"):
         weights = FastVlmForVideo(full_size_config()).state_dict()
     assert tower_sizes(weights, "here") == RELEASED_TOWER
     weights = {name: tensor for name, tensor in weights.items() if "stages.2.blocks.23." not in name}
-    with pytest.raises(ModelFolderError, match=r"in each stage \[2, 12, 23, 4, 2\], released: \[2, 12, 24, 4, 2\]"):
+    with pytest.raises(ModelFolderError, match=r"blocks per stage: \[2, 12, 23, 4, 2\], released: \[2, 12, 24, 4, 2\]"):
         tower_sizes(weights, "here")
 
 
-def test_another_size_is_an_error_that_lists_them():
+def test_an_unknown_size_is_an_error_that_lists_the_sizes():
     with pytest.raises(FvvError, match=r"'3b': choose one of 0\.5b, 1\.5b, 7b"):
         random_fastvlm("3b")
 
 
 @torch.no_grad()
-def test_pixels_matter_and_chance_does_not():
+def test_pixels_change_the_logits_and_models_of_one_seed_are_equal():
     config = full_size_config()
     config.vision_config.model_args |= {"embed_dims": [12, 24, 48, 96, 192]}  # an eighth of the width
     config.vision_config.hidden_size = 384

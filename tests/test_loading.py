@@ -16,7 +16,7 @@ from fvv_lib.weights.loading import open_model_folder
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch):
-    """The cache of huggingface_hub, empty, and no network."""
+    """An empty cache of huggingface_hub, and no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -46,7 +46,7 @@ def test_folder_of_any_name_loads_with_its_vision_tower(base, copy):
     assert loaded.tokenizer.convert_tokens_to_ids("<image>") == loaded.model.config.image_token_index
 
 
-def test_missing_left_over_and_misshaped_weights_are_errors_that_list_them(copy):
+def test_missing_unexpected_and_mismatched_weights_are_errors_that_list_them(copy):
     name = "model.vision_tower.timm_model.final_conv.se.fc1.weight"
     change_weights(copy, lambda weights: weights.pop(name))
     with pytest.raises(ModelFolderError, match=f"missing: .*{name}"):
@@ -61,7 +61,7 @@ def test_missing_left_over_and_misshaped_weights_are_errors_that_list_them(copy)
 def test_settings_come_from_the_folder(copy):
     VideoConfig(num_video_frames=3, frame_sampling="segment").save(copy)
     assert load_pretrained_model(copy, device="cpu").model.video_config.num_video_frames == 3
-    (copy / "fvv_config.json").write_text('{"num_video_frames": 3}')  # saved before there were other settings
+    (copy / "fvv_config.json").write_text('{"num_video_frames": 3}')  # saved before other settings existed
     assert load_pretrained_model(copy, device="cpu").model.video_config == VideoConfig(num_video_frames=3)
     (copy / "fvv_config.json").unlink()
     assert load_pretrained_model(copy, device="cpu").model.video_config == VideoConfig()
@@ -70,7 +70,7 @@ def test_settings_come_from_the_folder(copy):
         load_pretrained_model(copy)
 
 
-def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
+def test_a_folder_without_a_model_is_an_error(copy, tmp_path):
     with pytest.raises(ModelFolderError, match="no such folder"):
         load_pretrained_model(tmp_path / "nowhere")
     with pytest.raises(ModelFolderError, match="missing or broken"):
@@ -82,7 +82,7 @@ def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
         (tmp_path / name).rename(copy / name)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    with pytest.raises(ModelFolderError, match="'gpt2', supported is fast_vlm, llava, llava_qwen2"):
+    with pytest.raises(ModelFolderError, match="'gpt2', supported: fast_vlm, llava, llava_qwen2"):
         load_pretrained_model(copy)
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
@@ -91,7 +91,7 @@ def test_what_is_no_checkpoint_is_an_error(copy, tmp_path):
 
 
 def test_a_hub_name_without_a_network_says_what_to_do(offline):
-    with pytest.raises(ModelFolderError, match=r"output/nowhere: no such folder, .* fetch it elsewhere .*that folder"):
+    with pytest.raises(ModelFolderError, match=r"output/nowhere: no such folder, .* download it elsewhere .*FOLDER"):
         load_pretrained_model("output/nowhere")
 
 
@@ -126,8 +126,8 @@ def test_tokens_per_frame_follow_from_size_and_stride(model):
         tokens_per_frame(config, 96, frame_pool=2)
 
 
-def test_a_checkpoint_and_its_model_give_one_frame_spec(base, loaded):
-    """What is checked without weights is what is trained with them."""
+def test_a_folder_and_its_loaded_model_give_the_same_frame_spec(base, loaded):
+    """Checks without weights and training with weights use the same frame spec."""
     settings = VideoConfig(image_mean=(0.5, 0.0, 1.0))
     spec = make_frame_spec(open_model_folder(base), settings)
     assert spec == make_frame_spec(loaded, settings) == FrameSpec(64, 4, 2048, (127, 0, 255))
@@ -140,7 +140,7 @@ def test_a_checkpoint_and_its_model_give_one_frame_spec(base, loaded):
 
 
 @pytest.mark.parametrize("wrong", [{"image_size": 0}, {"tokens_per_frame": -1}, {"max_length": 1.5}])
-def test_a_frame_spec_holds_whole_numbers_and_does_not_change(wrong):
+def test_a_frame_spec_holds_positive_integers_and_is_frozen(wrong):
     right = {"image_size": 64, "tokens_per_frame": 4, "max_length": 2048}
     with pytest.raises(FvvError, match=rf"{next(iter(wrong))} must be a whole number of at least 1"):
         FrameSpec(**{**right, **wrong})
@@ -149,7 +149,7 @@ def test_a_frame_spec_holds_whole_numbers_and_does_not_change(wrong):
 
 
 def test_a_bfloat16_checkpoint_computes_what_stock_transformers_computes(copy):
-    """RoPE's angles stay float32: in bfloat16 those of position 2,000 are wrong by a third of a turn."""
+    """RoPE's angles stay float32. In bfloat16 the angles of position 2,000 are wrong by a third of a turn."""
     FastVlmForVideo.from_pretrained(copy, dtype=torch.bfloat16).save_pretrained(copy)
     model, stock = load_pretrained_model(copy, "cpu").model, FastVlmForConditionalGeneration.from_pretrained(copy)
     for (name, ours), (_, theirs) in zip(model.named_buffers(), stock.named_buffers(), strict=True):
@@ -167,18 +167,18 @@ def test_a_bfloat16_checkpoint_computes_what_stock_transformers_computes(copy):
     ],
 )
 def test_no_code_of_the_folder_runs(copy, name, key, auto, monkeypatch):
-    """transformers would ask whether to run it, and take a yes."""
+    """transformers would ask whether to run the code, and run it after a yes."""
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     settings = json.loads((copy / name).read_text())
     part = settings.get("image_processor", settings)
     part.update({key: "Thing", "auto_map": {auto: ["evil.Thing", None] if auto == "AutoTokenizer" else "evil.Thing"}})
     (copy / name).write_text(json.dumps(settings))
     (copy / "evil.py").write_text("raise SystemExit('it ran')")
-    with contextlib.suppress(ModelFolderError):  # to refuse it is as good
+    with contextlib.suppress(ModelFolderError):  # an error is fine too
         load_pretrained_model(copy, device="cpu")
 
 
-def test_broken_files_are_one_error(copy):
+def test_broken_files_raise_model_folder_errors(copy):
     (copy / "model.safetensors").rename(copy / "whole")
     for content in (b"", b"x" * 1000):
         (copy / "pytorch_model.bin").write_bytes(content)

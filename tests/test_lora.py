@@ -1,4 +1,4 @@
-"""LoRA through training, checkpoints and merging: the same logits each way."""
+"""LoRA gives the same logits after training, resuming, loading, merging and converting."""
 
 import json
 import shutil
@@ -99,7 +99,7 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
     torch.testing.assert_close(logits(beside_base), trained, atol=1e-5, rtol=0)
 
 
-def test_a_merge_into_a_bfloat16_base_loses_nothing(run, base, tmp_path, monkeypatch):
+def test_a_merge_into_a_bfloat16_base_loses_no_precision(run, base, tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr("fvv_lib.finetuning.preparing.add_lora", lambda *args: kept.append(add_lora(*args)) or kept[0])
     half = tmp_path / "half"
@@ -113,7 +113,7 @@ def test_a_merge_into_a_bfloat16_base_loses_nothing(run, base, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"bias": "lora_only"}])
-def test_adapters_of_other_kinds_that_peft_wrote_are_merged(base, tmp_path, settings):
+def test_other_kinds_of_peft_adapters_are_merged(base, tmp_path, settings):
     model = FastVlmForVideo.from_pretrained(base)
     adapted = get_peft_model(model, LoraConfig(r=RANK, target_modules=["q_proj", "v_proj"], **settings))
     for name, parameter in adapted.named_parameters():
@@ -124,7 +124,7 @@ def test_adapters_of_other_kinds_that_peft_wrote_are_merged(base, tmp_path, sett
     torch.testing.assert_close(logits(load_pretrained_model(tmp_path, "cpu").model), logits(model), atol=1e-4, rtol=0)
 
 
-def test_every_checkpoint_holds_adapter_and_what_was_trained_in_full(run):
+def test_every_checkpoint_holds_the_adapter_and_the_parts_trained_in_full(run):
     output = run("output")
     for folder in (output / "checkpoint-2", output):
         weights = load_file(folder / "adapter_model.safetensors")
@@ -135,7 +135,7 @@ def test_every_checkpoint_holds_adapter_and_what_was_trained_in_full(run):
         load_pretrained_model(folder, device="cpu")
 
 
-def test_resuming_gives_what_an_unbroken_run_gives(run):
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_run(run):
     straight = run("straight")
     resumed = run("straight/again", resume_from_checkpoint=str(straight / "checkpoint-2"))
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in (straight, resumed))
@@ -149,24 +149,24 @@ def test_resuming_gives_what_an_unbroken_run_gives(run):
     again = load_file(
         run("straight/third", resume_from_checkpoint=str(straight / "checkpoint-2")) / "adapter_model.safetensors"
     )
-    assert any((one[name] - again[name]).abs().max() > 1e-3 for name in one)  # it did begin there
+    assert any((one[name] - again[name]).abs().max() > 1e-3 for name in one)  # the run did start from the checkpoint
 
 
-def test_resuming_with_another_rank_or_scale_or_without_lora_is_one_error(run):
-    """Another scale has the same parameters, and makes another model of them."""
+def test_resuming_with_another_rank_or_scale_or_without_lora_is_an_error(run):
+    """With another scale the parameters have the same shapes, but the model is not the same."""
     checkpoint = run("straight") / "checkpoint-2"
     others = {"more": {"lora_rank": 2 * RANK}, "full": {"lora_rank": 0}, "scaled": {"lora_alpha": 64}}
     for name, settings in others.items():
         with pytest.raises(CheckpointError, match=rf"checkpoint-2: that run had another {min(settings)} \("):
             run(name, resume_from_checkpoint=str(checkpoint), **settings)
-    (checkpoint / "run_identity.json").unlink()  # as an earlier build left it
+    (checkpoint / "run_identity.json").unlink()  # as an earlier version saved it
     for name in ("more", "full"):
         with pytest.raises(CheckpointError, match=r"checkpoint-2: that run trained other parameters.*--lora_rank"):
             run(name, resume_from_checkpoint=str(checkpoint), **others[name])
 
 
-def test_the_tower_is_frozen_unless_it_is_named_and_has_a_rate(run, base):
-    """LoRA's rate is too high for a part that is trained in full."""
+def test_the_tower_is_frozen_unless_it_is_named_and_has_a_learning_rate(run, base):
+    """LoRA's learning rate is too high for a tower that is trained in full."""
     assert ModelArguments("m", lora_rank=RANK).tunable_parts == ("projector", "language_model")
     assert ModelArguments("m").tunable_parts == ("vision_tower", "projector", "language_model")
     with pytest.raises(FvvError, match=r"set vision_tower_lr .*or leave vision_tower out of tunable_parts"):
@@ -178,7 +178,7 @@ def test_the_tower_is_frozen_unless_it_is_named_and_has_a_rate(run, base):
         run("other", parts=("auto",), vision_tower_lr=1e-3)
 
 
-def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_checkpoint_before(run, tmp_path, monkeypatch):
+def test_a_run_killed_during_a_save_resumes_from_the_checkpoint_before(run, tmp_path, monkeypatch):
     save = PeftModel.save_pretrained
 
     def killed(self, folder, **settings):
@@ -206,7 +206,7 @@ def test_an_adapter_can_be_trained_on_top_of_an_adapter(run):
 
 
 @pytest.mark.parametrize("parts", [["language_model"], ["vision_tower", "projector", "language_model"]])
-def test_lora_trains_the_language_model_and_the_other_parts_in_full(base, parts):
+def test_lora_trains_adapters_of_the_language_model_and_other_parts_in_full(base, parts):
     model = FastVlmForVideo.from_pretrained(base)
     full = count_parameters(model)
     adapted = add_lora(model, ModelArguments(str(base), parts, lora_rank=RANK))
@@ -227,7 +227,7 @@ def test_lora_trains_the_language_model_and_the_other_parts_in_full(base, parts)
     assert {name for name, parameter in adapted.named_parameters() if parameter.grad is not None} == trained
 
 
-def test_what_does_not_belong_together_is_an_error(run, tmp_path):
+def test_an_adapter_that_does_not_fit_its_files_or_its_base_is_an_error(run, tmp_path):
     output = run("output", steps=2)
     good = tmp_path / "good"
     shutil.copytree(output, good)
@@ -252,7 +252,7 @@ def test_what_does_not_belong_together_is_an_error(run, tmp_path):
     with pytest.raises(ModelFolderError, match="base_model_name_or_path is this folder"):
         load_pretrained_model(good)
     (good / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/no/such/folder"}))
-    with pytest.raises(ModelFolderError, match=r"base_model_name_or_path '/no/such/folder' is not there"):
+    with pytest.raises(ModelFolderError, match=r"base_model_name_or_path '/no/such/folder' does not exist"):
         load_pretrained_model(good)
     (good / "adapter_config.json").write_text("{")
     with pytest.raises(ModelFolderError, match="not an adapter's configuration"):

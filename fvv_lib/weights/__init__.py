@@ -1,1 +1,1 @@
-"""Room 8: folders of weights are loaded, merged and converted, in Hugging Face's layout and in Apple's."""
+"""Room 8: load, merge and convert model folders, in Hugging Face's layout and in Apple's."""

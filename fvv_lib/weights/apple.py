@@ -1,8 +1,8 @@
-"""Apple's own layout of FastVLM (`llava_qwen2`) in the terms of Hugging Face's (`fast_vlm`).                 Lesson 8
+"""Translate between Apple's own layout of FastVLM (`llava_qwen2`) and Hugging Face's (`fast_vlm`).           Lesson 8
 
-The weights are the same, under other names. The sizes of the vision tower stand in no `config.json` of Apple's: they
-are constants of Apple's code, so they are read off the weights. Nothing of the folder is executed, and nothing is
-unpickled. This module knows nothing about models that run.
+The weights are the same, under other names. Apple's `config.json` does not contain the sizes of the vision tower, which
+are constants in Apple's code, so they are read from the weights. No code from the folder is run, and only tensors are
+unpickled. This module knows nothing about running a model.
 
 Source: the code of apple/ml-fastvlm for the layout, timm's `fastvit_mci3` for the names on the other side.
 """
@@ -37,7 +37,7 @@ MODEL_TYPE = "llava_qwen2"
 RELEASED_TOWER = {"layers": [2, 12, 24, 4, 2], "embed_dims": [96, 192, 384, 768, 1536], "mlp_ratios": [4] * 5}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ASPECT_RATIOS = {"pad": "pad", "square": "crop", None: "crop"}
-# What a folder may set to what; anything else needs code that FastVLM as released does not run.
+# Supported values of settings. Other values need code that the released FastVLM does not run.
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_patch_merge_type": ("flat", None),
@@ -46,14 +46,14 @@ SUPPORTED = {
 }
 
 APPLE_TOWER, TIMM_TOWER = "model.vision_tower.vision_tower.model.", "model.vision_tower.timm_model."
-CLIP_HEAD = f"{APPLE_TOWER}head.proj"  # projects to CLIP's space, behind the features that FastVLM reads
+CLIP_HEAD = f"{APPLE_TOWER}head.proj"  # projects features to CLIP's space; FastVLM does not use it
 EMBEDDING, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 RENAMES = (
     (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
     (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
 )
-# Apple's tower is one list of stages and of what stands between them; timm's stages own their downsampling.
+# Apple's tower is one list of stages and the modules between them. timm's stages contain these modules.
 NETWORK = ("stages.0.blocks", "stages.1.downsample", "stages.1.blocks", "stages.2.downsample", "stages.2.blocks",
            "stages.3.downsample", "stages.3.pos_emb", "stages.3.blocks", "stages.4.downsample", "stages.4.pos_emb",
            "stages.4.blocks")  # fmt: skip
@@ -84,9 +84,9 @@ WAY_BACK = (
 
 
 def rename(name: str) -> str | None:
-    """The transformers name of one of Apple's weights; None for the CLIP head, which FastVLM does not use.
+    """Return the transformers name of one of Apple's weights; `None` for the CLIP head, which FastVLM does not use.
 
-    A name that is not Apple's stays as it is, and is an unexpected weight when the model is loaded. Lesson: 08.
+    A part of a name that no rule matches is kept. Loading then reports an unexpected weight. Lesson: 08.
     """
     if name == CLIP_HEAD:
         return None
@@ -98,17 +98,20 @@ def rename(name: str) -> str | None:
 
 
 def apple_name(name: str) -> str:
-    """Apple's name of one of transformers' weights: `rename` the other way round. Lesson: 08."""
+    """Return Apple's name of one of transformers' weights, the inverse of `rename`. Lesson: 08."""
     for ours, theirs in WAY_BACK:
         name = name.replace(ours, theirs)
     return name.removesuffix(".gamma")
 
 
 def read_weights(folder: Path) -> Weights:
-    """All weights of a folder, sharded or not, under transformers' names: safetensors, or an old `pytorch_model.bin`.
+    """Read all weights of a folder, sharded or not, from safetensors or an old `pytorch_model.bin`.
+
+    Returns:
+        The weights under transformers' names.
 
     Raises:
-        ModelFolderError: no weights, a shard that is missing or damaged, or a file that holds more than tensors.
+        ModelFolderError: no weights, a missing or damaged shard, or a file that holds more than tensors.
     """
     for name in WEIGHT_FILES:
         index = folder / f"{name}.index.json"
@@ -140,10 +143,10 @@ def _read_file(file: Path) -> Weights:
 
 
 def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
-    """timm's `layers`, `embed_dims` and `mlp_ratios` of the vision tower, read off its weights.
+    """Return timm's `layers`, `embed_dims` and `mlp_ratios` of the vision tower, read from its weights.
 
     Raises:
-        ModelFolderError: the weights that tell them are missing, or whole blocks of a tower of the released width.
+        ModelFolderError: weights that determine the sizes are missing, or a tower of the released width lacks blocks.
     """
     blocks = [re.match(rf"{re.escape(TIMM_TOWER)}stages\.(\d+)\.blocks\.(\d+)\.", name) for name in weights]
     numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
@@ -155,37 +158,37 @@ def tower_sizes(weights: Weights, source: Path | str) -> dict[str, list[int]]:
         inner = [len(weights[f"{TIMM_TOWER}stages.{stage}.blocks.0.mlp.fc1.weight"]) for stage in range(len(layers))]
     except KeyError as error:
         raise ModelFolderError(
-            f"{source}: weights of the vision tower are missing, among them {error.args[0]}. What was saved without "
-            "its tower cannot be used: save it again with unfreeze_mm_vision_tower."
+            f"{source}: weights of the vision tower are missing, among them {error.args[0]}. A model that was "
+            "saved without its tower cannot be used. Save it again with unfreeze_mm_vision_tower."
         ) from error
     ratios = [width // dim for width, dim in zip(inner, embed_dims, strict=True)]
     sizes = {"layers": layers, "embed_dims": embed_dims, "mlp_ratios": ratios}
     if embed_dims == RELEASED_TOWER["embed_dims"] and sizes != RELEASED_TOWER:
         raise ModelFolderError(
-            f"{source}: the vision tower is as wide as the released one, but blocks of it are missing (in each stage "
+            f"{source}: the vision tower has the width of the released one, but blocks are missing (blocks per stage: "
             f"{layers}, released: {RELEASED_TOWER['layers']}). Copy the weights again."
         )
     return sizes
 
 
 def image_size(settings: dict[str, Any], source: Path | str) -> int:
-    """The side in pixels of the pictures that a model was trained on: the number that ends `mm_vision_tower`.
+    """Return the side in pixels of the images that a model was trained on: the number at the end of `mm_vision_tower`.
 
     Raises:
-        ModelFolderError: it names another vision tower.
+        ModelFolderError: `mm_vision_tower` is not FastVLM's.
     """
     tower = str(settings.get("mm_vision_tower"))
     size = re.search(r"mobileclip_l_(\d+)$", tower)
     if size is None:
         raise ModelFolderError(
-            f"{source}: mm_vision_tower is {tower!r}, expected FastVLM's, like mobileclip_l_1024 (for 1024 pixels)."
+            f"{source}: mm_vision_tower is {tower!r}, expected FastVLM's, such as mobileclip_l_1024 (1024 pixels)."
         )
     return int(size[1])
 
 
 def load_tokenizer(folder: Path, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, with `<image>` appended, Apple's limit, and a chat template for stock processors."""
-    # Given a configuration, it does not look at config.json, which may ask for code of the folder.
+    """Load a tokenizer, append `<image>`, apply Apple's length limit, and set a chat template for stock processors."""
+    # Pass a configuration, so that config.json is not read: it may ask to run code from the folder.
     tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config(), trust_remote_code=False)
     tokenizer.add_tokens(AddedToken(DEFAULT_IMAGE_TOKEN, special=True, normalized=False), special_tokens=True)
     limit = settings.get("tokenizer_model_max_length") or tokenizer.model_max_length
@@ -195,7 +198,7 @@ def load_tokenizer(folder: Path, settings: dict[str, Any]) -> PreTrainedTokenize
 
 
 def build_image_processor(size: int, aspect_ratio: str) -> LlavaImageProcessor:
-    """What Apple's code does with a picture: a square of `size` pixels, scaled to [0, 1] and no more."""
+    """Return a processor that works as Apple's code: a square of `size` pixels, scaled to [0, 1], not normalized."""
     return LlavaImageProcessor(
         do_pad=aspect_ratio == "pad",
         size={"shortest_edge": size},
@@ -206,10 +209,10 @@ def build_image_processor(size: int, aspect_ratio: str) -> LlavaImageProcessor:
 
 
 def fit_vocabulary(weights: Weights, image_token: int, vocab_size: int, source: Path | str) -> int:
-    """Give `<image>` a row of the embedding; returns the size of the vocabulary.
+    """Give `<image>` a row of the embedding in `weights`, and return the size of the vocabulary.
 
-    Released vocabularies are padded far beyond the tokenizer, so the row is one that no text uses. Without padding one
-    row is added: the mean of the others, so that the head never prefers it to all of them.
+    Released vocabularies are padded far beyond the tokenizer, so `<image>` gets a row that no text uses. Without
+    padding, one row is added: the mean of the other rows, so that the head never prefers it to all of them.
 
     Raises:
         ModelFolderError: the tokenizer has more entries than the embedding has rows.
@@ -227,11 +230,11 @@ def fit_vocabulary(weights: Weights, image_token: int, vocab_size: int, source: 
 
 
 def is_tied(weights: Weights, flag: bool) -> bool:
-    """Whether the head is the embedding; takes a head out of `weights` that only repeats it.
+    """Return whether the head is tied to the embedding. A tied head is removed from `weights`.
 
-    The weights tell, because published copies of one model differ in the flag `tie_word_embeddings`: without a head in
-    the weights the head is the embedding, and a head that differs from the embedding is a head of its own. Only where
-    the two are equal does the flag say whether they are to stay so.
+    The weights decide, because published copies of one model differ in the flag `tie_word_embeddings`. Without a head
+    in the weights, the head is tied. A head that differs from the embedding is not tied. The flag decides only if the
+    two are equal.
     """
     if HEAD not in weights or EMBEDDING not in weights:
         return HEAD not in weights
@@ -242,24 +245,24 @@ def is_tied(weights: Weights, flag: bool) -> bool:
 
 
 def translate_config(settings: dict[str, Any], weights: Weights, image_token: int, source: Path | str) -> FastVlmConfig:
-    """Apple's `config.json` as transformers' configuration, sizes of the vision tower read off the weights.
+    """Translate Apple's `config.json` to transformers' configuration. The weights give the sizes of the vision tower.
 
     Args:
         settings: the content of Apple's `config.json`.
-        weights: under transformers' names. A repeated head is taken out, a row for `<image>` is added where there is
-            none.
+        weights: under transformers' names; changed in place. A tied head is removed, and a row for `<image>` is added
+            if there is none.
         image_token: the id of `<image>`.
-        source: for messages.
+        source: the file to name in messages.
 
     Raises:
-        ModelFolderError: a setting that FastVLM as released does not have, or weights that contradict it.
+        ModelFolderError: a setting that the released FastVLM does not have, or weights that contradict the settings.
 
     Lesson: 08.
     """
     for name, allowed in SUPPORTED.items():
         if settings.get(name) not in allowed:
             listed = ", ".join(map(repr, allowed))
-            raise ModelFolderError(f"{source}: {name} is {settings.get(name)!r}, supported is {listed}.")
+            raise ModelFolderError(f"{source}: {name} is {settings.get(name)!r}, supported: {listed}.")
     tower = tower_sizes(weights, source)
     own = {field.name for field in fields(Qwen2Config)} - {field.name for field in fields(PreTrainedConfig)}
     text = {name: value for name, value in settings.items() if name in own | {"rope_theta"}}
@@ -272,15 +275,15 @@ def translate_config(settings: dict[str, Any], weights: Weights, image_token: in
 
 
 def fastvlm_config(text: dict[str, Any], tower: dict[str, list[int]], image_token: int, size: int) -> FastVlmConfig:
-    """transformers' configuration of a FastVLM.
+    """Return transformers' configuration of a FastVLM.
 
     Args:
         text: settings of the language model, a Qwen2.
-        tower: `layers`, `embed_dims` and `mlp_ratios` of the vision tower, as released without branches to merge.
+        tower: `layers`, `embed_dims` and `mlp_ratios` of the vision tower. Its branches are merged, as in the release.
         image_token: the id of `<image>`.
-        size: side of a picture in pixels.
+        size: side of an image in pixels.
     """
-    stride = 4 * 2 ** (len(tower["layers"]) - 1)  # the stem takes 4 x 4 pixels, each stage after the first 2 x 2
+    stride = 4 * 2 ** (len(tower["layers"]) - 1)  # the stem downsamples by 4, each stage after the first by 2
     return FastVlmConfig(
         vision_config={
             "model_type": "timm_wrapper",

@@ -1,8 +1,8 @@
-"""Apple's layout, or a LoRA and its base, as one folder that stock transformers loads.                     Lesson 8
+"""Convert Apple's layout, or a LoRA and its base, to one folder that stock transformers loads.             Lesson 8
 
-From Apple's layout no number changes on the way: the weights get other names, and the settings that Apple's code keeps
-in constants or in names are written out. A LoRA is merged. `fvv_config.json` comes along, so our own evaluation goes on
-as before. `layout="apple"` goes the other way, to what programs that were written for Apple's layout read.
+Converting Apple's layout changes no value. The weights get other names, and settings that Apple's code keeps in
+constants or in names are written to the folder. A LoRA is merged. `fvv_config.json` is written too, so our evaluation
+works as before. `layout="apple"` converts the other way, for programs that read only Apple's layout.
 """
 
 import json
@@ -18,21 +18,21 @@ from fvv_lib.weights import apple
 from fvv_lib.weights.loading import LoadedModel, build_processor, load_pretrained_model
 
 Layout = Literal["huggingface", "apple"]
-NOT_APPLES = ("layer_types", "dtype", "transformers_version")  # what newer versions of transformers write
+NOT_APPLES = ("layer_types", "dtype", "transformers_version")  # settings that newer versions of transformers add
 
 
 def convert_model(source: str | Path, folder: str | Path, layout: Layout = "huggingface") -> None:
-    """Write the model of a folder into another, in Hugging Face's layout or in Apple's.
+    """Write a model to another folder, in Hugging Face's layout or in Apple's.
 
     Args:
-        source: anything that `load_pretrained_model` takes; the weights keep their type, merged ones are float32.
-        folder: where it is written; must not exist, or be empty.
-        layout: `apple` is for a FastVLM. Branches of its vision tower are merged, so what it computes changes in the
-            last digits; the CLIP head, which FastVLM does not use, is not there. Apple's own code has the sizes of the
-            tower as constants and takes no other.
+        source: anything that `load_pretrained_model` accepts. Weights keep their dtype; merged weights are float32.
+        folder: where to write. It must not exist, or must be empty.
+        layout: `apple` needs a FastVLM. Unmerged branches of its vision tower are merged, which changes the last digits
+            of what it computes. The CLIP head, which FastVLM does not use, is not written. Apple's own code has the
+            sizes of the tower as constants and loads no other sizes.
 
     Raises:
-        ModelFolderError: `folder` is not empty, the model has no such layout, or see `load_pretrained_model`.
+        ModelFolderError: `folder` is not empty, the model has no Apple layout, or `load_pretrained_model` fails.
 
     Lesson: 08.
     """
@@ -65,13 +65,13 @@ def _save_as_apple(loaded: LoadedModel, folder: Path, source: str | Path) -> Non
 
 
 def _apple_settings(loaded: LoadedModel, source: str | Path) -> dict[str, Any]:
-    """`config.json` as Apple's training writes it."""
+    """Return `config.json` as Apple's training writes it."""
     config, ratio = loaded.model.config, loaded.model.video_config.image_aspect_ratio
     aspect_ratios = {ours: theirs for theirs, ours in apple.ASPECT_RATIOS.items() if theirs}
     if config.model_type != "fast_vlm" or ratio not in aspect_ratios:
         raise ModelFolderError(
-            f"{source}: Apple's layout is for a FastVLM (fast_vlm) whose pictures are padded or cropped, this is "
-            f"{config.model_type} with image_aspect_ratio {ratio!r}. Leave it in Hugging Face's layout."
+            f"{source}: Apple's layout needs a FastVLM (fast_vlm) whose images are padded or cropped, but this is "
+            f"{config.model_type} with image_aspect_ratio {ratio!r}. Use Hugging Face's layout."
         )
     text = config.text_config.to_dict()
     rope = text.pop("rope_parameters")

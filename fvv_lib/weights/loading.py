@@ -1,8 +1,8 @@
-"""Model folders: from a folder to tokenizer, model and image processor.                                   Lesson 8
+"""Model folders: load tokenizer, model and image processor from a folder.                                 Lesson 8
 
-What a folder holds is told from its `config.json` and its weights, never from its name: the original loader looks for
-"llava" in the folder's name and, where it is missing, loads the model without its vision tower. Here every weight must
-come from the folder. This module knows nothing about data.
+The kind of model is read from `config.json` and the weights, never from the folder's name. The original loader looks
+for "llava" in the name and, if it is missing, loads the model without its vision tower. Here every weight must come
+from the folder. This module knows nothing about data.
 """
 
 import json
@@ -36,7 +36,7 @@ from fvv_lib.weights.lora import base_of, is_adapter, merge_lora
 
 MODELS: dict[str, type[VideoMixin]] = {"fast_vlm": FastVlmForVideo, "llava": LlavaForVideo}
 VISION_TOWERS = ("timm_wrapper", "clip_vision_model")
-TEMPLATES = {"qwen2": "qwen_2", "llama": "v1"}  # language model -> the chat template that it was taught with
+TEMPLATES = {"qwen2": "qwen_2", "llama": "v1"}  # language model -> the chat template it was trained with
 BROKEN: tuple[type[Exception], ...] = (
     *(OSError, EOFError, RuntimeError, ValueError, KeyError),
     *(StrictDataclassError, SafetensorError, pickle.UnpicklingError),
@@ -45,7 +45,7 @@ HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 class LoadedModel(NamedTuple):
-    """What `load_pretrained_model` returns, in LLaVA's order."""
+    """The result of `load_pretrained_model`, in LLaVA's order."""
 
     tokenizer: PreTrainedTokenizerBase
     model: VideoMixin
@@ -59,12 +59,12 @@ class LoadedModel(NamedTuple):
 
 
 class ModelFolder(NamedTuple):
-    """All of a model folder but the model: enough to know what it would make of data.
+    """Everything of a model folder except the model: enough to prepare and check data for it.
 
     Attributes:
-        folder: on this disk, also for a hub name.
-        weights: under transformers' names, where they are not so in the folder; None where transformers reads them.
-        adapters: folders of LoRA to merge into the weights, in this order.
+        folder: a local folder, also if a hub name was given.
+        weights: under transformers' names, if the folder has other names; `None` if transformers reads the weights.
+        adapters: LoRA folders to merge into the weights, in this order.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class ModelFolder(NamedTuple):
 
     @property
     def context_len(self) -> int:
-        """Positions that the model may read: the lesser of what the tokenizer and the language model say."""
+        """Number of positions that the model may read: the smaller limit of tokenizer and language model."""
         return int(min(self.tokenizer.model_max_length, self.config.text_config.max_position_embeddings))
 
 
@@ -91,18 +91,18 @@ def load_pretrained_model(
     """Load a FastVLM, in Hugging Face's layout or in Apple's own, a LLaVA-1.5, or a LoRA adapter of one.
 
     Args:
-        path: a folder, or a hub name where there is a network. An adapter is merged into its base, which its
-            configuration names.
+        path: a folder, or a hub name, which needs a network unless it is cached. An adapter is merged into the base
+            that its configuration names.
         device: default: the first GPU if there is one, else the CPU.
-        dtype: of the weights; `auto` is as they are stored, and float32 after a merge: rounded to the base's bfloat16,
-            the small differences that an adapter has learned would be gone.
+        dtype: dtype of the weights. `auto` keeps the stored dtype, but merged weights are float32, because rounding to
+            the base's bfloat16 would erase small differences that the adapter learned.
 
     Returns:
         tokenizer, model (in eval mode), image processor, and the number of positions that the model may read.
 
     Raises:
-        ModelFolderError: no such folder, another kind of model, or weights that are missing, left over, or of another
-            shape; lists them.
+        ModelFolderError: no such folder, an unsupported kind of model, or weights that are missing, unexpected, or of
+            the wrong shape; lists them.
 
     Lesson: 08.
     """
@@ -114,10 +114,10 @@ def load_pretrained_model(
 
 
 def open_model_folder(path: str | Path) -> ModelFolder:
-    """Read all of a model folder but the model, see `load_pretrained_model`. Lesson: 08."""
+    """Read everything of a model folder except the model, see `load_pretrained_model`. Lesson: 08."""
     folder = _folder_of(path)
     if is_adapter(folder):
-        base = open_model_folder(base_of(folder))  # itself an adapter, perhaps
+        base = open_model_folder(base_of(folder))  # may itself be an adapter
         video_config = VideoConfig.load(folder) or base.video_config
         return base._replace(adapters=(*base.adapters, folder), video_config=video_config)
     settings = _read_settings(folder)
@@ -150,7 +150,7 @@ def _open_apple(folder: Path, settings: dict[str, Any]) -> ModelFolder:
 
 
 def load_model(opened: ModelFolder, path: str | Path, dtype: torch.dtype | str = "auto") -> VideoMixin:
-    """The model of a folder, on the CPU; `path` is its name in messages."""
+    """Load the model of an opened folder on the CPU. Messages name it `path`."""
     translated = opened.weights is not None
     model, info = opened.model_class.from_pretrained(
         None if translated else opened.folder,
@@ -169,8 +169,8 @@ def load_model(opened: ModelFolder, path: str | Path, dtype: torch.dtype | str =
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
         raise ModelFolderError(
-            f"{path}: weights and config.json do not belong together ({listed}). A model loaded so would run with "
-            "random weights, or without some of its own. Copy the folder again, or restore the config.json that was "
+            f"{path}: weights and config.json do not belong together ({listed}). The model would run with random "
+            "weights, or without some of its own weights. Copy the folder again, or restore the config.json that was "
             "saved with it."
         )
     if translated and (opened.folder / "generation_config.json").is_file():
@@ -179,33 +179,33 @@ def load_model(opened: ModelFolder, path: str | Path, dtype: torch.dtype | str =
     for adapter in opened.adapters:
         model = merge_lora(model, adapter)
     if opened.adapters and dtype != "auto":
-        for parameter in model.parameters():  # not the buffers: the angles of RoPE need their float32
+        for parameter in model.parameters():  # not the buffers: RoPE's angles need float32
             parameter.data = parameter.data.to(dtype)
     return model
 
 
 @contextmanager
 def _refusing(path: str | Path) -> Iterator[None]:
-    """Raise what the libraries raise for a broken folder as one error."""
+    """Turn the libraries' errors for a broken folder into `ModelFolderError`."""
     try:
         yield
     except ModelFolderError:
         raise
     except BROKEN as error:
         raise ModelFolderError(
-            f"{path}: it cannot be loaded ({_first_line(error)}). Give a folder that has config.json, "
-            "safetensors, tokenizer and image processor, or a hub name (owner/name) where there is a network."
+            f"{path}: it cannot be loaded ({_first_line(error)}). Give a folder with config.json, "
+            "safetensors, tokenizer and image processor, or a hub name (owner/name) if there is a network."
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # PyTorch's text tells how to run it nevertheless
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's message says how to run its code anyway
         return "a .bin that holds more than tensors is not unpickled"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _folder_of(path: str | Path) -> Path:
-    """The folder of a model; that of a hub name is downloaded into the cache of huggingface_hub."""
+    """Return the local folder of a model. A hub name is downloaded into the cache of huggingface_hub."""
     folder = Path(path)
     if folder.exists():
         return folder
@@ -218,13 +218,13 @@ def _folder_of(path: str | Path) -> Path:
         return folder
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ModelFolderError(
-            f"{path}: no such folder, and as a hub name it cannot be fetched ({_first_line(error)}). Check the "
-            f"name; without a network, fetch it elsewhere (hf download {path} --local-dir FOLDER) and give that folder."
+            f"{path}: no such folder, and it cannot be downloaded as a hub name ({_first_line(error)}). Check the "
+            f"name. Without a network, download it elsewhere (hf download {path} --local-dir FOLDER) and give FOLDER."
         ) from error
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """`config.json` of a folder, if it is of a kind that can be loaded."""
+    """Read `config.json` of a folder, and check that the kind of model is supported."""
     file = folder / "config.json"
     try:
         settings = json.loads(file.read_text())
@@ -235,27 +235,27 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         ) from error
     if model_type not in (*MODELS, apple.MODEL_TYPE):
         known = ", ".join((*MODELS, apple.MODEL_TYPE))
-        raise ModelFolderError(f"{file}: model_type is {model_type!r}, supported is {known}.")
+        raise ModelFolderError(f"{file}: model_type is {model_type!r}, supported: {known}.")
     if model_type == "llava" and "mm_vision_tower" in settings:
         raise ModelFolderError(
-            f"{file}: this is LLaVA's original layout. Take the same model in Hugging Face's, like "
+            f"{file}: this is LLaVA's original layout. Use the same model in Hugging Face's layout, such as "
             "llava-hf/llava-1.5-7b-hf."
         )
     return settings
 
 
 def _check_parts(config: PreTrainedConfig, file: Path) -> None:
-    """Other vision towers and language models go by the name of `llava` too."""
+    """Check the kinds of vision tower and language model, because `llava` models with other kinds exist."""
     parts = {"vision tower": (config.vision_config, VISION_TOWERS), "language model": (config.text_config, TEMPLATES)}
     for name, (part, known) in parts.items():
         if part.model_type not in known:
-            raise ModelFolderError(f"{file}: its {name} is {part.model_type!r}, supported is {', '.join(known)}.")
+            raise ModelFolderError(f"{file}: its {name} is {part.model_type!r}, supported: {', '.join(known)}.")
 
 
 def build_processor(
     tokenizer: PreTrainedTokenizerBase, image_processor: BaseImageProcessor, model: VideoMixin
 ) -> LlavaProcessor:
-    """What stock transformers needs beside the weights: tokenizer, image processor, and how they go together."""
+    """Build what stock transformers needs besides the weights: a processor of tokenizer and image processor."""
     return LlavaProcessor(
         image_processor,
         tokenizer,

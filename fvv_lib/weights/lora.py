@@ -1,8 +1,8 @@
-"""Adapters: a small model that is trained on top of a frozen one.                                         Lesson 8
+"""LoRA adapters: add one to a model, and merge one into its base.                                         Lesson 8
 
-LoRA leaves a weight W as it is and learns a difference of low rank beside it: W + (alpha / rank) B A. PEFT does the
-work. What stands here is which layers get one, what is trained in full beside them, and how both become one plain model
-again. This module knows nothing about folders with whole models.
+LoRA freezes a weight W and trains a low-rank difference beside it: W + (alpha / rank) B A. PEFT implements this. This
+module chooses which layers get a difference and which parts are trained in full, and merges both into one plain model.
+It knows nothing about folders with whole models.
 """
 
 import warnings
@@ -26,18 +26,18 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-# All matrices of attention and of the MLP, as in QLoRA: with attention alone, LoRA stays behind full fine-tuning.
+# All matrices of attention and MLP, as in QLoRA. On attention alone, LoRA is worse than full fine-tuning.
 TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 def add_lora(model: VideoMixin, model_args: ModelArguments) -> "PeftModel":
-    """Put LoRA on the language model, freeze all else but the other `tunable_parts`, which are trained in full.
+    """Add LoRA to the language model, train the other `tunable_parts` in full, and freeze the rest.
 
-    Those are PEFT's `modules_to_save`: it trains a copy of them, so that the frozen original stays (a second vision
-    tower in memory, 0.5 GB for FastVLM's), and saves the copy with the adapter.
+    Parts that are trained in full are PEFT's `modules_to_save`. PEFT trains a copy and saves it with the adapter. The
+    frozen original stays in memory: a second vision tower, 0.5 GB for FastVLM's.
 
     Args:
-        model: changed in place: it answers with the adapter from now on.
+        model: changed in place; it uses the adapter from now on.
 
     Source: Hu et al. 2021 (LoRA), Dettmers et al. 2023 (QLoRA). Lesson: 08.
     """
@@ -50,7 +50,7 @@ def add_lora(model: VideoMixin, model_args: ModelArguments) -> "PeftModel":
         modules_to_save=[MODULE_OF_PART[part] for part in model_args.tunable_parts if part in MODULE_OF_PART],
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT asks by an old name
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT reads a deprecated name
         adapted = peft.get_peft_model(model, config)
     freeze_unread(model)
     base = Path(model_args.model_name_or_path)
@@ -71,10 +71,10 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str:
-    """The model that an adapter was trained on: the folder or hub name in its configuration.
+    """Return the base model of an adapter: the folder or hub name in the adapter's configuration.
 
     Raises:
-        ModelFolderError: the configuration is broken, names itself, or the folder is no longer there.
+        ModelFolderError: the configuration is broken, names the adapter itself, or names a folder that does not exist.
     """
     file = folder / ADAPTER_CONFIG
     try:
@@ -82,20 +82,20 @@ def base_of(folder: Path) -> str:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelFolderError(f"{file}: not an adapter's configuration ({error}). Copy the folder again.") from error
     if not base or (Path(base).is_absolute() and not Path(base).exists()):
-        raise ModelFolderError(f"{file}: its base_model_name_or_path {base!r} is not there. Set it to the folder.")
+        raise ModelFolderError(f"{file}: its base_model_name_or_path {base!r} does not exist. Correct the path.")
     if Path(base).resolve() == folder.resolve():
-        raise ModelFolderError(f"{file}: its base_model_name_or_path is this folder. Set it to the base's.")
+        raise ModelFolderError(f"{file}: its base_model_name_or_path is this folder. Set it to the base model.")
     return str(base)
 
 
 def merge_lora(model: Model, folder: Path) -> Model:
-    """Add an adapter to the model that it was trained on: the same answers from a plain model.
+    """Merge an adapter into its base model. The result is a plain model that gives the same answers.
 
     Args:
-        model: in float32: in bfloat16 the sum would be rounded to 8 bits, and a small difference be lost.
+        model: in float32. In bfloat16 the sum would be rounded to 8 bits, which loses small differences.
 
     Raises:
-        ModelFolderError: the adapter's weights and the model's do not belong together; lists them.
+        ModelFolderError: the adapter does not fit the model, or adapter weights are missing or unexpected; lists them.
 
     Lesson: 08.
     """
