@@ -1,4 +1,4 @@
-"""With a frozen vision tower, features are computed once and read in every epoch."""
+"""While the vision tower is frozen, features are computed once and read in every epoch."""
 
 import itertools
 import os
@@ -44,7 +44,7 @@ VALIDATION = [
 
 @pytest.fixture
 def store(model, tokenizer, annotate, media, tmp_path):
-    """`use_features` on the mixed samples; returns the datasets and the counts."""
+    """Run `use_features` on the mixed samples; return the training dataset and the counts."""
 
     def run(samples=MIXED, bf16=False, **settings):
         args = DataArguments(cache_dir=str(tmp_path / "cache"), **settings)
@@ -67,8 +67,8 @@ def files(tmp_path):
 
 
 @pytest.mark.parametrize(("packing", "pool", "checkpointing"), [(False, 1, False), (True, 2, False), (False, 1, True)])
-def test_features_give_the_loss_and_the_gradients_of_frames(model, store, tokenizer, packing, pool, checkpointing):
-    """Of a batch of text, a picture and videos, also where no sample has a frame."""
+def test_features_give_the_same_loss_and_gradients_as_frames(model, store, tokenizer, packing, pool, checkpointing):
+    """Checked for a batch of text, an image and videos, for text alone, and for one video."""
     set_trainable(model, FROZEN)
     model.packing, model.video_config = packing, model.video_config.__class__(frame_pool=pool)
     if checkpointing:
@@ -88,15 +88,15 @@ def test_features_give_the_loss_and_the_gradients_of_frames(model, store, tokeni
     assert batch.keys() == {"input_ids", "labels", "attention_mask", "vision_features"}
 
 
-def test_a_batch_of_text_alone_gives_the_projector_a_gradient(model):
-    """All ranks must run it in every step, or the others wait for ever."""
+def test_a_text_only_batch_gives_the_projector_a_gradient(model):
+    """All ranks must run the projector in every step, or the other ranks block."""
     set_trainable(model, FROZEN)
     ids = torch.tensor([[5, 6, 7]])
     model.train()(ids, vision_features=torch.empty(1, 0, 4, 128), labels=ids).loss.backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.model.multi_modal_projector.parameters())
 
 
-def test_images_and_features_at_once_are_an_error(model):
+def test_images_and_features_together_are_an_error(model):
     ids, frames = torch.tensor([[5, -200, 6]]), torch.zeros(1, 1, 3, 64, 64)
     with pytest.raises(DataFormatError, match="the same frames twice"):
         model(ids, frames, vision_features=tower_features(model, frames[0])[None])
@@ -104,7 +104,7 @@ def test_images_and_features_at_once_are_an_error(model):
 
 @pytest.fixture
 def run(base, annotate, media, tmp_path):
-    """Train the tiny base, its tower frozen, for three epochs of two steps; returns losses and the record."""
+    """Train the tiny base with a frozen tower for three epochs of two steps; return the losses and the record."""
     shutil.copy(media / "clip.mp4", media / "held_out.mp4")
     number = itertools.count()
 
@@ -156,7 +156,7 @@ def test_training_with_stored_features_gives_the_same_losses(run, settings):
     frames, record = run(False, **settings)
     assert record["features"] is None
     computed, record = run(True, **settings)
-    assert record["features"] == {"computed": 3, "found": 0}  # the validation clip has the content of another
+    assert record["features"] == {"computed": 3, "found": 0}  # the validation clip is a copy of a training clip
     found, record = run(True, **settings)
     assert record["features"] == {"computed": 0, "found": 3}
     assert len(frames) == 9
@@ -165,7 +165,7 @@ def test_training_with_stored_features_gives_the_same_losses(run, settings):
 
 
 def test_nothing_is_decoded_while_training_reads_features(run, monkeypatch):
-    """What is stored is not decoded at all but by the check of all media, before the first step."""
+    """Clips whose features are stored are decoded only by the check of all media, before the first step."""
     read, train_loop, reads = LazySupervisedDataset.read, VideoTrainer.train, []
     monkeypatch.setattr(LazySupervisedDataset, "read", lambda self, *a: reads.append(a) or read(self, *a))
     monkeypatch.setattr(VideoTrainer, "train", lambda self, **k: (reads.append("train"), train_loop(self, **k))[1])
@@ -184,17 +184,17 @@ def test_nothing_is_decoded_while_training_reads_features(run, monkeypatch):
     assert len(reads) > 5
 
 
-def test_a_changed_file_is_noticed(store, media):
+def test_a_changed_file_is_computed_again(store, media):
     assert store()[1] == {"computed": 3, "found": 0}
     clip, times = media / "clip.mp4", os.stat(media / "clip.mp4")
     data = bytearray(clip.read_bytes())
-    data[-1] ^= 1  # as long, and as old
+    data[-1] ^= 1  # same size, same times
     clip.write_bytes(data)
     os.utime(clip, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert store()[1] == {"computed": 1, "found": 2}
 
 
-def test_a_changed_picture_of_a_folder_is_noticed(store, media):
+def test_a_folder_with_a_changed_image_is_computed_again(store, media):
     folder = media / "frames"
     folder.mkdir()
     for i in range(9):
@@ -204,28 +204,28 @@ def test_a_changed_picture_of_a_folder_is_noticed(store, media):
     assert store(samples)[1] == {"computed": 0, "found": 1}
     shutil.copy(folder / "0.png", folder / "8.png")
     assert store(samples)[1] == {"computed": 1, "found": 0}
-    (folder / "8.png").rename(folder / "9.png")  # another name, the same order
+    (folder / "8.png").rename(folder / "9.png")  # another name, same order
     assert store(samples)[1] == {"computed": 0, "found": 1}
 
 
 @pytest.mark.parametrize(
     ("settings", "clips"),
     [
-        ({"num_video_frames": 4}, 2),  # of pictures it does not matter how videos are sampled
+        ({"num_video_frames": 4}, 2),  # sampling does not affect images
         ({"frame_sampling": "segment"}, 2),
         ({"video_backend": "pyav"}, 2),
         ({"image_aspect_ratio": "crop"}, 3),
         ({"bf16": True}, 3),
     ],
 )
-def test_a_changed_setting_is_noticed(store, settings, clips):
+def test_a_changed_setting_computes_features_again(store, settings, clips):
     store()
     assert store(**settings)[1] == {"computed": clips, "found": 3 - clips}
     assert store()[1] == {"computed": 0, "found": 3}
 
 
 @pytest.mark.parametrize("change", [{"image_size": 96}, {"background": (9, 9, 9)}])
-def test_a_changed_size_or_background_is_noticed(store, model, change):
+def test_depends_on_covers_size_and_background(store, model, change):
     data_args = store.dataset().data_args
     before = features.depends_on(model, data_args, SPEC, None)
     after = features.depends_on(model, data_args, replace(SPEC, **change), None)
@@ -271,7 +271,7 @@ def change_tower_settings(model):
         *(change_layer, change_strategy, change_tower_settings),
     ],
 )
-def test_a_changed_tower_is_noticed(store, model, change):
+def test_depends_on_covers_every_part_of_the_tower(store, model, change):
     data_args = store.dataset().data_args
     before = features.depends_on(model, data_args, SPEC, None)
     change(model)
@@ -280,13 +280,13 @@ def test_a_changed_tower_is_noticed(store, model, change):
 
 
 @pytest.mark.parametrize("function", ["code_digest", "version"])
-def test_other_code_is_noticed(store, monkeypatch, function):
+def test_changed_code_computes_features_again(store, monkeypatch, function):
     store()
     monkeypatch.setattr(features, function, lambda *_: "other")
     assert store()[1] == {"computed": 3, "found": 0}
 
 
-def test_what_does_not_matter_is_found(store, model, media):
+def test_features_are_found_after_changes_that_do_not_affect_them(store, model, media):
     store()
     os.utime(media / "clip.mp4", (0, 0))
     (media / "short.mp4").rename(media / "renamed.mp4")
@@ -295,28 +295,28 @@ def test_what_does_not_matter_is_found(store, model, media):
     assert store(samples, time_marks="seconds", frame_pool=2, decode_timeout=9.0)[1] == {"computed": 0, "found": 3}
 
 
-def test_random_sampling_turns_it_off_with_a_message(run, capsys, tmp_path):
+def test_random_sampling_turns_the_cache_off_with_a_message(run, capsys, tmp_path):
     _, record = run(True, data={"frame_sampling": "random"}, num_train_epochs=1)
     assert record["features"] is None
     assert "cache_features is off: random sampling takes other frames in each epoch" in capsys.readouterr().out
     assert not files(tmp_path)
 
 
-def test_data_without_clips_turn_it_off_with_a_message(store, capsys):
+def test_data_without_clips_turn_the_cache_off_with_a_message(store, capsys):
     dataset, counts = store(MIXED[3:])
     assert counts is None
     assert dataset[0]["images"].shape == (0, 3, 64, 64)
     assert "cache_features is off: the data have no pictures or videos" in capsys.readouterr().out
 
 
-def test_a_tower_that_trains_is_an_error(run, tmp_path):
+def test_caching_features_of_a_tower_that_trains_is_an_error(run, tmp_path):
     with pytest.raises(FvvError, match="add --tunable_parts projector language_model"):
         run(True, parts=["vision_tower", "language_model"])
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_killed_writer_leaves_nothing(tmp_path):
-    """It is killed in the middle of a file."""
+def test_a_killed_writer_leaves_no_clip(tmp_path):
+    """The writer is killed in the middle of a file."""
     code = (
         "import os, sys, torch; from pathlib import Path\n"
         "from fvv_lib.scaling.feature_store import Clip, FeatureStore\n"
@@ -330,13 +330,13 @@ def test_a_killed_writer_leaves_nothing(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     store = FeatureStore(tmp_path, {})
     assert not store.holds("x")
-    (half,) = (tmp_path / UNFINISHED).iterdir()  # it may be another run's that is writing
+    (half,) = (tmp_path / UNFINISHED).iterdir()  # kept at first: another run may be writing it
     os.utime(half, times=(half.stat().st_mtime - KILLED_AFTER - 1,) * 2)
     FeatureStore(tmp_path, {})
     assert [path.name for path in tmp_path.rglob("*")] == [UNFINISHED]
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_writer_that_fails_leaves_no_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -347,7 +347,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*")] == [UNFINISHED]
 
 
-def test_several_writers_of_one_clip_leave_a_whole_one_at_any_time(tmp_path):
+def test_a_clip_is_complete_at_any_time_while_several_threads_write_it(tmp_path):
     store = FeatureStore(tmp_path, {})
     clip = Clip(torch.randn(8, 256, 64), torch.arange(8.0))
     store.write("x", clip)
@@ -390,7 +390,7 @@ def test_a_clip_that_changes_while_it_is_read_is_an_error(store, media, monkeypa
     assert not files(tmp_path)
 
 
-def test_features_are_what_the_tower_made_of_each_frame_and_times_are_its_frames(store, model, media):
+def test_stored_features_and_times_belong_to_each_frame(store, model, media):
     dataset, _ = store()
     item = dataset[0]
     assert item["vision_features"].shape == (8, 4, 128)
@@ -398,11 +398,11 @@ def test_features_are_what_the_tower_made_of_each_frame_and_times_are_its_frames
     with torch.no_grad():
         expected = torch.cat([tower_features(model, frame[None]) for frame in frames])
     torch.testing.assert_close(item["vision_features"], expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(expected[0], expected[7], atol=1e-2)  # another frame has others
+    assert not torch.allclose(expected[0], expected[7], atol=1e-2)  # other frames have other features
     times = dataset.store.read(dataset.names[0].decode()).timestamps
     assert np.array_equal(times, dataset.dataset.read(media / "clip.mp4", 0).timestamps)
 
 
-def test_the_model_computes_features_in_the_precision_of_training(store):
+def test_features_are_computed_in_the_precision_of_training(store):
     assert store()[0][0]["vision_features"].dtype == torch.float32
     assert store(bf16=True)[0][0]["vision_features"].dtype == torch.bfloat16

@@ -197,9 +197,9 @@ def test_a_plan_for_several_devices_takes_as_little_of_zero_as_will_do():
 
 
 def test_what_can_not_be_planned_is_one_error(settings):
-    with pytest.raises(FvvError, match=r"3 devices cannot share 16 samples out: take a multiple\."):
+    with pytest.raises(FvvError, match=r"3 devices cannot share 16 samples evenly\. Use a multiple"):
         plan_run(replace(settings, num_devices=3), 80)
-    with pytest.raises(FvvError, match=r"does not fit 1 x 0\.001 GiB: fvv memory says what to change"):
+    with pytest.raises(FvvError, match=r"does not fit 1 x 0\.001 GiB\. `fvv memory` shows what to change"):
         plan_run(settings, 0.001)
 
 

@@ -1,1 +1,1 @@
-"""Room 9: larger models and larger runs: what they take, and what need not be computed twice."""
+"""Room 9: larger models and larger runs: predict memory, cache vision features, train on several ranks."""

@@ -1,7 +1,7 @@
-"""How many tokens and GiB a run will take, before it runs.                                                Lesson 9
+"""Predict the tokens and the memory in GiB of a training run before it starts.                            Lesson 9
 
-What a step holds for a moment is counted by `dryrun`. What outlives a step is arithmetic, and stands here: weights,
-gradients, optimizer, and how ZeRO shares them.
+`dryrun` counts the memory that a step holds for a moment. This module calculates the memory that outlives a step:
+weights, gradients and optimizer, and how ZeRO shards them.
 """
 
 import math
@@ -15,16 +15,16 @@ from fvv_lib.scaling.released import LANGUAGE_MODELS
 from fvv_lib.settings import MemorySettings
 
 GIB = 2**30
-# The rest of a device is for CUDA itself, for what kernels need inside, and for gaps between tensors.
+# The rest of the device memory is for CUDA itself, for workspaces of kernels, and for fragmentation.
 USABLE = 0.9
-ADAMW_BYTES = 8  # for each trained parameter: two averages in float32
-MASTER_BYTES = 4  # what DeepSpeed adds to them: the weight itself in float32
-GATHERED = 1_000_000_000  # parameters that ZeRO-3 holds whole at a time (DeepSpeed's stage3_max_live_parameters)
+ADAMW_BYTES = 8  # per trained parameter: two float32 averages
+MASTER_BYTES = 4  # DeepSpeed adds a float32 copy of the weight
+GATHERED = 1_000_000_000  # parameters that ZeRO-3 gathers at a time (DeepSpeed's stage3_max_live_parameters)
 
 DEVICES_GIB = (8, 16, 24, 40, 80, 141)
-_CHECKPOINTED = {"gradient_checkpointing": True, "frames_per_chunk": 2}  # ZeRO-3 takes no fewer
+_CHECKPOINTED = {"gradient_checkpointing": True, "frames_per_chunk": 2}  # ZeRO-3 needs at least 2
 _FROZEN = {**_CHECKPOINTED, "tunable_parts": ("projector", "language_model")}
-PRESETS: dict[str, dict[str, Any]] = {  # from what keeps most to what takes least
+PRESETS: dict[str, dict[str, Any]] = {  # tried in this order, from the most memory to the least; more GPUs come last
     "full": {},
     "full, checkpointed": {"gradient_checkpointing": True},
     "full, 2 frames at a time": _CHECKPOINTED,
@@ -36,14 +36,14 @@ PRESETS: dict[str, dict[str, Any]] = {  # from what keeps most to what takes lea
 
 @dataclass(frozen=True)
 class MemoryPrediction:
-    """What one device holds, in GiB, at its fullest moment of a training step; `str()` is a table.
+    """The memory of one device in a training step, in GiB. `str()` gives a table.
 
     Attributes:
         tokens_per_frame, tokens_per_sample: positions of the language model.
-        parameters, trained: how many there are, over all devices.
-        weights, gradients, optimizer: what outlives a step; a float32 copy of the weights is the optimizer's.
-        activations: the most that forward and backward hold beside those.
-        peak: less than the sum, because gradients come while activations go.
+        parameters, trained: numbers of all and of trained parameters, over all devices.
+        weights, gradients, optimizer: memory that outlives a step. A float32 copy of the weights counts as optimizer.
+        activations: maximum of the memory that forward and backward need besides those.
+        peak: less than the sum, because gradients are allocated while activations are freed.
 
     Lesson: 09.
     """
@@ -60,7 +60,7 @@ class MemoryPrediction:
     peak: float
 
     def fits(self, device_gib: float) -> bool:
-        """Whether the peak leaves a tenth of the device to CUDA, to what kernels need inside, and to gaps."""
+        """Check whether the peak leaves a tenth of the device for CUDA, workspaces of kernels, and fragmentation."""
         return self.peak <= USABLE * device_gib
 
     def __str__(self) -> str:
@@ -78,15 +78,16 @@ class MemoryPrediction:
 
 
 def predict_memory(settings: MemorySettings) -> MemoryPrediction:
-    """What one device holds at its fullest moment of a training step.
+    """Predict the memory of one device in a training step.
 
     Raises:
         FvvError: a setting is wrong, or the model cannot read so many tokens.
 
-    Source for the states: Rajbhandari et al., ZeRO, 2020; DeepSpeed's and the Trainer's defaults. Lesson: 09.
+    Source for the memory that outlives a step: Rajbhandari et al., ZeRO, 2020; defaults of DeepSpeed and the Trainer.
+    Lesson: 09.
     """
     zero = settings.zero_stage
-    accumulated = min(settings.gradient_accumulation_steps, 2)  # that there are earlier batches, not how many
+    accumulated = min(settings.gradient_accumulation_steps, 2)  # further batches add no memory
     alone = replace(settings, zero_stage=zero if zero == 3 else min(zero, 1), num_devices=1, offload=False)
     step = dry_run(replace(alone, gradient_accumulation_steps=accumulated))
     states = _states(settings, step.size)
@@ -105,12 +106,12 @@ def predict_memory(settings: MemorySettings) -> MemoryPrediction:
 
 
 class _States(NamedTuple):
-    """Bytes on one device that do not depend on the batch; `kept` is the part of each gradient that stays there."""
+    """Bytes on one device that do not depend on the batch. `kept` is the fraction of each gradient that stays there."""
 
     weights: float
     gradients: float
     optimizer: float
-    update: float  # beside weights and optimizer, while the weights are updated
+    update: float  # besides weights and optimizer, while the weights are updated
     buckets: float
     kept: float
 
@@ -125,19 +126,19 @@ def _states(settings: MemorySettings, size: Size) -> _States:
     update: float = gradients
     if zero:
         optimizer = (optimizer + MASTER_BYTES * size.trained) / devices
-        update += MASTER_BYTES * size.trained / devices  # gradients of this device's part in float32
+        update += MASTER_BYTES * size.trained / devices  # float32 gradients of this device's shard
     if zero == 3:
         gathered = width * min(size.parameters, GATHERED)
         weights = gathered + (0 if settings.offload else weights / devices)
     if settings.offload:
         optimizer, update = 0.0, gradients
-    # DistributedDataParallel keeps gradients in buckets too, from the first step on.
+    # DistributedDataParallel also keeps gradients in buckets, from the first step on.
     buckets = gradients if devices > 1 and not zero else 0.0
     return _States(weights, gradients, optimizer, update, buckets, kept)
 
 
 def least_memory(settings: MemorySettings) -> float:
-    """Lower bound in GiB: weights, gradients, optimizer. 0 with LoRA, whose size only a dry run gives. Lesson: 09."""
+    """Return a lower bound in GiB: weights, gradients, optimizer. 0 with LoRA, which needs a dry run. Lesson: 09."""
     if settings.lora_rank:
         return 0.0
     states = _states(settings, model_size(settings.model, settings.tunable_parts))
@@ -145,7 +146,7 @@ def least_memory(settings: MemorySettings) -> float:
 
 
 def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[str, Any]]:
-    """Changes that save memory, in the order in which they are tried: what changes the result least comes first."""
+    """Yield changes that save memory, in the order to try them: those that change the result least come first."""
     parts, batch = settings.tunable_parts, settings.per_device_train_batch_size
     if not settings.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
@@ -159,7 +160,7 @@ def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[s
     without_tower = {"tunable_parts": tuple(part for part in parts if part != "vision_tower")}
     if "vision_tower" in parts and len(parts) > 1:
         yield without_tower
-    if "language_model" in parts and not settings.lora_rank:  # which freezes the tower, see `settings.choose_parts`
+    if "language_model" in parts and not settings.lora_rank:  # LoRA freezes the tower, see `settings.choose_parts`
         yield {"lora_rank": 16, **(without_tower if "vision_tower" in parts else {})}
     for stage in range(settings.zero_stage + 1, 4):
         yield {"zero_stage": stage, "num_devices": max(settings.num_devices, 8)}
@@ -168,9 +169,9 @@ def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[s
 
 
 def suggest(settings: MemorySettings, device_gib: float) -> Iterator[tuple[str, MemoryPrediction]]:
-    """What to change when a run does not fit: flags, and what they make of it. The last one fits, if any does.
+    """Yield changes for a run that does not fit: flags, and the prediction with them. The last one fits, if any does.
 
-    First each change alone, until one fits. When none does, one after the other on top of those before it.
+    First, each change is tried alone, until one fits. If none fits, each change is added to those before it.
 
     Lesson: 09.
     """
@@ -191,22 +192,25 @@ def suggest(settings: MemorySettings, device_gib: float) -> Iterator[tuple[str, 
 
 
 def plan_run(settings: MemorySettings, device_gib: float, batch_size: int = 16) -> MemorySettings:
-    """How to train with `batch_size` samples in each step on the devices that are there: the first way that fits.
+    """Plan how to train with `batch_size` samples per step on the given devices. Return the first plan that fits.
 
-    Gradient checkpointing, which costs time, only where nothing fits without it; of ZeRO as little as will do; then as
-    many samples at a time as there is room for. The rest of the batch is accumulated.
+    Gradient checkpointing costs time, so it is used only if nothing fits without it. Then the lowest ZeRO stage that
+    fits is used, and as many samples at a time as fit. The rest of the batch is accumulated.
 
     Args:
-        settings: the model, its data, and `num_devices` of `device_gib` each; what is planned here is replaced.
+        settings: the model, its data, and `num_devices` of `device_gib` each. The planned settings are replaced.
 
     Raises:
-        FvvError: the batch cannot be shared out evenly among the devices, or nothing fits.
+        FvvError: the batch cannot be divided evenly among the devices, or nothing fits.
 
     Lesson: 06.
     """
     share, rest = divmod(batch_size, settings.num_devices)
     if rest or not share:
-        raise FvvError(f"{settings.num_devices} devices cannot share {batch_size} samples out: take a multiple.")
+        raise FvvError(
+            f"{settings.num_devices} devices cannot share {batch_size} samples evenly. Use a multiple of the number of "
+            "devices."
+        )
     plain = replace(settings, gradient_checkpointing=False, frames_per_chunk=None, offload=False)
     alone = replace(plain, per_device_train_batch_size=1, gradient_accumulation_steps=share)
     for way in ({}, {"gradient_checkpointing": True}, _CHECKPOINTED):
@@ -214,12 +218,12 @@ def plan_run(settings: MemorySettings, device_gib: float, batch_size: int = 16) 
             plan = replace(alone, zero_stage=stage, **way)
             one = predict_memory(plan)
             if one.fits(device_gib):
-                room = USABLE * device_gib - one.peak  # each further sample adds its activations at most
+                room = USABLE * device_gib - one.peak  # each further sample adds at most its activations
                 sizes = [size for size in range(1, share + 1) if share % size == 0]
                 most = max(size for size in sizes if (size - 1) * one.activations <= room)
                 return replace(plan, per_device_train_batch_size=most, gradient_accumulation_steps=share // most)
     raise FvvError(
-        f"{settings.model} does not fit {settings.num_devices} x {device_gib:g} GiB: fvv memory says what to change."
+        f"{settings.model} does not fit {settings.num_devices} x {device_gib:g} GiB. `fvv memory` shows what to change."
     )
 
 
@@ -228,7 +232,7 @@ def _flags(change: dict[str, Any]) -> str:
 
 
 def find_preset(settings: MemorySettings, device_gib: float) -> str:
-    """The first of `PRESETS` that fits a device, and its peak in GiB; `-` if none does. Lesson: 09."""
+    """Return the first of `PRESETS` that fits a device, and its peak in GiB; `-` if none fits. Lesson: 09."""
     for name, change in PRESETS.items():
         wanted = replace(settings, **change)
         if least_memory(wanted) > USABLE * device_gib:
@@ -240,7 +244,7 @@ def find_preset(settings: MemorySettings, device_gib: float) -> str:
 
 
 def preset_table(settings: MemorySettings, sizes: Iterable[str] = LANGUAGE_MODELS) -> str:
-    """Markdown: for each size of device, which preset fits which model. Lesson: 09."""
+    """Return a Markdown table of the preset that fits, per device size and model. Lesson: 09."""
     columns = [replace(settings, model=size) for size in sizes]
     rows = [["GiB", *sizes], ["---"] * (1 + len(columns))]
     rows += [[str(gib), *(find_preset(column, gib) for column in columns)] for gib in DEVICES_GIB]

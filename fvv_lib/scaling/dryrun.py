@@ -1,8 +1,8 @@
-"""A training step on tensors without content, to see how many bytes are alive at each moment.             Lesson 9
+"""Dry-run a training step on fake tensors, to count the bytes that are alive at each moment.              Lesson 9
 
-The model is built without weights and run on PyTorch's fake tensors, which have a shape and a type and no memory. So
-whatever it does (autocast, gradient checkpointing, LoRA, frozen parts) is counted as it is done, with no formula for
-any layer. This module knows nothing about what outlives a step: see `budget`.
+The model is built without weights and run on PyTorch's fake tensors, which have a shape and a dtype but no memory. So
+everything that the step does (autocast, gradient checkpointing, LoRA, frozen parts) is counted as it happens, without
+a formula for any layer. This module knows nothing about memory that outlives a step: see `budget`.
 """
 
 import gc
@@ -32,23 +32,23 @@ from fvv_lib.weights.lora import add_lora
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive while it is active.
+    """Count the bytes of live tensors while this mode is active.
 
     Attributes:
-        moments: after each operation, the bytes of activations and temporaries, and those of complete gradients. The
-            model's own parameters and buffers are in neither.
+        moments: after each operation, the bytes of activations and temporary tensors, and the bytes of complete
+            gradients. Neither includes the model's own parameters and buffers.
     """
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.live = self.gradients = 0
         self.moments: list[tuple[int, int]] = []
-        self.sizes: dict[int, int] = {}  # of each storage that is alive
-        self.watched: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # calls `_release` when it is gone
+        self.sizes: dict[int, int] = {}  # counted bytes of each live storage
+        self.watched: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # calls `_release` when the storage is freed
         for tensor in (*model.parameters(), *model.buffers()):
             self._hold(tensor, 0)
         for parameter in model.parameters():
-            if parameter.grad is not None:  # of earlier batches that are accumulated
+            if parameter.grad is not None:  # accumulated from earlier batches
                 self._hold(parameter.grad, 0)
                 self.gradients += parameter.grad.nbytes
             if parameter.requires_grad:
@@ -56,16 +56,16 @@ class _LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor | tuple | list):  # two thirds of all operations only ask for a device
+        if isinstance(result, torch.Tensor | tuple | list):  # two thirds of all operations only query a device
             for tensor in [result] if isinstance(result, torch.Tensor) else tree_leaves(result):
-                if isinstance(tensor, torch.Tensor) and not tensor.is_sparse:  # a sparse one holds two that are not
+                if isinstance(tensor, torch.Tensor) and not tensor.is_sparse:  # a sparse one holds two dense ones
                     self._hold(tensor)
         self.moments.append((self.live, self.gradients))
         return result
 
     def _hold(self, tensor: torch.Tensor, size: int | None = None) -> None:
         storage = tensor.untyped_storage()
-        key = id(storage)  # PyTorch keeps this object for as long as the memory
+        key = id(storage)  # PyTorch keeps this object as long as its memory
         if key not in self.sizes:
             self.sizes[key] = storage.nbytes() if size is None else size
             self.live += self.sizes[key]
@@ -85,7 +85,7 @@ class _LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def _no_collecting() -> Iterator[None]:
-    """Within it Python does not look for garbage, which takes time, and would free tensors at any moment."""
+    """Disable garbage collection, which takes time and would free tensors at arbitrary moments."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -96,7 +96,7 @@ def _no_collecting() -> Iterator[None]:
 
 
 class Size(NamedTuple):
-    """Of a model: its parameters, those that are trained, and the bytes of its buffers."""
+    """The size of a model: numbers of all and of trained parameters, and bytes of its buffers."""
 
     parameters: int
     trained: int
@@ -104,7 +104,7 @@ class Size(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One training step of one device that shares nothing: `moments` is int64 (operations, 2), see `_LiveBytes`."""
+    """A training step on one device without sharding. `moments` is int64 (operations, 2), see `_LiveBytes`."""
 
     tokens_per_frame: int
     tokens_per_sample: int
@@ -113,7 +113,7 @@ class Step(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A model folder, or a released size, without weights; see `model.geometry.OpenedModel`."""
+    """The model of a folder or of a released size, without weights; see `model.geometry.OpenedModel`."""
 
     model: VideoMixin
     image_size: int
@@ -126,7 +126,7 @@ class _Opened(NamedTuple):
 
 
 def _open(settings: MemorySettings) -> _Opened:
-    """The model without weights, for frames of the size that is asked for."""
+    """Build the model without weights, for frames of the requested size."""
     with torch.device("meta"):
         if settings.model in LANGUAGE_MODELS:
             config = full_size_config(settings.model)
@@ -136,24 +136,24 @@ def _open(settings: MemorySettings) -> _Opened:
             size = processor_size(checkpoint.image_processor)
             opened = _Opened(checkpoint.model_class(checkpoint.config), size, checkpoint.context_len)
     opened.model.video_config = VideoConfig(frame_pool=settings.frame_pool)
-    opened.model.pixels_at_once = None  # as on a GPU; a CPU may hold less
+    opened.model.pixels_at_once = None  # no limit, as on a GPU; on a CPU a step may need less
     return opened if settings.image_size is None else opened._replace(image_size=settings.image_size)
 
 
 def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, length: int) -> None:
-    """One forward and one backward pass as the Trainer and `VideoMixin.forward` do them, on tensors without content."""
+    """Run a forward and a backward pass on fake tensors, as the Trainer and `VideoMixin.forward` do."""
     batch, frames = settings.per_device_train_batch_size, settings.num_video_frames
     images = torch.empty(batch, frames, 3, image_size, image_size, dtype=torch.uint8)
     ids = torch.zeros(settings.text_tokens + frames, dtype=torch.long)
-    repeated = torch.zeros(length, dtype=torch.long)  # the position in `ids` of each of L embeddings
+    repeated = torch.zeros(length, dtype=torch.long)  # position in `ids` of each of the L embeddings
     is_feature = torch.zeros(length, 1, dtype=torch.bool)
     labelled = torch.zeros(batch * settings.labelled_tokens, dtype=torch.long)
-    mask = torch.ones(batch, length, dtype=torch.long) if batch > 1 else None  # alone there is no padding
+    mask = torch.ones(batch, length, dtype=torch.long) if batch > 1 else None  # a single sample has no padding
     autocast = settings.bf16 and not settings.zero_stage
     with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
         vocabulary = Vocabulary(model)
-        vocabulary.late &= settings.zero_stage < 3  # there the modules are called
-        vocabulary.embedding.padding_idx = None  # the size of a sparse gradient would depend on the ids
+        vocabulary.late &= settings.zero_stage < 3  # under ZeRO-3 the modules are called
+        vocabulary.embedding.padding_idx = None  # with it, a sparse gradient's size depends on the ids
         features = encode_images(model, images, settings.frames_per_chunk)  # B x (T, K, D)
         words = vocabulary.embed(ids)
         rows = [words[repeated].masked_scatter(is_feature, clip.to(words.dtype)) for clip in features]
@@ -161,7 +161,7 @@ def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, leng
         logits = vocabulary.logits(hidden[:, :-1].flatten(0, 1)[labelled])  # (S, V)
         loss = F.cross_entropy(logits.float(), labelled, reduction="sum")
         del features, words, rows, hidden, vocabulary
-    logits = logits.float()  # what accelerate does with the outputs of autocast
+    logits = logits.float()  # as accelerate does with the outputs of autocast
     del logits
     loss.backward()
 
@@ -175,7 +175,7 @@ def _size(module: torch.nn.Module) -> Size:
 
 @lru_cache(maxsize=64)
 def model_size(model: str, tunable_parts: tuple[str, ...]) -> Size:
-    """The size of a model of which these parts are trained in full. No step is run. Lesson: 09."""
+    """Return the size of a model with these parts trained in full, without running a step. Lesson: 09."""
     module = _open(MemorySettings(model)).model
     set_trainable(module, tunable_parts)
     return _size(module)
@@ -183,7 +183,10 @@ def model_size(model: str, tunable_parts: tuple[str, ...]) -> Size:
 
 @lru_cache(maxsize=64)
 def dry_run(settings: MemorySettings) -> Step:
-    """Run a training step without content. ZeRO and offload count only as the type of the weights that they bring.
+    """Run a training step on fake tensors.
+
+    Nothing is sharded or offloaded: `budget` calculates that. ZeRO only sets the dtype of the weights, and in stage 3
+    embedding and head are called as modules.
 
     Raises:
         TokenBudgetError: a sample has more tokens than the model may read.
@@ -197,8 +200,8 @@ def dry_run(settings: MemorySettings) -> Step:
     if length > spec.max_length:
         raise TokenBudgetError(
             f"{length} tokens = {settings.text_tokens} of text + {settings.num_video_frames} frames x "
-            f"{spec.tokens_per_frame}, but {settings.model} reads {spec.max_length} at most: take fewer frames, "
-            "smaller pictures, or frame_pool."
+            f"{spec.tokens_per_frame}, but {settings.model} reads {spec.max_length} at most. Use fewer frames, "
+            "smaller images, or frame_pool."
         )
     module: torch.nn.Module = model
     if settings.lora_rank:
@@ -208,7 +211,7 @@ def dry_run(settings: MemorySettings) -> Step:
     if settings.bf16 and settings.zero_stage:
         module.to(torch.bfloat16)
     if settings.gradient_checkpointing:
-        newer = hasattr(model, "activation_checkpointing_enable")  # where it is there, the older name only warns
+        newer = hasattr(model, "activation_checkpointing_enable")  # if it exists, the older name only warns
         if newer:
             model.activation_checkpointing_enable()
         else:
@@ -216,7 +219,7 @@ def dry_run(settings: MemorySettings) -> Step:
     module.train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         module.to_empty(device="cpu")
-        model.tie_weights()  # each module has got a parameter of its own
+        model.tie_weights()  # to_empty gives each module its own parameter
         if settings.gradient_accumulation_steps > 1:
             for parameter in module.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None

@@ -1,6 +1,7 @@
-"""A folder of stored features, each under a name that is a digest of all that it depends on.               Lesson 9
+"""Store vision features in a folder, in files named by a digest of all that the features depend on.        Lesson 9
 
-A file is whole or not there, and what has changed is not found. This module knows nothing about models or training.
+A file is complete or does not exist. After a change the name differs, so outdated features are not found. This module
+knows nothing about models or training.
 """
 
 import hashlib
@@ -19,25 +20,26 @@ from fvv_lib.video.kinds import is_video
 from fvv_lib.video.read import readable
 from fvv_lib.video.stills import numbered_pictures
 
-UNFINISHED = "unfinished"  # folder of what is being written
-KILLED_AFTER = 3600  # seconds without a byte more: who was writing this was killed
+UNFINISHED = "unfinished"  # folder of files that are being written
+KILLED_AFTER = 3600  # seconds without a write after which the writer counts as killed
 
 
 class Clip(NamedTuple):
-    """Of a picture or video: features (T, K, D) of the vision tower; seconds of its T frames, float64 (T,)."""
+    """An image or video: features (T, K, D) of the vision tower, and times of its frames in seconds, float64 (T,)."""
 
     features: torch.Tensor
     timestamps: torch.Tensor
 
 
 class FeatureStore:
-    """A folder of clips, each a safetensors file under a name that tells all that its features depend on.
+    """A folder of clips, each a safetensors file named by a digest of all that its features depend on.
 
-    A file is written aside and then renamed: a process that is killed, or two that write the same clip, leave no half.
+    A file is written to another folder and then renamed. So a killed process, or two processes that write the same
+    clip, leave no partial clip.
 
     Args:
-        folder: made where it is missing.
-        depends_on: what the features depend on beside the content of the clip, for videos and for pictures.
+        folder: created if it does not exist.
+        depends_on: what the features depend on besides the content of the clip, for `video` and for `picture`.
 
     Lesson: 09.
     """
@@ -46,12 +48,12 @@ class FeatureStore:
         self.folder, self.depends_on = folder, depends_on
         (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
         for file in (folder / UNFINISHED).iterdir():
-            with suppress(FileNotFoundError):  # it has just been renamed
+            with suppress(FileNotFoundError):  # another process has just renamed it
                 if time.time() - file.stat().st_mtime > KILLED_AFTER:
                     file.unlink()
 
     def name(self, path: Path) -> str:
-        """The name of a clip: 32 digits of what is in its file, or in all files of a folder, and of `depends_on`."""
+        """Return the name of a clip: a digest (32 hex digits) of its file, or its folder's files, and `depends_on`."""
         digest = hashlib.blake2b(self.depends_on["video" if is_video(path) else "picture"].encode(), digest_size=16)
         with readable(path):
             for file in numbered_pictures(path) if path.is_dir() else [path]:
@@ -63,7 +65,7 @@ class FeatureStore:
         return self.folder / f"{name}.safetensors"
 
     def holds(self, name: str) -> bool:
-        """Whether a clip is stored whole; of a damaged file it says so."""
+        """Check whether a clip is stored completely. Print a message if its file is damaged."""
         try:
             with safe_open(self.file(name), "pt") as stored:
                 return set(stored.keys()) == set(Clip._fields)
@@ -83,8 +85,8 @@ class FeatureStore:
             return Clip(**load_file(self.file(name)))
         except (OSError, SafetensorError) as error:
             raise FvvError(
-                f"{self.file(name)}: these features cannot be read ({error}). They were there before the first step. "
-                "Delete the file if it is there, and start again; processes on several machines must see one cache_dir."
+                f"{self.file(name)}: these features cannot be read ({error}), but existed before the first step. "
+                "Delete the file if it exists, and start again. Processes on several machines must share one cache_dir."
             ) from error
 
     def write(self, name: str, clip: Clip) -> None:
@@ -93,6 +95,6 @@ class FeatureStore:
             aside.write_bytes(save(clip._asdict()))
             aside.replace(self.file(name))
         except OSError as error:
-            raise FvvError(f"{self.folder}: cannot be written ({error}). Free room, or set cache_dir.") from error
+            raise FvvError(f"{self.folder}: cannot be written ({error}). Free disk space, or set cache_dir.") from error
         finally:
             aside.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Cache vision features while the tower is frozen.                                                          Lesson 9
 
-While the tower is frozen, its features of a clip stay what they are, and computing them is most of a training step. So
-they are computed before the first step; what is trained runs as before. The name of a stored file is a digest of all
-that its features depend on: what has changed is not found, and computed. This module knows nothing about projector or
-language model.
+While the tower is frozen, its features of a clip do not change, and computing them is most of a training step. So they
+are computed before the first step. The trained parts run as before. A stored file is named by a digest of all that its
+features depend on. After a change, the file is not found and the features are computed again. This module knows nothing
+about projector or language model.
 """
 
 import hashlib
@@ -31,19 +31,19 @@ from fvv_lib.scaling.feature_store import Clip, FeatureStore
 from fvv_lib.settings import DataArguments
 from fvv_lib.video_config import FrameSpec
 
-PACKAGES = ("av", "pillow", "torch", "torchvision", "timm", "transformers")  # that bear on features
+PACKAGES = ("av", "pillow", "torch", "torchvision", "timm", "transformers")  # whose versions affect features
 
-Clips = dict[Path, tuple[LazySupervisedDataset, int]]  # pictures and videos, each with a sample that shows it
+Clips = dict[Path, tuple[LazySupervisedDataset, int]]  # images and videos, each with a sample that contains it
 
 
 class FeatureDataset(Dataset):
     """The samples of a dataset with `vision_features` (T, K, D of the vision tower) in place of `images`.
 
     Args:
-        names: of each picture and video, its name in the store.
+        names: the name in the store of each image and video.
 
     Attributes:
-        lengths: as those of the dataset.
+        lengths: the `lengths` of the dataset.
 
     Lesson: 09.
     """
@@ -51,7 +51,7 @@ class FeatureDataset(Dataset):
     def __init__(self, dataset: LazySupervisedDataset, store: FeatureStore, names: dict[Path, str]):
         media = [dataset.media(index) for index in range(len(dataset))]
         self.dataset, self.store, self.lengths = dataset, store, dataset.lengths
-        # An array: of the dictionary each worker would soon have a copy, see benchmarks/big_index.py.
+        # An array, because each worker would soon hold a copy of a dictionary, see benchmarks/big_index.py.
         self.names = np.array([names[path] for paths in media for path in paths], dtype="S32")
         self.starts = np.cumsum([0, *map(len, media)])
         some = store.read(next(iter(names.values()))).features
@@ -73,23 +73,23 @@ class FeatureDataset(Dataset):
 def use_features(
     model: VideoMixin, datasets: dict[str, LazySupervisedDataset], training_args: TrainingArguments
 ) -> tuple[dict[str, Any], dict[str, int] | None]:
-    """Let training and validation data have features in place of frames, and compute those that are not stored yet.
+    """Replace frames by features in training and validation data, and compute features that are not stored yet.
 
     Args:
-        model: its vision tower is frozen; weights as at the start, not under DeepSpeed or DDP yet.
+        model: with a frozen vision tower, as it is before the first step, not yet wrapped by DeepSpeed or DDP.
 
     Returns:
-        The datasets, changed or not; and how many clips were computed, and how many found. None with `random` sampling,
-        which takes other frames in each epoch, and where there are no clips: then nothing is stored.
+        The datasets, and the numbers of clips computed and found. With `random` sampling, which takes other frames in
+        each epoch, or without any clips, the datasets are unchanged, the numbers are `None`, and nothing is stored.
 
     Raises:
-        FvvError: a clip cannot be read, or changed while it was read.
+        FvvError: a clip cannot be read, or it changed while it was read.
 
     Lesson: 09.
     """
     args, frame_spec = datasets["train"].data_args, datasets["train"].frame_spec
     first = training_args.process_index == 0
-    used = {name: dataset for name, dataset in datasets.items() if name != "test"}  # which is asked, with frames
+    used = {name: dataset for name, dataset in datasets.items() if name != "test"}  # test data are evaluated on frames
     clips: Clips = {path: (data, i) for data in used.values() for i in range(len(data)) for path in data.media(i)}
     if args.frame_sampling == "random" or not clips:
         why = "random sampling takes other frames in each epoch" if clips else "the data have no pictures or videos"
@@ -97,7 +97,7 @@ def use_features(
             print(f"cache_features is off: {why}", flush=True)
         return datasets, None
     folder = Path(args.cache_dir or hf_datasets.config.HF_DATASETS_CACHE) / "features"
-    # ZeRO-3 puts parameters together only while it trains.
+    # ZeRO-3 itself gathers parameters only while it trains.
     with whole_parameters(model.model.vision_tower), whole_parameters(model.model.multi_modal_projector):
         store = FeatureStore(folder, depends_on(model, args, frame_spec, autocast_dtype(training_args)))
         names, counts = _fill(store, model, clips, training_args)
@@ -109,7 +109,7 @@ def use_features(
 def _fill(
     store: FeatureStore, model: VideoMixin, clips: Clips, training_args: TrainingArguments
 ) -> tuple[dict[Path, str], dict[str, int]]:
-    """Name all clips, and compute what the store does not hold; each process does a part. Returns names and counts."""
+    """Name all clips, and compute those that are not stored. Each process does a share. Return names and counts."""
     mine = list(clips)[training_args.process_index :: training_args.world_size]
     with ThreadPoolExecutor(usable_cores()) as pool:
         names = dict(zip(mine, pool.map(store.name, mine), strict=True))
@@ -122,7 +122,7 @@ def _fill(
 
 
 class _Frames(Dataset):
-    """Clips of a store that are to be computed: name, frames uint8 (T, 3, S, S), times (T,)."""
+    """Clips to compute for a store, each as its name, frames uint8 (T, 3, S, S), and times (T,)."""
 
     def __init__(self, store: FeatureStore, clips: list[tuple[str, Path, LazySupervisedDataset, int]]):
         self.store, self.clips = store, clips
@@ -140,7 +140,7 @@ class _Frames(Dataset):
 
 @torch.no_grad()
 def _compute(model: VideoMixin, clips: _Frames, training_args: TrainingArguments) -> None:
-    """Encode clips as training would, and store them. Workers read them meanwhile."""
+    """Encode clips as training would, and store them. Meanwhile, workers read the next clips."""
     hidden = training_args.process_index > 0 or training_args.disable_tqdm or None
     loader = DataLoader(clips, batch_size=None, num_workers=training_args.dataloader_num_workers)
     dtype = autocast_dtype(training_args)
@@ -151,14 +151,14 @@ def _compute(model: VideoMixin, clips: _Frames, training_args: TrainingArguments
 
 
 def autocast_dtype(training_args: TrainingArguments) -> torch.dtype | None:
-    """What the tower computes in beside float32."""
+    """Return the dtype of the tower's autocast; `None` for float32 alone."""
     return torch.bfloat16 if training_args.bf16 else torch.float16 if training_args.fp16 else None
 
 
 def depends_on(
     model: VideoMixin, args: DataArguments, frame_spec: FrameSpec, dtype: torch.dtype | None
 ) -> dict[str, str]:
-    """All that features depend on beside the content of a clip: for videos, and for pictures, which are not sampled."""
+    """Return all that features depend on besides the content of a clip, for videos and for images (not sampled)."""
     config, tower = model.config, hashlib.blake2b()
     for weight in model.model.vision_tower.state_dict().values():
         tower.update(weight.cpu().reshape(-1).view(torch.uint8).numpy())

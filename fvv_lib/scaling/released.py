@@ -1,6 +1,6 @@
 """FastVLM at full size with random weights, to measure time and memory without a download.                Lesson 9
 
-Its answers mean nothing, but it computes what the released model computes, and other pixels give other logits.
+Its answers mean nothing, but it runs the same computation as the released model, and other pixels give other logits.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from fvv_lib.model.video_model import FastVlmForVideo
 from fvv_lib.private_api import model_from_config
 from fvv_lib.weights.apple import RELEASED_TOWER, fastvlm_config
 
-RELEASED_IMAGE_SIZE = 1024  # pixels of a frame's side
-IMAGE_TOKEN = 151646  # the first free row behind Qwen2's tokenizer
+RELEASED_IMAGE_SIZE = 1024  # side of a frame in pixels
+IMAGE_TOKEN = 151646  # the first id after those of Qwen2's tokenizer
 _QWEN2 = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
           "vocab_size", "tie_word_embeddings")  # fmt: skip
 LANGUAGE_MODELS = {  # Qwen2 Technical Report, 2024, table 1
@@ -25,10 +25,10 @@ LANGUAGE_MODELS = {  # Qwen2 Technical Report, 2024, table 1
 
 
 def full_size_config(size: str = "0.5b", image_size: int = RELEASED_IMAGE_SIZE) -> FastVlmConfig:
-    """The configuration of FastVLM-0.5B, 1.5B or 7B.
+    """Return the configuration of FastVLM-0.5B, 1.5B or 7B.
 
     Raises:
-        FvvError: another size; lists them.
+        FvvError: an unknown size; lists the known sizes.
 
     Lesson: 09.
     """
@@ -45,13 +45,13 @@ def random_fastvlm(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> FastVlmForVideo:
-    """A FastVLM with random weights, in eval mode, made where it will run.
+    """Build a FastVLM with random weights, in eval mode, directly on its device.
 
     Args:
         config: a configuration, or the name of a size, see `full_size_config`.
 
     Raises:
-        FvvError: no such size; lists them.
+        FvvError: an unknown size; lists the known sizes.
 
     Lesson: 09.
     """
@@ -66,9 +66,9 @@ def random_fastvlm(
 
 @torch.no_grad()
 def _randomize(module: torch.nn.Module) -> None:
-    """Weights that carry a picture from end to end; as they are first drawn, no pixel reaches the last stage."""
+    """Set weights that carry an image through all stages. With the default weights, no pixel reaches the last stage."""
     if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-        depthwise = getattr(module, "groups", 1) > 1  # no activation follows
+        depthwise = getattr(module, "groups", 1) > 1  # no activation follows it
         torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if depthwise else "relu")
     elif isinstance(module, torch.nn.BatchNorm2d):
         torch.nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
