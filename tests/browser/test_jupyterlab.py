@@ -17,12 +17,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chromium import browser  # noqa: F401
 from conftest import ROOT as REPOSITORY
 from notebook_rules import ALL, ROOT, code_cells, read
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = REPOSITORY / "build" / "browser"
 SECONDS = 1800  # for one notebook; lessons with training take minutes
 SETTINGS = {
@@ -51,22 +51,6 @@ SEEN = """() => {
     }));
 }"""
 NOTEBOOK = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.exit(f"no browser: install Chromium (one of {', '.join(BROWSERS)} must be found)", returncode=1)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.exit('no playwright: pip install -e ".[browser]"', returncode=1)
-    with sync_playwright() as playwright:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # required to run Chromium as root
-        chromium = playwright.chromium.launch(executable_path=path, args=sandbox)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +101,7 @@ def lab(course, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, lab):
+def page(browser, lab):  # noqa: F811
     """A new browser window without access to other servers. Its kernel ends with it."""
     context = browser.new_context(viewport={"width": 1300, "height": 900})
     context.set_default_timeout(60_000)
