@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from transformers import FastVlmForConditionalGeneration, LlavaForConditionalGeneration, TimmWrapperModel
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fvv_lib.errors import DataFormatError, LabelMismatchError
 from fvv_lib.model.encoder import Images
+from fvv_lib.model.sharding import is_zero3_enabled
 from fvv_lib.model.splicing import prepare_inputs_labels_for_multimodal
 from fvv_lib.model.vocabulary import Vocabulary
 from fvv_lib.private_api import tied_weights
@@ -248,7 +248,7 @@ class VideoMixin(_Model):
         if kwargs.get("state_dict") is not None:  # DeepSpeed's copy contains tied weights twice
             tied = tied_weights(self)
             kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if k not in tied}
-        if is_deepspeed_zero3_enabled():  # loading records renames that did not happen; saving would revert them
+        if is_zero3_enabled():  # loading records renames that did not happen; saving would revert them
             kwargs["save_original_format"] = False
         super().save_pretrained(save_directory, **kwargs)
         if not kwargs.get("is_main_process", True):
