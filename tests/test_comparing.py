@@ -1,6 +1,7 @@
 """Comparing runs: every setting is compared, or cannot change a result."""
 
 import json
+import os
 import shutil
 from dataclasses import fields
 
@@ -14,15 +15,24 @@ from fvv_lib.finetuning.comparing import (
     FILES,
     FREE,
     GROWING,
+    MEDIA_FOLDER,
     MULTIPLIED,
     check_same_run,
     describe_settings,
     differences,
     identify,
     length_change,
+    uncompared,
 )
 
-LISTS = {"files": FILES, "compared": COMPARED, "where": COMPARED_WHERE, "growing": GROWING, "product": MULTIPLIED}
+LISTS = {
+    "files": FILES,
+    "folder": (MEDIA_FOLDER,),
+    "compared": COMPARED,
+    "where": COMPARED_WHERE,
+    "growing": GROWING,
+    "product": MULTIPLIED,
+}
 
 
 def test_every_setting_is_in_exactly_one_list():
@@ -70,7 +80,8 @@ def test_a_setting_that_can_change_a_result_is_compared_and_named(described, nam
 
 
 @pytest.mark.parametrize("name", [*FREE, *COMPARED_WHERE])
-def test_a_setting_that_cannot_change_a_result_is_not_compared(described, name):
+def test_a_setting_that_cannot_change_a_result_is_not_compared(described, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # one of them is a folder
     settings = described()
     assert any(name in part for part in settings.values()), name
     assert differences(identify(settings, 1), identify(changed(settings, name), 1)) == []
@@ -106,8 +117,74 @@ def test_data_are_compared_by_content(described, tmp_path):
     with open(described.paths["test"], "a") as file:
         file.write("\n")
     assert differences(before, identify(described(), 1)) == ["test_data_path (its content has changed)"]
-    with pytest.raises(DataFormatError, match=r"gone\.json: no such annotation file"):
+    with pytest.raises(DataFormatError, match=r"gone\.json: no such annotation file\. Check the path"):
         identify(described(data={"data_path": ("gone.json",)}), 1)
+
+
+@pytest.fixture
+def with_media(described, tmp_path):
+    """Return the identity of a run on a data set: annotations, a clip, a picture and a folder of frames."""
+
+    def make(name, clip=b"clip", frame=b"frame", **data):
+        folder = tmp_path / name
+        if not folder.exists():
+            (folder / "frames").mkdir(parents=True)
+            (folder / "clip.mp4").write_bytes(clip)
+            (folder / "still.png").write_bytes(b"still")
+            (folder / "frames" / "1.png").write_bytes(frame)
+            samples = [{"video": "clip.mp4"}, {"image": "still.png"}, {"video": "frames"}, {"id": "text"}]
+            (folder / "train.json").write_text(json.dumps(samples))
+        return identify(described(data={"data_path": (str(folder / "train.json"),), **data}), 1)
+
+    return make
+
+
+def test_images_and_videos_are_compared_by_content(with_media, tmp_path):
+    """The annotations of two data sets may be equal, and the clips beside them differ."""
+    before = with_media("v1")
+    assert differences(before, with_media("copy")) == []
+    os.utime(tmp_path / "copy" / "clip.mp4", (1, 1))
+    assert differences(before, with_media("copy", image_folder=str(tmp_path / "v1"))) == []
+    for other in ({"clip": b"longer clip"}, {"clip": b"CLIP"}, {"frame": b"other"}):
+        (found,) = differences(before, with_media("v2", **other))
+        assert found.startswith("image or video (data_path: the content of a file that ")
+        assert found.endswith("v2/train.json names differs)")
+        shutil.rmtree(tmp_path / "v2")
+    for name in ("still.png", "frames/1.png", "clip.mp4"):
+        (tmp_path / "copy" / name).unlink()  # reading the samples reports it
+        assert len(differences(before, with_media("copy"))) == 1
+    folder = str(tmp_path / "copy")
+    (found,) = differences(before, with_media("v1", image_folder=folder))
+    assert found.endswith(f"train.json names differs; image_folder None then, {folder} now)")
+
+
+def test_the_start_and_the_end_of_a_large_file_are_compared(with_media, tmp_path):
+    """And not all of it: a data set may have terabytes."""
+    before = with_media("v1", clip=bytes(100_000))
+    for place, changes in ((0, True), (99_999, True), (50_000, False)):
+        content = bytearray(100_000)
+        content[place] = 1
+        (tmp_path / "v1" / "clip.mp4").write_bytes(content)
+        assert bool(differences(before, with_media("v1"))) == changes
+
+
+def test_a_run_of_an_earlier_build_is_compared_without_media(with_media, tmp_path):
+    now = with_media("v1", image_folder=str(tmp_path / "v1"))
+    old = json.loads(json.dumps(now))
+    for name in ("data_path", "validation_data_path", "test_data_path"):
+        del old[name]["media"]
+    assert differences(old, now) == []
+    assert uncompared(old, now) == ["images and videos"]
+    assert uncompared(now, now) == []
+    moved = with_media("v1", image_folder=str(tmp_path))
+    assert differences(old, moved) == [f"image_folder ('{tmp_path / 'v1'}' then, '{tmp_path}' now)"]
+
+
+def test_a_pipe_among_the_media_does_not_block(with_media, tmp_path):
+    before = with_media("v1")
+    (tmp_path / "v1" / "clip.mp4").unlink()
+    os.mkfifo(tmp_path / "v1" / "clip.mp4")
+    assert len(differences(before, with_media("v1"))) == 1
 
 
 def test_a_model_is_compared_by_content(described, base, tmp_path):
@@ -131,7 +208,7 @@ def test_two_spellings_of_the_same_setting_are_equal(described, base, monkeypatc
     assert differences(identify(described(model=lora), 1), identify(described(model=same), 1)) == []
     monkeypatch.chdir(tmp_path)
     here, there = ({"image_folder": folder} for folder in (".", str(tmp_path)))
-    assert differences(identify(described(data=here), 1), identify(described(data=there), 1)) == []
+    assert differences(*(identify(described(data=data), 1, read=False) for data in (here, there))) == []
     pyav = described(data={"video_backend": "pyav"})
     assert differences(identify(described(), 1), identify(pyav, 1)) == []
 

@@ -195,10 +195,11 @@ def test_a_stored_result_is_returned_only_for_its_own_settings(flags, tmp_path, 
         {"image_folder": tmp_path},
         {"test_data_path": tmp_path / "data.json"},
     ]
+    names = {"per_device_train_batch_size": "samples in a step", "image_folder": "image or video"}
     kept = json.loads((tmp_path / "output" / "metrics.json").read_text())
     for place in (r"output \(a finished run\)", "checkpoint-2"):
         for other in others:
-            name = "samples in a step" if "per_device" in min(other) else min(other)
+            name = names.get(min(other), min(other))
             with pytest.raises(FvvError, match=rf"{place}: that run had another {name} \("):
                 main(flags("output", **again, **other))
         (tmp_path / "output" / "metrics.json").unlink(missing_ok=True)
@@ -234,7 +235,10 @@ def test_the_record_of_an_earlier_build_is_returned(flags, tmp_path, capsys):
         main(flags("output", max_steps=1, resume_from_checkpoint=True))
     file.unlink()
     (tmp_path / "output" / "checkpoint-1" / "run_identity.json").unlink()
+    capsys.readouterr()
     main(flags("output", max_steps=2, resume_from_checkpoint=True, weight_decay=0.1))
+    said = "checkpoint-1: these are not stored there, so they cannot be compared: settings, model, data. Make sure"
+    assert said in capsys.readouterr().out
     assert len(losses(tmp_path / "output")) == 2
 
 

@@ -12,7 +12,7 @@ from fvv_lib import DataFormatError, LazySupervisedDataset
 from fvv_lib.course.tiny import build_tokenizer
 from fvv_lib.data import table
 from fvv_lib.data.checking import SampleText
-from fvv_lib.data.table import Annotations, file_digest, open_table
+from fvv_lib.data.table import Annotations, open_table, table_digest
 from fvv_lib.settings import DataArguments
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_fails_leaves_no_table(annotate, tmp_path):
     path = annotate('[{"id": 1}, {"id": }]')
     for _ in range(2):
         with pytest.raises(DataFormatError, match=r"data\.json: not valid JSON"):
-            open_table(path, file_digest(path), str(tmp_path / "cache"))
+            open_table(path, table_digest(path), str(tmp_path / "cache"))
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 

@@ -23,7 +23,7 @@ from fvv_lib import errors
 from fvv_lib.data.annotations import Sample, is_path_list, media_of, read_annotations
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.machine import usable_cores
-from fvv_lib.provenance import code_digest
+from fvv_lib.provenance import code_digest, digest_file
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Annotations(Sequence[Sample]):
     """
 
     def __init__(self, paths: Sequence[str | Path], image_folder: str | None = None, cache_dir: str | None = None):
-        self.digests = [file_digest(path) for path in paths]
+        self.digests = [table_digest(path) for path in paths]
         tables = [open_table(path, digest, cache_dir) for path, digest in zip(paths, self.digests, strict=True)]
         self.paths = list(map(str, paths))
         self.folders = [Path(image_folder or Path(path).parent) for path in paths]
@@ -188,18 +188,12 @@ class LazySequence(Sequence[T]):
         return self.make(range(len(self))[index])
 
 
-def file_digest(path: str | Path) -> str:
+def table_digest(path: str | Path) -> str:
     """Return a digest of what the table of an annotation file depends on: the content and format of the file, and the
     code that reads it."""
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "blake2b")
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such annotation file" if missing else f"it cannot be read ({error.strerror})"
-        raise DataFormatError(f"{path}: {reason}.") from error
-    digest.update(f"{Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}".encode())
-    return digest.hexdigest()[:32]
+    content = digest_file(path, "annotation file", DataFormatError)
+    text = f"{content} {Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> datasets.Dataset:

@@ -1,32 +1,44 @@
 """Compare runs: which settings can change a result, and which differ between two runs.                    Lesson 6
 
 A run resumes from a checkpoint, or returns its stored result, only with the settings that it had. So each checkpoint
-and the record store the run's identity: every setting that can change the result, and a digest of every file that is
-read before the first clip. Each setting is in exactly one list below; a test checks that. This module trains nothing.
+and the record store the run's identity: every setting that can change the result, and digests of the model, of the
+annotation files, and of the images and videos that these name. Each setting is in exactly one list below; a test checks
+that. This module trains nothing.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fvv_lib.arguments import TrainingArguments
-from fvv_lib.errors import CheckpointError, DataFormatError
+from fvv_lib.data.table import Annotations
+from fvv_lib.errors import CheckpointError, DataFormatError, FvvError, ModelFolderError
+from fvv_lib.finetuning.trying import read_deepspeed
+from fvv_lib.provenance import digest_file
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.weights.lora import base_of, is_adapter
 
 Settings = Mapping[str, Any]
 Identity = dict[str, Any]
 
+DATA = ("data_path", "validation_data_path", "test_data_path")
 # Files, compared by content: a copy at another path counts as the same file.
-FILES = ("model_name_or_path", "data_path", "validation_data_path", "test_data_path")
+FILES = ("model_name_or_path", *DATA)
+
+# Where images and videos are. Their content is compared instead, see `digest_media`, so a copy in another folder counts
+# as the same. Compared by value with a run of an earlier build, which has no digest of them.
+MEDIA_FOLDER = "image_folder"
 
 # Compared by value.
 COMPARED = (
     *("tunable_parts", "lora_rank", "lora_alpha", "lora_dropout"),
-    *("image_folder", "num_video_frames", "frame_sampling", "time_marks", "frame_pool", "video_backend"),
+    *("num_video_frames", "frame_sampling", "time_marks", "frame_pool", "video_backend"),
     *("image_aspect_ratio", "version", "mismatch", "max_new_tokens", "bad_samples", "allow_special_tokens"),
     *("model_max_length", "learning_rate", "vision_tower_lr", "projector_lr"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
@@ -101,6 +113,9 @@ FREE = (
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
 
+READERS = 16  # threads that read media
+END = 2**14  # bytes of the start and of the end of a file that are compared
+
 
 def describe_settings(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
@@ -121,10 +136,11 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
         read: read the files that are compared by content. False for an old record, which has only their paths.
 
     Raises:
-        DataFormatError: a file cannot be read.
+        DataFormatError: an annotation file cannot be read.
+        ModelFolderError: a file of the model cannot be read.
     """
     flat = {**settings["model"], **settings["data"], **settings["training"]}
-    found = {name: flat[name] for name in (*COMPARED, *GROWING) if name in flat}
+    found = {name: flat[name] for name in (*COMPARED, MEDIA_FOLDER, *GROWING) if name in flat}
     found |= {name: flat[name] for name, where in COMPARED_WHERE.items() if name in flat and where(flat)}
     if "tunable_parts" in found:
         found["tunable_parts"] = sorted(found["tunable_parts"])
@@ -132,10 +148,10 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
         found["lora_alpha"] = 2 * found["lora_rank"]  # the default, see `weights.lora`
     if found.get("video_backend") == "auto":
         found["video_backend"] = "pyav"
-    if found.get("image_folder") is not None:
-        found["image_folder"] = str(Path(found["image_folder"]).resolve())
+    if found.get(MEDIA_FOLDER) is not None:
+        found[MEDIA_FOLDER] = str(Path(found[MEDIA_FOLDER]).resolve())
     if found.get("deepspeed") not in (None, "None"):  # transformers writes None as text
-        content = _read_json(found.pop("deepspeed")) if read else None
+        content = _deepspeed(found.pop("deepspeed")) if read else None
         found |= {"deepspeed": content} if content is not None else {}
         found[PROCESSES] = processes  # each process saves its share of the optimizer
     if processes is not None and all(name in flat for name in MULTIPLIED):
@@ -143,32 +159,68 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
     for name in FILES:
         if name in flat:
             paths = [flat[name]] if isinstance(flat[name], str) else list(flat[name] or ())
-            digest = digest_model if name == "model_name_or_path" else digest_file
-            found[name] = {"paths": paths, "digests": [digest(path) for path in paths] if read else None}
+            found[name] = {"paths": paths, "digests": [_digest(name, path) for path in paths] if read else None}
+            if read and name in DATA:
+                media = (
+                    Annotations([path], flat.get(MEDIA_FOLDER), flat.get("cache_dir")).all_media() for path in paths
+                )
+                found[name]["media"] = [digest_media(each) for each in media]
     return found
 
 
-def _read_json(file: str) -> Any:
-    """Return the content of a DeepSpeed configuration file, or the argument itself if it is not such a file."""
+def _deepspeed(given: str) -> Any:
+    """Return the content of a DeepSpeed configuration file, or the argument itself: the text of a dict, in Python."""
     try:
-        return json.loads(Path(file).read_text())
-    except (OSError, ValueError):
-        return file
+        return read_deepspeed(given)
+    except FvvError:
+        return given
 
 
-def digest_file(path: str | Path) -> str:
-    """Return a digest of the bytes of a file.
+def _digest(name: str, path: str) -> str:
+    """Return the digest of one path of a setting in `FILES`."""
+    if name in DATA:
+        return digest_file(path, "annotation file", DataFormatError)
+    return digest_model(path)
 
-    Raises:
-        DataFormatError: the file cannot be read.
+
+def digest_media(paths: Iterable[Path]) -> str:
+    """Return a digest of images and videos, in this order: the size, start and end of each file; of a folder of frames,
+    the names of its files, and the first and the last of them.
+
+    Whole files of a large data set would take hours to read. Times are not compared, because a copy has new ones. So a
+    file that is encoded again is noticed, and one that keeps its size, start and end is not. A missing file counts as
+    one without content: `check_media` reports it.
     """
+    digest = hashlib.blake2b(digest_size=16)
+    rest = iter(paths)
+    with ThreadPoolExecutor(READERS) as pool:  # they wait for the disk, not for a core
+        while batch := list(islice(rest, READERS * 100)):
+            for one in pool.map(_sketch, batch):
+                digest.update(one)
+    return digest.hexdigest()
+
+
+def _sketch(path: Path) -> bytes:
+    """Return a digest of the size, start and end of a file, or of the names and the outer files of a folder."""
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such annotation file" if missing else f"it cannot be read ({error.strerror})"
-        raise DataFormatError(f"{path}: {reason}.") from error
+        if path.is_dir():
+            names = sorted(os.listdir(path))
+            digest.update(repr(names).encode())
+            files = [path / name for name in (*names[:1], *names[-1:])]
+        else:
+            files = [path]
+        for file in files:
+            if file.is_file():  # a named pipe would block
+                with file.open("rb", buffering=0) as opened:
+                    size = opened.seek(0, os.SEEK_END)
+                    digest.update(f"{size} ".encode())
+                    for start in (0, max(size - END, 0)):
+                        opened.seek(start)
+                        digest.update(opened.read(END))
+    except (OSError, ValueError):  # reading the sample reports it
+        digest.update(b"cannot be read")
+    return digest.digest()
 
 
 def digest_model(name: str) -> str:
@@ -178,7 +230,7 @@ def digest_model(name: str) -> str:
     if not folder.is_dir():
         return name
     files = sorted({file for pattern in (*WEIGHTS, *DESCRIPTIONS) for file in folder.glob(pattern)})
-    named = [(file.name, digest_file(file)) for file in files if file.is_file()]
+    named = [(file.name, digest_file(file, "file of a model", ModelFolderError)) for file in files if file.is_file()]
     if is_adapter(folder):
         named.append(("base", digest_model(base_of(folder))))
     return hashlib.blake2b(repr(named).encode()).hexdigest()[:32]
@@ -188,13 +240,28 @@ def differences(before: Identity, now: Identity) -> list[str]:
     """Describe each difference. Skip what only one of the two identities has, and the settings in `GROWING`."""
     found = []
     for name in now:
-        if name in before and name not in GROWING:
-            if name in FILES:
-                if not _same_files(before[name], now[name]):
-                    found.append(f"{name} ({_content(before[name], now[name])})")
-            elif before[name] != now[name]:
+        if name not in before or name in GROWING or (name == MEDIA_FOLDER and _has_media(before)):
+            continue
+        if name not in FILES:
+            if before[name] != now[name]:
                 found.append(f"{name} ({before[name]!r} then, {now[name]!r} now)")
+        elif not _same_files(before[name], now[name]):
+            found.append(f"{name} ({_content(before[name], now[name])})")
+        elif before[name].get("media", now[name].get("media")) != now[name].get("media"):
+            found.append(f"image or video ({_other_media(name, before, now)})")
     return found
+
+
+def uncompared(before: Identity, now: Identity) -> list[str]:
+    """Return what `now` has and `before` lacks, by name: an earlier build did not store it."""
+    if not before:
+        return ["settings", "model", "data"]
+    lacking = [name for name in now if name not in before and name not in GROWING]
+    return lacking if _has_media(before) else [*lacking, "images and videos"]
+
+
+def _has_media(identity: Identity) -> bool:
+    return any("media" in identity.get(name, ()) for name in DATA)
 
 
 def _same_files(before: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -210,6 +277,14 @@ def _content(before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"{', '.join(before['paths']) or 'none'} then, {', '.join(now['paths']) or 'none'} now"
 
 
+def _other_media(name: str, before: Identity, now: Identity) -> str:
+    """Say which annotation file names images or videos that differ, and where they are looked for."""
+    pairs = zip(now[name]["paths"], before[name]["media"], now[name]["media"], strict=True)
+    where = f"{name}: the content of a file that {next(path for path, then, new in pairs if then != new)} names differs"
+    folders = before.get(MEDIA_FOLDER), now.get(MEDIA_FOLDER)
+    return where if folders[0] == folders[1] else f"{where}; {MEDIA_FOLDER} {folders[0]} then, {folders[1]} now"
+
+
 def length_change(before: Identity, now: Identity) -> str:
     """Return how the length of the run has changed: "same", "longer", "shorter", or "unknown" if one identity gives it
     in epochs and the other in steps."""
@@ -222,7 +297,7 @@ def length_change(before: Identity, now: Identity) -> str:
 
 
 def check_same_run(where: str | Path, before: Identity, now: Identity) -> None:
-    """Check that a checkpoint or record is from this run.
+    """Check that a checkpoint or record is from this run. Print what an earlier build did not store.
 
     Raises:
         CheckpointError: it is from a run with other settings or files, or from a longer run.
@@ -230,6 +305,12 @@ def check_same_run(where: str | Path, before: Identity, now: Identity) -> None:
     if other := differences(before, now):
         raise CheckpointError(
             f"{where}: that run had another {'; '.join(other)}. Set it back, or start again in another output_dir."
+        )
+    if unknown := uncompared(before, now):
+        print(
+            f"{where}: these are not stored there, so they cannot be compared: {', '.join(unknown)}. Make sure that "
+            "they are the same.",
+            flush=True,
         )
     if length_change(before, now) == "shorter":
         name = GROWING[0] if now.get("max_steps", -1) > 0 else GROWING[1]

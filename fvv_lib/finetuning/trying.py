@@ -97,7 +97,7 @@ def check_deepspeed(training_args: TrainingArguments) -> None:
         FvvError: a section or a value overrides a setting; names the section or value, and the file.
     """
     file = training_args.deepspeed
-    config = file if isinstance(file, dict) else _read(str(file))
+    config = file if isinstance(file, dict) else read_deepspeed(str(file))
     where = "deepspeed" if isinstance(file, dict) else str(file)
     for section, instead in (
         ("optimizer", "optim, learning_rate, vision_tower_lr, projector_lr and weight_decay"),
@@ -135,7 +135,12 @@ def check_deepspeed(training_args: TrainingArguments) -> None:
         )
 
 
-def _read(file: str) -> dict[str, Any]:
+def read_deepspeed(file: str) -> dict[str, Any]:
+    """Return the content of a DeepSpeed configuration file.
+
+    Raises:
+        FvvError: the file cannot be read, or is not a JSON object.
+    """
     try:
         config = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
