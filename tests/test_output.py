@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from starting import FORKSERVER
+from starting import FORKSERVER, finetune
 
 from fvv_lib import CheckpointError, DataArguments, FvvError, ModelArguments, TrainingArguments, load_pretrained_model
 from fvv_lib import train as fine_tune
+from fvv_lib.finetuning import recipe
 from fvv_lib.finetuning.output import check_apart, check_empty, clear, hold
 
 
@@ -106,12 +107,39 @@ def test_a_run_does_not_overwrite_its_model_or_its_data(base, tmp_path):
         (Path(os.path.relpath(base)), data),
         (tmp_path, DataArguments(data_path=("x", str(tmp_path / "metrics.json")))),
         (tmp_path, DataArguments(validation_data_path=str(tmp_path / "config.json"))),
+        (tmp_path, DataArguments(validation_data_path=str(tmp_path / "tokenizer.json"))),
+        (tmp_path, DataArguments(validation_data_path=str(tmp_path / "_lock"))),
         (tmp_path, DataArguments(test_data_path=str(tmp_path / "_unfinished" / "test.json"))),
     ):
         with pytest.raises(FvvError, match=r"contains .* would be overwritten\. Use another output_dir"):
             check_apart(folder, model, arguments)
     with pytest.raises(FvvError, match="contains model_name_or_path, which"):
         check_apart(tmp_path, ModelArguments(str(tmp_path / "checkpoint-5")), data)
+
+
+def test_data_are_not_taken_from_any_file_that_a_run_writes(train, tmp_path):
+    train(model={"lora_rank": 4})
+    train("full")
+    for output in (tmp_path / "output", tmp_path / "full"):
+        for path in output.iterdir():
+            with pytest.raises(FvvError, match="it contains the data file"):
+                check_apart(output, ModelArguments("there"), DataArguments(test_data_path=str(path)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json"])
+def test_the_file_of_another_program_is_not_overwritten(train, tmp_path, name):
+    """Not even with `overwrite_output_dir`, which is for earlier runs."""
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / name).write_text('{"port": 8080}')
+    for overwrite in (False, True):
+        with pytest.raises(CheckpointError, match=rf"output: its {name} is not of a model or a run.* Move it away"):
+            train(overwrite_output_dir=overwrite)
+    (output / name).unlink()
+    (output / "lora.safetensors").write_text("mine")
+    train()  # not a file that a run writes
+    train(overwrite_output_dir=True)
+    assert (output / "lora.safetensors").read_text() == "mine"
 
 
 def test_a_run_does_not_overwrite_the_base_of_its_adapter(base, tmp_path):
@@ -152,6 +180,33 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(train, tmp_path):
     assert not {"adapter_config.json", "adapter_model.safetensors", "checkpoint-1"} & left
     assert {"model.safetensors", "notes.txt", "checkpoint-9-good"} <= left
     assert load_pretrained_model(output, device="cpu").model
+
+
+def clear_slowly():
+    """Give the other processes time to see what is not yet deleted."""
+
+    def slow(*arguments, **settings):
+        time.sleep(2)
+        clear(*arguments, **settings)
+
+    recipe.clear = slow
+
+
+def test_every_process_waits_until_the_earlier_run_is_deleted(base, annotate, tmp_path):
+    turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}]
+    settings = {
+        "model_name_or_path": base,
+        "data_path": annotate([{"conversations": turns}] * 2),
+        "output_dir": tmp_path / "output",
+        "max_steps": 1,
+        "save_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+    }
+    flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    finetune(flags)
+    finetune([*flags, "--overwrite_output_dir", True], ranks=2, before=clear_slowly)
+    assert (tmp_path / "output" / "checkpoint-1").is_dir()
 
 
 def test_a_run_that_fails_before_training_deletes_nothing(train, tmp_path):

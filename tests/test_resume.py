@@ -16,7 +16,7 @@ from starting import Run, finetune
 
 from fvv_lib import FvvError, load_pretrained_model
 from fvv_lib.cli.finetune import main
-from fvv_lib.finetuning.resume import STOPPED, ResumableTrainer, find_checkpoint, remove_unfinished
+from fvv_lib.finetuning.resume import STOPPED, ResumableTrainer, find_checkpoint, remove_unfinished, sync
 
 EPOCH = 4  # steps of one process
 
@@ -276,6 +276,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_in_its_place(flags, tmp_path, 
     monkeypatch.setattr(os, "fsync", note("sync", sync))
     monkeypatch.setattr(Path, "rename", note("rename", rename))
     monkeypatch.setattr(Path, "replace", note("replace", replace))
+    output.mkdir()
+    (output / "notes.txt").write_text("of somebody else, who may have made it unreadable")
     main(flags("output", max_steps=1))
     moved = events.index(("rename", "_unfinished/checkpoint-1"))
     files = {path.name for path in (output / "checkpoint-1").iterdir()}
@@ -284,7 +286,16 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_in_its_place(flags, tmp_path, 
     assert synced >= {f"_unfinished/checkpoint-1/{name}" for name in files} | {"_unfinished/checkpoint-1"}
     assert ("sync", ".") in events[moved:]  # the folder that now has the name
     ended = events.index(("replace", "metrics.json.unfinished"))
-    assert {"model.safetensors", "metrics.json.unfinished"} <= {path for kind, path in events[moved:ended]}
+    synced = {path for kind, path in events[moved:ended] if kind == "sync"}
+    assert {"model.safetensors", "tokenizer.json", "metrics.json.unfinished", "."} <= synced
+    assert "notes.txt" not in synced
+
+
+def test_a_disk_that_cannot_sync_folders_ends_no_run():
+    """procfs answers fsync with EINVAL, as some network disks do for folders."""
+    sync(Path("/proc/self"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync(Path("/proc/self/status"))
 
 
 def test_a_new_run_does_not_mix_with_an_earlier_one(flags, tmp_path):

@@ -5,25 +5,35 @@ the same folder is refused while the first one is running. This module trains no
 """
 
 import fcntl
+import json
 import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fvv_lib.errors import CheckpointError, FvvError
-from fvv_lib.finetuning.resume import UNFINISHED, remove_unfinished
+from fvv_lib.finetuning.resume import CHECKPOINT, UNFINISHED, remove_unfinished
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.weights.lora import base_of, is_adapter
 
 LOCK = "_lock"  # transformers does not upload files whose names begin with "_"
 RECORD = "metrics.json"
-CHECKPOINT = re.compile(r"checkpoint-\d+")
-# Files that only a folder with a model or a finished run has.
+# Files of a model, and the record of a run: overwriting deletes them.
 MODEL = (
-    *("config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*"),
+    *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("adapter_config.json", "adapter_model.safetensors"),
+    *("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
     RECORD,
+)
+# Other programs use these names, too. Ours are JSON objects with one of these keys.
+KEYS = {"config.json": ("model_type", "architectures"), RECORD: ("arguments",)}
+# All other files that a run writes.
+BESIDE = (
+    *("generation_config.json", "fvv_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "tokenizer.model", "chat_template.jinja", "training_args.bin", "loss.png", "README.md"),
+    *(f"{RECORD}.unfinished", LOCK),
 )
 
 _held: set[int] = set()  # file descriptors of the locks of this process
@@ -108,7 +118,38 @@ def _is_written(path: Path) -> bool:
     """Return True if a run writes or deletes this path of its folder, or if the path is the folder itself."""
     if not path.parts or path.parts[0] == UNFINISHED or CHECKPOINT.fullmatch(path.parts[0]):
         return True
-    return len(path.parts) == 1 and any(path.match(pattern) for pattern in MODEL)
+    return len(path.parts) == 1 and any(path.match(pattern) for pattern in (*MODEL, *BESIDE))
+
+
+def written_files(folder: Path) -> list[Path]:
+    """Return the files of a finished run, except its checkpoints and the logs of other programs."""
+    return [path for path in folder.iterdir() if path.is_file() and _is_written(Path(path.name))]
+
+
+def check_ours(folder: Path, names: Iterable[str]) -> None:
+    """Check that the files that a run overwrites are those of a model or of a run.
+
+    Args:
+        names: those of `KEYS` that the run overwrites.
+
+    Raises:
+        CheckpointError: a file of another program has one of their names.
+    """
+    for name in names:
+        keys = KEYS[name]
+        if (folder / name).is_file() and not _has_key(folder / name, keys):
+            raise CheckpointError(
+                f"{folder}: its {name} is not of a model or a run (it has no {' or '.join(keys)}), and training would "
+                "overwrite it. Move it away, or use another output_dir."
+            )
+
+
+def _has_key(file: Path, keys: tuple[str, ...]) -> bool:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and any(key in content for key in keys)
 
 
 def check_empty(folder: Path) -> None:
@@ -127,7 +168,7 @@ def check_empty(folder: Path) -> None:
 
 def clear(folder: Path, begins_anew: bool) -> None:
     """Delete the unfinished checkpoint of a killed run, and the record, which only a finished run has. With
-    `begins_anew`, also delete the model and checkpoints of an earlier run. Call it on one process."""
+    `begins_anew`, also delete the model and checkpoints of an earlier run, see `check_ours`. Call it on one process."""
     remove_unfinished(folder)
     (folder / RECORD).unlink(missing_ok=True)
     if begins_anew:

@@ -21,7 +21,7 @@ from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import FvvError
 from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
-from fvv_lib.finetuning.output import check_apart, check_empty, clear, hold
+from fvv_lib.finetuning.output import KEYS, RECORD, check_apart, check_empty, check_ours, clear, hold
 from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, open_model
 from fvv_lib.finetuning.record import describe_run, find_finished, format_table, write_record
 from fvv_lib.finetuning.resume import STOPPED, find_checkpoint, read_identity, resumes_last
@@ -89,13 +89,17 @@ def begin_run(
     identity = identify(settings, training_args.world_size)
     resume = training_args.resume_from_checkpoint
     if training_args.overwrite_output_dir:
+        check_ours(folder, KEYS)
         return Begin(identity, None, None)
     ended = find_finished(folder, identity) if resumes_last(resume) else None
     checkpoint = find_checkpoint(resume, folder) if ended is None else None
     if checkpoint is not None:
         check_same_run(checkpoint, read_identity(checkpoint), identity)
-    if ended is None and (checkpoint is None or Path(checkpoint).resolve().parent != folder.resolve()):
-        check_empty(folder)
+    continues = checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
+    if ended is None:
+        check_ours(folder, [RECORD] if continues else KEYS)
+        if not continues:
+            check_empty(folder)
     return Begin(identity, ended, checkpoint)
 
 
@@ -129,8 +133,9 @@ def run(
     if training_args.process_index == 0:
         report_plan(model, data)
         print(f"resuming from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
-    if training_args.should_save:
-        clear(folder, begins_anew=training_args.overwrite_output_dir)
+    with training_args.main_process_first(local=False, desc="clearing the folder"):  # then all look for checkpoints
+        if training_args.should_save:
+            clear(folder, begins_anew=training_args.overwrite_output_dir)
     counter = Counter(spec.tokens_per_frame)
     trainer = VideoTrainer(
         model=model,

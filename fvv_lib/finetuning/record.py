@@ -14,9 +14,9 @@ import torch
 from fvv_lib.data.report import count_samples
 from fvv_lib.errors import CheckpointError
 from fvv_lib.finetuning.comparing import Identity, check_same_run, identify, length_change
-from fvv_lib.finetuning.output import RECORD
+from fvv_lib.finetuning.output import RECORD, written_files
 from fvv_lib.finetuning.preparing import OpenedData
-from fvv_lib.finetuning.resume import sync_to_disk
+from fvv_lib.finetuning.resume import sync
 from fvv_lib.finetuning.trainer import Counter, VideoTrainer
 from fvv_lib.model.parts import count_parameters
 from fvv_lib.provenance import PACKAGE, git_commit, hardware, peak_memory_gib, versions
@@ -67,7 +67,9 @@ def write_record(folder: Path, metrics: dict[str, Any]) -> None:
     pyplot.close(figure)
     aside = folder / f"{RECORD}.unfinished"
     aside.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
-    sync_to_disk(folder)
+    for path in written_files(folder):  # other files may not be readable
+        sync(path)
+    sync(folder)
     aside.replace(folder / RECORD)  # written last: if it exists, the run has finished
 
 
@@ -84,7 +86,9 @@ def find_finished(folder: Path, identity: Identity) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(file.read_text())
         before = record.get("identity") or _identity_of_old(record)
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: not the record of a run ({error}). Delete it to continue training.") from error
+        raise CheckpointError(
+            f"{file}: not the record of a run ({error}). Move it away to continue training."
+        ) from error
     check_same_run(f"{folder} (a finished run)", before, identity)
     return record if length_change(before, identity) == "same" else None
 

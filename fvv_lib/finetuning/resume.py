@@ -6,6 +6,7 @@ they take the machine away. SIGTERM ends training after the current step, with a
 about videos or models.
 """
 
+import errno
 import json
 import os
 import re
@@ -29,7 +30,9 @@ TRAINED = "trained_parameters.json"
 IDENTITY = "run_identity.json"  # what another run must share to resume this one, see `comparing`
 OPTIMIZER_STATES = ("scheduler.pt", "latest")  # files of the Trainer, of DeepSpeed
 UNFINISHED = "_unfinished"  # folder in output_dir for checkpoints that are being written or deleted
+CHECKPOINT = re.compile(r"checkpoint-\d+")
 STOPPED = 128 + signal.SIGTERM  # exit code after SIGTERM: not 0, because the run has not finished
+CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what network disks answer for a folder
 
 
 def find_checkpoint(resume: str | bool | None, output_dir: str | Path) -> str | None:
@@ -96,21 +99,25 @@ def read_identity(checkpoint: str | Path) -> dict[str, Any]:
     return found
 
 
-def sync_to_disk(folder: Path, deep: bool = False) -> None:
-    """Wait until the files of a folder and their names are on the disk; with `deep`, also those of its subfolders.
-    Otherwise a power failure may leave a file name without content."""
+def sync_to_disk(folder: Path) -> None:
+    """Wait until a folder, its files and its subfolders are on the disk. Otherwise a power failure may leave a file
+    name without content."""
     for path in folder.iterdir():
         if path.is_file():
-            _sync(path)
-        elif deep and path.is_dir():
-            sync_to_disk(path, deep)
-    _sync(folder)
+            sync(path)
+        elif path.is_dir():
+            sync_to_disk(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk. Some disks cannot sync a folder."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(opened)
 
@@ -249,12 +256,12 @@ class ResumableTrainer(Trainer):
             if self.identity is not None:
                 (aside / IDENTITY).write_text(json.dumps(self.identity, indent=2) + "\n")
         if self.is_local_process_zero():  # on a shared disk, each machine syncs what it wrote
-            sync_to_disk(aside, deep=True)
+            sync_to_disk(aside)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             _move_away(folder / name)  # if an earlier run left one
             aside.rename(folder / name)
-            _sync(folder)
+            sync(folder)
             self._move_old_checkpoints_away(folder)
             remove_unfinished(folder)
         self.accelerator.wait_for_everyone()
@@ -269,7 +276,7 @@ class ResumableTrainer(Trainer):
         """Keep `save_total_limit` checkpoints, and always the newest and the best."""
         if not self.args.save_total_limit:
             return
-        checkpoints = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
+        checkpoints = [path for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name)]
         checkpoints.sort(key=_step_in_name)
         best = self.state.best_model_checkpoint
         kept = {checkpoints[-1].resolve(), *([Path(best).resolve()] if best else [])}
