@@ -2,12 +2,13 @@ import functools
 import json
 import re
 import shutil
-from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers.trainer
 from conftest import SPEC
+from hub import Hub
 from test_convert import QUESTION, ask_stock
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -432,33 +433,63 @@ def test_random_frames_follow_the_seed_of_the_run(run, monkeypatch):
     assert seen[-1] == 6  # like the order of samples
 
 
-def test_an_upload_has_the_record_too(run, tmp_path, monkeypatch):
-    """A fake Hub records which files are in the folder at the time of the upload."""
-    uploads = []
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub on this machine, in place of the true one."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Hub() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps its endpoint
+        huggingface_hub.close_session()  # it keeps its proxies
+        yield server
+    huggingface_hub.close_session()
 
-    class Hub:
-        def whoami(self, token=None):
-            return {"name": "me"}
 
-        def create_repo(self, name, **_):
-            return Url()
+UPLOAD = {"push_to_hub": True, "hub_strategy": "end", "hub_token": "hf_x"}
 
-        def upload_folder(self, folder_path, **settings):
-            uploads.append({path.name for path in Path(folder_path).iterdir()})
 
-    class Url:
-        repo_id = "me/output"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
+def test_an_upload_has_the_model_and_the_record(run, hub, capsys):
     with pytest.raises(FvvError, match="--hub_strategy end"):
         run(push_to_hub=True)
-    run(push_to_hub=True, hub_strategy="end", save_strategy="steps", save_steps=1)
-    assert len(uploads) == 1
-    assert {"metrics.json", "loss.png", "model.safetensors", "fvv_config.json", "README.md"} <= uploads[0]
-    monkeypatch.setattr(Hub, "whoami", lambda *_, **__: 1 / 0)
-    with pytest.raises(FvvError, match="push_to_hub=True: it cannot be used here"):
-        run(push_to_hub=True, hub_strategy="end", output="other")
+    output, _ = run(**UPLOAD, save_strategy="steps", save_steps=1)
+    uploaded = hub.repositories["me/output"]
+    assert set(uploaded) == {path.name for path in output.iterdir() if path.is_file() and path.name != "_lock"}
+    assert {"metrics.json", "loss.png", "model.safetensors", "fvv_config.json", "README.md"} <= set(uploaded)
+    assert all(content == (output / name).read_bytes() for name, content in uploaded.items())
+    assert hub.requests.count("commit") == 1
+    assert "uploaded to me/output" in capsys.readouterr().out
+
+
+def test_a_run_that_may_not_upload_fails_before_data_are_read(run, hub):
+    """To create a repository that is there needs no right to write to it."""
+    hub.repositories["other/model"] = {}
+    for settings, message in (
+        ({"hub_model_id": "other/model"}, "hub_model_id=other/model: it cannot be used here: .*403"),
+        ({"hub_model_id": "other/new"}, "hub_model_id=other/new: it cannot be used here: .*403"),
+        ({"hub_revision": "v2"}, "hub_revision=v2: it cannot be used here: .*404"),
+    ):
+        with pytest.raises(FvvError, match=message):
+            run(["not a sample"], **UPLOAD, **settings)
+
+
+def test_a_failed_upload_is_repeated_without_training(run, hub, capsys):
+    hub.refused.add("commit")
+    with pytest.raises(FvvError, match=r"output: the run has finished, but cannot be uploaded to me/output \(.*403"):
+        run(**UPLOAD)
+    assert not hub.repositories["me/output"]
+    hub.refused.clear()
+    capsys.readouterr()
+    output, _ = run(**UPLOAD, resume_from_checkpoint=True)
+    assert "training begins" not in capsys.readouterr().out
+    assert hub.repositories["me/output"]["model.safetensors"] == (output / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_can_still_be_uploaded(run, hub):
+    output, _ = run()
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "_lock"}
+    run(**UPLOAD, resume_from_checkpoint=True)
+    assert set(hub.repositories["me/output"]) == set(before)
+    assert before == {path.name: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "_lock"}
 
 
 def test_a_tensorboard_log_is_written(run):

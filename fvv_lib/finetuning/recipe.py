@@ -26,7 +26,7 @@ from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, 
 from fvv_lib.finetuning.record import describe_run, find_finished, format_table, write_record
 from fvv_lib.finetuning.resume import STOPPED, find_checkpoint, read_identity, resumes_last
 from fvv_lib.finetuning.trainer import Counter, VideoTrainer
-from fvv_lib.finetuning.trying import try_settings
+from fvv_lib.finetuning.trying import try_hub, try_settings
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.model.parts import count_parameters, format_parts
 from fvv_lib.model.sharding import whole_parameters
@@ -45,7 +45,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     this function. Outside of the main thread, SIGTERM does not save a checkpoint.
 
     Raises:
-        FvvError: a setting, a sample or a file is wrong; raised before the first step.
+        FvvError: a setting, a sample or a file is wrong; raised before the first step. Or the finished run cannot be
+            uploaded.
         SystemExit: SIGTERM ended training. Its checkpoint is written, and the exit code is 143 (128 + SIGTERM).
 
     Lesson: 06.
@@ -54,13 +55,18 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     folder = Path(training_args.output_dir)
     check_apart(folder, model_args, data_args)
     try_settings(training_args)
+    repository = tell_all(lambda: try_hub(training_args), training_args)
     settings = describe_settings(model_args, data_args, training_args)
     with ExitStack() as lock:
         begin = tell_all(lambda: begin_run(lock, folder, settings, training_args), training_args)
         if begin.ended is not None:
             report_ended_before(begin.ended, training_args)
-            return begin.ended
-        return run(model_args, data_args, training_args, settings, begin)
+            metrics = begin.ended
+        else:
+            metrics = run(model_args, data_args, training_args, settings, begin)
+        if repository is not None and training_args.process_index == 0:
+            upload(folder, repository, training_args)
+        return metrics
 
 
 class Begin(NamedTuple):
@@ -161,11 +167,38 @@ def run(
         **describe_run(model, data, settings, begin.identity, trainer, counter, result.metrics),
     }
     if trainer.is_world_process_zero():
+        if training_args.push_to_hub:
+            trainer.create_model_card(model_name=str(trainer.hub_model_id).split("/")[-1])
         write_record(folder, metrics)
         report_end(metrics, folder)
-    if training_args.push_to_hub:
-        trainer.push_to_hub(commit_message="Model save", revision=training_args.hub_revision)
     return metrics
+
+
+def upload(folder: Path, repository: str, training_args: TrainingArguments) -> None:
+    """Upload a finished run to the Hub. Files that are there already are not uploaded again. Call it on one process.
+
+    Not by `Trainer.push_to_hub`, which saves the model again: if it were killed, a half-written model would be left
+    beside the record of a finished run.
+
+    Raises:
+        FvvError: the upload failed.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi(token=training_args.hub_token).upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=training_args.hub_revision,
+            commit_message="Model save",
+            ignore_patterns=["_*", "checkpoint-*"],
+        )
+    except Exception as error:  # of the network, the Hub or the disk
+        raise FvvError(
+            f"{folder}: the run has finished, but cannot be uploaded to {repository} ({' '.join(str(error).split())}). "
+            "Start it again with --resume_from_checkpoint True: it only uploads."
+        ) from error
+    print(f"uploaded to {repository}", flush=True)
 
 
 def evaluate_test_set(

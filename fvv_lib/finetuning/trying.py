@@ -46,9 +46,6 @@ def try_settings(training_args: TrainingArguments) -> None:
             schedule.step()
     with _named(training_args, *(f"dataloader_{name}" for name in LOADER)):
         DataLoader([0], **{name: getattr(training_args, f"dataloader_{name}") for name in LOADER})  # type: ignore[arg-type]
-    if training_args.push_to_hub:
-        with _named(training_args, "push_to_hub"):
-            _try_hub(training_args)
 
 
 @contextmanager
@@ -79,10 +76,24 @@ def _make_schedule(training_args: TrainingArguments, optimizer: torch.optim.Opti
     return get_scheduler(training_args.lr_scheduler_type, optimizer, warmup, steps, more)
 
 
-def _try_hub(training_args: TrainingArguments) -> None:
-    from huggingface_hub import HfApi
+def try_hub(training_args: TrainingArguments) -> str | None:
+    """Return the name of the repository on the Hub that the run will be uploaded to; None without `push_to_hub`. Create
+    it if there is none. Call it on one process.
 
-    HfApi().whoami(token=training_args.hub_token)
+    Raises:
+        FvvError: there is no login, the token may not write there, or the repository has no `hub_revision`.
+    """
+    if not training_args.push_to_hub:
+        return None
+    with _named(training_args, "push_to_hub", "hub_model_id", "hub_revision"):
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=training_args.hub_token)
+        name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
+        repo = hub.create_repo(name, private=training_args.hub_private_repo, exist_ok=True).repo_id
+        hub.auth_check(repo, write=True)
+        hub.repo_info(repo, revision=training_args.hub_revision)
+    return repo
 
 
 # --- DeepSpeed --------------------------------------------------------------------------------------------------------
