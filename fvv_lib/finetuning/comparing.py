@@ -114,7 +114,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
 
 READERS = 16  # threads that read media
-END = 2**14  # bytes of the start and of the end of a file that are compared
+END = 4096  # bytes of the start and of the end of a file that are compared
 
 
 def describe_settings(
