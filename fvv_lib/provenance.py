@@ -41,25 +41,10 @@ def code_digest(modules: str = "**/*") -> str:
     return digest.hexdigest()
 
 
-def digest_file(path: str | Path, kind: str, error: type[FvvError]) -> str:
-    """Return a digest of the bytes of a file, 32 hexadecimal digits.
-
-    Args:
-        kind: what the file is, for the message: "annotation file".
-        error: class of the error.
-
-    Raises:
-        FvvError: the file cannot be read; of the class `error`.
-    """
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    except FileNotFoundError as missing:
-        raise error(f"{path}: no such {kind}. Check the path.") from missing
-    except OSError as unreadable:
-        raise error(
-            f"{path}: this {kind} cannot be read ({unreadable.strerror}). Check that it is a file, and its permissions."
-        ) from unreadable
+def digest_file(path: str | Path) -> str:
+    """Return a digest of the bytes of a file, 32 hexadecimal digits. An OSError is not converted."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def versions() -> dict[str, str]:

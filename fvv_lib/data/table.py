@@ -188,11 +188,26 @@ class LazySequence(Sequence[T]):
         return self.make(range(len(self))[index])
 
 
+def digest_annotations(path: str | Path) -> str:
+    """Return a digest of the bytes of an annotation file.
+
+    Raises:
+        DataFormatError: the file cannot be read.
+    """
+    try:
+        return digest_file(path)
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path}: no such annotation file. Check the path.") from error
+    except OSError as error:
+        raise DataFormatError(
+            f"{path}: it cannot be read ({error.strerror}). Check that it is a file, and its permissions."
+        ) from error
+
+
 def table_digest(path: str | Path) -> str:
     """Return a digest of what the table of an annotation file depends on: the content and format of the file, and the
     code that reads it."""
-    content = digest_file(path, "annotation file", DataFormatError)
-    text = f"{content} {Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
+    text = f"{digest_annotations(path)} {Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fvv_lib.arguments import TrainingArguments
-from fvv_lib.data.table import Annotations
-from fvv_lib.errors import CheckpointError, DataFormatError, FvvError, ModelFolderError
+from fvv_lib.data.table import Annotations, digest_annotations
+from fvv_lib.errors import CheckpointError, FvvError, ModelFolderError
 from fvv_lib.finetuning.trying import read_deepspeed
 from fvv_lib.provenance import digest_file
 from fvv_lib.settings import DataArguments, ModelArguments
@@ -159,7 +159,8 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
     for name in FILES:
         if name in flat:
             paths = [flat[name]] if isinstance(flat[name], str) else list(flat[name] or ())
-            found[name] = {"paths": paths, "digests": [_digest(name, path) for path in paths] if read else None}
+            digest = digest_annotations if name in DATA else digest_model
+            found[name] = {"paths": paths, "digests": [digest(path) for path in paths] if read else None}
             if read and name in DATA:
                 media = (
                     Annotations([path], flat.get(MEDIA_FOLDER), flat.get("cache_dir")).all_media() for path in paths
@@ -174,13 +175,6 @@ def _deepspeed(given: str) -> Any:
         return read_deepspeed(given)
     except FvvError:
         return given
-
-
-def _digest(name: str, path: str) -> str:
-    """Return the digest of one path of a setting in `FILES`."""
-    if name in DATA:
-        return digest_file(path, "annotation file", DataFormatError)
-    return digest_model(path)
 
 
 def digest_media(paths: Iterable[Path]) -> str:
@@ -225,12 +219,21 @@ def _sketch(path: Path) -> bytes:
 
 def digest_model(name: str) -> str:
     """Return a digest of the weights and configurations of a model folder and, for an adapter, of its base model. A hub
-    name is returned as it is. Loading reads the same files."""
+    name is returned as it is. Loading reads the same files.
+
+    Raises:
+        ModelFolderError: a file cannot be read.
+    """
     folder = Path(name)
     if not folder.is_dir():
         return name
     files = sorted({file for pattern in (*WEIGHTS, *DESCRIPTIONS) for file in folder.glob(pattern)})
-    named = [(file.name, digest_file(file, "file of a model", ModelFolderError)) for file in files if file.is_file()]
+    try:
+        named = [(file.name, digest_file(file)) for file in files if file.is_file()]
+    except OSError as error:
+        raise ModelFolderError(
+            f"{error.filename}: it cannot be read ({error.strerror}). Check its permissions, or copy the model again."
+        ) from error
     if is_adapter(folder):
         named.append(("base", digest_model(base_of(folder))))
     return hashlib.blake2b(repr(named).encode()).hexdigest()[:32]
