@@ -171,6 +171,24 @@ def test_random_frames_follow_the_seed(make):
     assert not torch.equal(*others)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_random_frames_of_the_first_clip_do_not_depend_on_its_place(make, count):
+    """They depend on seed, epoch and sample alone, so a run with one clip per sample can be repeated."""
+    dataset = make([sample("<image>" * count + "?", video=["clip.mp4"] * count)], frame_sampling="random", seed=5)
+    dataset.set_epoch(2)
+    identity = map(int, dataset.identities[0])
+    expected = read_video(dataset.media(0)[0], 8, strategy="random", seed=(5, 2, *identity))
+    assert torch.equal(dataset[0]["images"][:8], dataset.pixels([expected]))
+
+
+def test_clips_of_one_sample_get_different_random_frames(make):
+    dataset = make([sample("<image><image><image>?", video=["clip.mp4"] * 3)], frame_sampling="random")
+    one, two, three = dataset[0]["images"].split(8)
+    assert not torch.equal(one, two)
+    assert not torch.equal(one, three)
+    assert not torch.equal(two, three)
+
+
 def test_random_frames_of_a_sample_do_not_depend_on_its_position(make, media):
     """Frames stay the same if other samples are left out. Equal samples get different frames."""
     (media / "broken.mp4").write_text("not a video")

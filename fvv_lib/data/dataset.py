@@ -53,8 +53,8 @@ class LazySupervisedDataset(Dataset):
         data_path: annotation files.
         data_args: how samples are read, and how their videos become frames and text.
         frame_spec: frame size, tokens per frame and length limit of the model, see `model.geometry.make_frame_spec`.
-        seed: seed of `random` frame sampling. The frames also depend on the epoch and the content of the sample, but
-            not on its position or on other samples.
+        seed: seed of `random` frame sampling. The frames also depend on the epoch, the content of the sample and
+            the place of the clip in it, but not on the position of the sample or on other samples.
 
     Attributes:
         lengths: int64 (N,), positions that each sample takes, frames included. Time marks are counted only
@@ -112,7 +112,7 @@ class LazySupervisedDataset(Dataset):
 
     def show(self, index: int) -> Shown:
         """Read the images and videos of a sample, and write and check its prompt."""
-        videos = [self.read(path, index) for path in self.media(index)]
+        videos = [self.read(path, index, place) for place, path in enumerate(self.media(index))]
         return Shown(*self.prompt(index, videos), self.pixels(videos))
 
     def prompt(self, index: int, videos: Sequence[Any]) -> tuple[Turns, Tokens]:
@@ -144,15 +144,16 @@ class LazySupervisedDataset(Dataset):
         ]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
-    def read(self, path: Path, index: int) -> VideoFrames:
-        """Read one image or video of a sample: the frames that training uses in this epoch."""
+    def read(self, path: Path, index: int, place: int = 0) -> VideoFrames:
+        """Read one image or video of a sample: the frames that training uses in this epoch. `place` is its index among
+        the images and videos of the sample, so that `random` sampling draws other frames in each."""
         args = self.data_args
         try:
             return read_media(
                 path,
                 args.num_video_frames,
                 strategy=args.frame_sampling,
-                seed=self._draw(index),
+                seed=self._draw(index, place),
                 backend=args.video_backend,
                 num_threads=1,
                 timeout=args.decode_timeout or None,
@@ -160,22 +161,24 @@ class LazySupervisedDataset(Dataset):
         except VideoDecodeError as error:
             raise VideoDecodeError(f"{self.names[index]}: {error}") from error
 
-    def _draw(self, index: int) -> tuple[int, ...] | None:
-        """Return the seed of the random frames of a sample in this epoch; `None` if no frames are random."""
+    def _draw(self, index: int, place: int) -> tuple[int, ...] | None:
+        """Return the seed of the random frames of a clip in this epoch; `None` if no frames are random. Place
+        0 is left out, so that samples with one clip keep the frames of earlier runs."""
         if self.identities is None:
             return None
-        return self.seed, int(self.epoch), *map(int, self.identities[index])
+        seed = (self.seed, int(self.epoch), *map(int, self.identities[index]))
+        return seed if place == 0 else (*seed, place)
 
     def media(self, index: int) -> list[Path]:
         """Return the paths of the images and videos of a sample, in the order of their `<image>`."""
         return self.samples.media(index)
 
-    def read_all(self, path: Path, index: int) -> VideoFrames:
+    def read_all(self, path: Path, index: int, place: int = 0) -> VideoFrames:
         """Read a file as `read` does. With `random` sampling, first decode all frames of a video, because training uses
         other frames in each epoch."""
         if self.data_args.frame_sampling == "random" and is_video(path):
             count_frames(path, timeout=self.data_args.decode_timeout or None)
-        return self.read(path, index)
+        return self.read(path, index, place)
 
     def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Iterator[tuple[int, FvvError | None]]:
         """Read everything that training will read of some samples (default: all), in threads (default: one per core).
@@ -183,7 +186,8 @@ class LazySupervisedDataset(Dataset):
 
         def check(index: int) -> tuple[int, FvvError | None]:
             try:
-                self.lengths[index] = self.measure(index, [self.read_all(path, index) for path in self.media(index)])
+                videos = [self.read_all(path, index, place) for place, path in enumerate(self.media(index))]
+                self.lengths[index] = self.measure(index, videos)
             except FvvError as error:
                 if type(error) is FvvError:  # not the sample's fault: no decoder, or a process that does not start
                     raise

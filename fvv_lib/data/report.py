@@ -83,8 +83,8 @@ def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
     media: list[MediaReport] = []
     videos = []
     try:
-        for path in dataset.media(index):
-            videos.append(video := dataset.read_all(path, index))
+        for place, path in enumerate(dataset.media(index)):
+            videos.append(video := dataset.read_all(path, index, place))
             height, width = video.frames.shape[1:3]
             seconds = round(video.duration, 3) if is_video(path) else 0.0
             media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
