@@ -9,7 +9,7 @@ from av.video.reformatter import VideoReformatter
 
 from fvv_lib.course.numbered import read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.video.exact.canvas import TURNS, Canvas
+from fvv_lib.video.exact.canvas import Canvas
 
 
 def picture(value, height=6, width=8):
@@ -95,10 +95,13 @@ def test_frames_of_two_sizes_are_an_error(size):
     np.testing.assert_array_equal(pictures.pixels[0], picture(0)[0])
 
 
-@pytest.mark.parametrize("degrees", TURNS)
-def test_a_rotation_in_degrees_is_counter_clockwise(degrees):
-    pixels, _ = picture(0)
-    np.testing.assert_array_equal(TURNS[degrees].apply(pixels), np.rot90(pixels, degrees // 90))
+def test_frames_of_two_pixel_shapes_are_an_error():
+    pictures, reformatter = pictures_for(0, 1), VideoReformatter()
+    pictures.put(0, picture(0)[1], reformatter, 16 / 11)
+    message = r"folder/clip\.mp4: the pixel shape changes within the clip: width / height is 1\.455 first, then 1\.091"
+    with pytest.raises(VideoDecodeError, match=message):
+        pictures.put(1, picture(1)[1], reformatter, 12 / 11)
+    assert pictures.missing == {1}
 
 
 def test_a_rotation_that_is_not_a_multiple_of_90_degrees_is_an_error(decode_turned):

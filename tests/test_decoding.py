@@ -284,15 +284,19 @@ OTHERS = [  # extension, FFmpeg's name of the container, an encoder for it
     ("f4v", "f4v", "libx264"),
     ("ivf", "ivf", "libvpx-vp9"),
     ("y4m", "yuv4mpegpipe", "wrapped_avframe"),
+    ("swf", "swf", "flv"),
+    ("roq", "roq", "roqvideo"),
+    ("h261", "h261", "h261"),
+    ("cpk", "film_cpk", "cinepak"),
 ]
 
 
 def write_in(path, container, codec, count=24):
     """Write painted frames to any container, at 25 per second."""
-    size = (176, 144) if codec == "rv20" else (WIDTH, HEIGHT)
+    size = (176, 144) if codec in ("rv20", "h261") else (WIDTH, HEIGHT)
     with av.open(str(path), "w", format=container) as writing:
         stream = writing.add_stream(codec, rate=FPS, width=size[0], height=size[1], options={"bf": "0"})
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = {"roqvideo": "yuvj444p", "cinepak": "rgb24"}.get(codec, "yuv420p")
         if codec != "libx264":
             stream.bit_rate = 4_000_000
         for number in range(count):

@@ -327,6 +327,12 @@ def test_an_image_that_is_a_program_is_not_run(tmp_path):
         load_image(tmp_path / "a.png")
 
 
+def test_content_of_an_unknown_format_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "a.avs").write_text("Version()\n")
+    with pytest.raises(VideoDecodeError, match=r"a\.avs: .* its format is not supported, or it is damaged"):
+        load_image(tmp_path / "a.avs")
+
+
 # --- pixels that are not square -----------------------------------------------------------------------------------
 
 

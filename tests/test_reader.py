@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from conftest import Pipe, assert_true_frames, decode_all, join_streams
+from PIL import Image, ImageOps
 
-from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
+from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, OPTIONS, WIDTH, paint, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import packets, reader
 from fvv_lib.video.kinds import is_video
@@ -125,6 +126,53 @@ def test_a_display_matrix_rotates_and_mirrors_as_players_do(tmp_path, name, code
             assert np.array_equal(frame, upright(plain[index]))
 
 
+def exif(orientation):
+    """Return a segment of a JPEG with a description and, unless it is 0, an orientation (EXIF 2.32, 4.5)."""
+    entries = [struct.pack("<HHI4s", 0x010E, 2, 3, b"ab\0\0")]
+    if orientation:
+        entries.append(struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0))
+    body = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    return b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+
+
+def with_exif(orientation):
+    """Return a change of packets of MJPEG, for `copy_packets`."""
+
+    def change(_, packet):
+        content = bytes(packet)
+        copy = av.Packet(content[:2] + exif(orientation) + content[2:])
+        copy.duration = packet.duration
+        copy.pts, copy.dts, copy.time_base, copy.is_keyframe = packet.pts, packet.dts, packet.time_base, True
+        return copy
+
+    return change
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_display_matrix_is_applied_beside_other_side_data(tmp_path, name):
+    """PyAV has no name for EXIF, and then gives no side data at all."""
+    path, (matrix, upright) = tmp_path / "clip.mp4", MATRICES[name]
+    write_numbered(tmp_path / "all.mp4", "mjpeg", count=4)
+    copy_packets(tmp_path / "all.mp4", path, with_exif(0))
+    plain = read_video(tmp_path / "all.mp4", 4).frames
+    with av.open(str(path)) as container, pytest.raises(ValueError, match="is not a valid Type"):
+        _ = next(container.decode(video=0)).side_data
+    set_matrix(path, matrix)
+    assert all(map(np.array_equal, read_video(path, 4).frames, map(upright, plain)))
+
+
+@pytest.mark.parametrize("container", ["mov", "avi"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_in_exif_is_applied(tmp_path, orientation, container):
+    """As Pillow does."""
+    write_numbered(tmp_path / "all.mov", "mjpeg", count=4)
+    copy_packets(tmp_path / "all.mov", tmp_path / f"clip.{container}", with_exif(orientation))
+    plain = Image.fromarray(read_video(tmp_path / "all.mov", 1).frames[0])
+    plain.getexif()[0x0112] = orientation
+    frame = read_video(tmp_path / f"clip.{container}", 1).frames[0]
+    assert np.array_equal(frame, ImageOps.exif_transpose(plain))
+
+
 @pytest.mark.parametrize("matrix", [(1, 0.5, 0, 1), (0.7, 0.7, 0.7, -0.7), (1, 1, 1, 1)])
 def test_a_display_matrix_that_skews_is_an_error(tmp_path, matrix):
     write_numbered(tmp_path / "clip.mp4")
@@ -176,6 +224,27 @@ def test_pixels_are_square_if_the_file_does_not_say(tmp_path):
         assert read_video(tmp_path / f"clip.{container}", 2).pixel_aspect == 1
 
 
+CHANGING = (("ts", "mpegts", "libx264"), ("mpg", "mpeg", "mpeg2video"), ("m2v", "mpeg2video", "mpeg2video"))
+CHANGING += (("h264", "h264", "libx264"),)
+
+
+@pytest.mark.parametrize(("extension", "container", "codec"), CHANGING)
+def test_a_pixel_shape_that_changes_within_the_clip_is_an_error(tmp_path, extension, container, codec):
+    """A broadcast switches between 16:9 and 4:3."""
+    path, shapes = tmp_path / f"clip.{extension}", (Fraction(32, 45), Fraction(8, 15))
+    wide, narrow = (
+        write_piece(tmp_path / "piece", container, codec, range(first, first + 24), first / FPS, aspect=shape)
+        for first, shape in zip((0, 24), shapes, strict=True)
+    )
+    path.write_bytes(wide + narrow)
+    for arguments in ({}, {"num_threads": 2}):
+        with pytest.raises(VideoDecodeError, match=rf"clip\.{extension}: the pixel shape changes within the clip"):
+            read_video(path, 8, **arguments)
+    for content, shape in ((wide, shapes[0]), (narrow, shapes[1])):
+        path.write_bytes(content)
+        assert read_video(path, 8).pixel_aspect == pytest.approx(float(shape), rel=0.01)
+
+
 # --- several streams, joined pieces, file names -------------------------------------------------------------------
 
 
@@ -194,27 +263,86 @@ def test_the_default_one_of_several_streams_is_read(tmp_path, container, default
     assert read_numbers(video.frames) == video.indices.tolist()
 
 
+def write_piece(path, container, codec, numbers, clock=0.0, b_frames=0, aspect=None):
+    """Write numbered frames, the first at `clock` seconds."""
+    with av.open(str(path), "w", format=container) as writing:
+        stream = writing.add_stream(codec, rate=FPS, width=WIDTH, height=HEIGHT, options=OPTIONS.get(codec, {}))
+        stream.pix_fmt, stream.codec_context.gop_size, stream.bit_rate = "yuv420p", 12, 2_000_000
+        stream.codec_context.max_b_frames = b_frames
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for place, number in enumerate(numbers):
+            frame = av.VideoFrame.from_ndarray(paint(number), format="rgb24")
+            frame.pts, frame.time_base = round(clock * FPS) + place, Fraction(1, FPS)
+            writing.mux(stream.encode(frame))
+        writing.mux(stream.encode())
+    return path.read_bytes()
+
+
+PIECES = (("ts", "mpegts", "libx264"), ("ts", "mpegts", "libx265"), ("mpg", "mpeg", "mpeg2video"))
+PIECES += (("mpg", "mpeg", "mpeg1video"),)
+OVERFLOW = 2**33 / 90_000  # seconds after which the clock of MPEG-TS and MPEG-PS starts at 0 again
+
+
 @pytest.mark.parametrize("b_frames", [0, 2])
-@pytest.mark.parametrize(
-    ("extension", "container", "codec"), [("ts", "mpegts", "libx264"), ("mpg", "mpeg", "mpeg2video")]
-)
-def test_times_and_frames_continue_if_the_clock_restarts(tmp_path, extension, container, codec, b_frames):
-    """Pieces of a stream, joined byte by byte, each with its own clock."""
-    path, pieces = tmp_path / f"clip.{extension}", []
-    for first in (0, 24, 48):
-        with av.open(str(tmp_path / "piece"), "w", format=container) as writing:
-            stream = writing.add_stream(codec, rate=FPS, width=WIDTH, height=HEIGHT, options={"bf": str(b_frames)})
-            stream.pix_fmt, stream.codec_context.gop_size, stream.bit_rate = "yuv420p", 12, 2_000_000
-            for number in range(first, first + 24):
-                writing.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
-            writing.mux(stream.encode())
-        pieces.append((tmp_path / "piece").read_bytes())
+@pytest.mark.parametrize("clocks", [(0, 0, 0), (600, 0, 0), (0, 3600, 0), (3600, 7200, 10_800), (50_000, 0, 95_000)])
+@pytest.mark.parametrize(("extension", "container", "codec"), PIECES)
+def test_times_and_frames_continue_if_the_clock_restarts(tmp_path, extension, container, codec, clocks, b_frames):
+    """Pieces of a stream, joined byte by byte, each with its own clock: it falls back or jumps forward. A fall by more
+    than a minute is not an overflow."""
+    path = tmp_path / f"clip.{extension}"
+    pieces = [
+        write_piece(tmp_path / "piece", container, codec, range(first, first + 24), clock, b_frames)
+        for first, clock in zip((0, 24, 48), clocks, strict=True)
+    ]
     path.write_bytes(b"".join(pieces))
     video = read_video(path, COUNT)
     assert read_numbers(video.frames) == list(range(COUNT))
     np.testing.assert_allclose(video.timestamps, np.arange(COUNT) / FPS, atol=2e-3)
     assert count_frames(path) == COUNT
     assert read_numbers(read_video(path, 8).frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize(("extension", "container", "codec"), PIECES)
+def test_times_continue_if_the_clock_overflows(tmp_path, extension, container, codec, b_frames):
+    """A broadcast that passes 26.5 hours: the clock has 33 bits."""
+    path = tmp_path / f"clip.{extension}"
+    write_piece(path, container, codec, range(COUNT), OVERFLOW - 1, b_frames)
+    video = read_video(path, COUNT)
+    assert read_numbers(video.frames) == list(range(COUNT))
+    np.testing.assert_allclose(video.timestamps, np.arange(COUNT) / FPS, atol=2e-3)
+    assert read_numbers(read_video(path, 8).frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
+
+
+@pytest.mark.parametrize(("extension", "container", "codec"), PIECES)
+def test_pieces_of_one_frame_have_increasing_times(tmp_path, extension, container, codec):
+    path = tmp_path / f"clip.{extension}"
+    path.write_bytes(b"".join(write_piece(tmp_path / "piece", container, codec, [number]) for number in range(6)))
+    video = read_video(path, 6)
+    assert read_numbers(video.frames) == list(range(6))
+    np.testing.assert_allclose(video.timestamps, np.arange(6) / FPS, atol=2e-3)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_gap_of_a_few_seconds_is_kept(tmp_path, codec):
+    path = tmp_path / "clip.ts"
+    first = write_piece(tmp_path / "piece", "mpegts", codec, range(24))
+    path.write_bytes(first + write_piece(tmp_path / "piece", "mpegts", codec, range(24, 48), 6))
+    expected = np.concatenate([np.arange(24) / FPS, 6 + np.arange(24) / FPS])
+    np.testing.assert_allclose(read_video(path, 48).timestamps, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("extension", "codec", "options"),
+    [("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}), ("webm", "libvpx-vp9", {})],
+)
+def test_joined_files_of_a_format_that_cannot_be_joined_are_an_error_that_says_so(tmp_path, extension, codec, options):
+    path = tmp_path / f"clip.{extension}"
+    write_numbered(path, codec, container_options=options)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(VideoDecodeError, match=rf"clip\.{extension}: .*joined byte by byte"):
+        read_video(path, 8)
 
 
 def test_an_avi_that_was_written_to_a_pipe_is_read(tmp_path):

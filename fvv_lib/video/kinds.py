@@ -10,6 +10,7 @@ VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".flv", ".wmv", ".webm", ".m
 OTHER_VIDEO_EXTENSIONS = (
     *(".ts", ".mts", ".m2t", ".m2ts", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".3gp", ".3g2", ".ogv", ".ogm"),
     *(".mxf", ".asf", ".rm", ".rmvb", ".f4v", ".qt", ".divx", ".dv", ".gxf", ".nut", ".wtv", ".mk3d", ".y4m", ".ivf"),
+    ".dav",
 )
 PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.video.frames import Chooser, Frames, on_white
@@ -90,6 +90,11 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
+    except UnidentifiedImageError as error:
+        raise VideoDecodeError(
+            f"{path}: it cannot be read as an image: its format is not supported, or it is damaged. Export an image as "
+            "PNG, and encode a video as H.264 in .mp4."
+        ) from error
     except (
         *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError, struct.error),
         Image.DecompressionBombError,

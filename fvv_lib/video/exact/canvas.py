@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 SKEW = 0.01  # how much a display matrix may differ from a quarter turn, as a slope: half a degree
+SIDE_DATA_TYPES = 64  # more than FFmpeg has
 
 
 class Orientation(NamedTuple):
@@ -33,14 +34,6 @@ class Orientation(NamedTuple):
         return picture[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
 
-TURNS = {  # counter-clockwise, in degrees
-    0: Orientation(),
-    90: Orientation(True, True, False),
-    180: Orientation(False, True, True),
-    270: Orientation(True, False, True),
-}
-
-
 def orientation(path: Path, frame: "av.VideoFrame") -> Orientation:
     """Return how to turn a frame upright, from its display matrix, which can express all eight EXIF orientations.
 
@@ -51,13 +44,26 @@ def orientation(path: Path, frame: "av.VideoFrame") -> Orientation:
     """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know the name of some other side data
-        found = TURNS.get(frame.rotation % 360)
-    else:
-        found = Orientation() if matrix is None else _of_matrix(np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
+    except ValueError:
+        matrix = _with_known_side_data(frame).side_data.get("DISPLAYMATRIX")
+    found = Orientation() if matrix is None else _of_matrix(np.frombuffer(bytes(matrix), dtype=np.int32).tolist())
     if found is None:
         raise VideoDecodeError(f"{path}: it is rotated by {frame.rotation} degrees. Encode it upright.")
     return found
+
+
+def _with_known_side_data(frame: "av.VideoFrame") -> "av.VideoFrame":
+    """Return the frame without side data that PyAV has no name for, such as EXIF in MJPEG and the views of a stereo
+    video. PyAV reads all side data of a frame or, if it does not know one, none (`ValueError`)."""
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    graph, known = Graph(), {kind.value for kind in Type}
+    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)]
+    nodes += [graph.add("sidedata", f"mode=delete:type={n}") for n in range(SIDE_DATA_TYPES) if n not in known]
+    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def _of_matrix(matrix: list[int]) -> Orientation | None:
@@ -112,8 +118,13 @@ class Canvas:
             if self.pixels is None:
                 self.pixels = np.empty((sum(map(len, self.places.values())), *upright.shape), dtype=np.uint8)
                 self.pixel_aspect = aspect
-        if self.pixels.shape[1:] != upright.shape or self.pixel_aspect != aspect:
+        if self.pixels.shape[1:] != upright.shape:
             raise VideoDecodeError(f"{self.path}: the frame size changes within the clip. Encode it again at one size.")
+        if self.pixel_aspect != aspect:
+            raise VideoDecodeError(
+                f"{self.path}: the pixel shape changes within the clip: width / height is {self.pixel_aspect:.3f} "
+                f"first, then {aspect:.3f}. Encode it again with one shape."
+            )
         place, *others = self.places[key]
         if any(turn):
             for channel in range(3):  # nearly twice as fast as copying pixels of three bytes

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CONTAINERS = (
     *("mov", "matroska", "avi", "flv", "asf", "mpegts", "mpeg", "ogg", "mxf", "rm", "nut", "gxf", "wtv", "nsv", "dv"),
     *("ivf", "yuv4mpegpipe", "mpegvideo", "m4v", "h264", "hevc", "vvc", "obu", "av1", "vc1", "mjpeg", "h263", "dirac"),
+    *("evc", "apv", "dnxhd", "cavsvideo", "avs2", "avs3", "smjpeg", "swf", "live_flv", "kux", "dhav", "nuv"),
+    *("ty", "pva", "lxf", "cine", "ser", "hxvs", "ifv", "iv8", "sdr2", "filmstrip", "flic", "roq", "smk", "bink"),
+    *("h261", "mjpeg_2000", "film_cpk"),
 )
 # On opening a file, FFmpeg decodes the first frames to learn what the header does not say. This option prevents that.
 NO_PROBE = {"codec_whitelist": "none"}
@@ -27,7 +30,9 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> "av.con
     """Open a local file of any name. The prefix `file:` keeps a colon in the name from being read as a protocol.
 
     Args:
-        options: FFmpeg options, in addition to those that keep it from opening anything else.
+        options: FFmpeg options, in addition to those that keep it from opening anything else and from changing times.
+            By default, FFmpeg takes times that fall back by more than a minute for an overflow of their 33 bits, and
+            adds 26.5 hours to all that follow. `packets.Clock` handles both cases.
 
     Raises:
         VideoDecodeError: the content is none of `CONTAINERS`. Nothing that the file names was opened.
@@ -35,13 +40,14 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> "av.con
     """
     import av
 
-    allowed = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    allowed = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "correct_ts_overflow": "0"}
     try:
         return av.open(f"file:{path}", metadata_errors="replace", options={**(options or {}), **allowed})
     except av.ArgumentError as error:  # FFmpeg's error for a format that is not on the list
         raise VideoDecodeError(
-            f"{path}: its content is not a video container; playlists, scripts and images are not opened as videos. "
-            "Pass the video itself, or correct the extension of the image."
+            f"{path}: its content is not a video container of a supported format; playlists, scripts and images are "
+            "not opened as videos. Encode a video of another format as H.264 in .mp4, pass the video that a playlist "
+            "names, or correct the extension of an image."
         ) from error
 
 

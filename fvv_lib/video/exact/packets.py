@@ -28,6 +28,9 @@ TIMED = ("mov", "matroska", "flv")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
 KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
 PACKET_BYTES = 512  # overhead of a kept packet
+# Seconds between two frames. A larger step forward is a clock that starts again, as in FFmpeg's command line tool
+# (dts_delta_threshold). MPEG-TS and MPEG-PS allow 0.7 seconds between times (ISO 13818-1, 2.7.4).
+MAX_GAP = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Packets:
         key: bool (P,), whether decoding can start there.
         shown: bool (P,), False for packets that an edit list removes.
         timed: False if it is not known which frame a pts belongs to (AVI and ASF with B-frames). The pts are then the
-            decoding times, which are right for the clip as a whole. Also False if the clock restarts (`may_restart`).
+            decoding times, which are right for the clip as a whole. Also False if the clock starts again (`Clock`).
             pts and dts then continue from the packets before, and differ from those of the file.
         kept: the packets, so that a short clip is read once; empty if they have more than `KEPT_BYTES`.
     """
@@ -99,16 +102,18 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
     pts_given = has_pts(container, codec)
     certain = container.format.name.split(",")[0] in TIMED
     b_slices = False
-    if may_restart(container) and codec not in SEEKABLE:
+    clock = clock_of(container, stream)
+    if clock is not None and codec not in SEEKABLE:
         return None
-    clock = _Clock() if may_restart(container) else None
     for packet in container.demux(stream):
         if packet.size:
             if not pts_given:
                 packet.pts = packet.dts
             if codec == "h264" and not certain:
                 b_slices = b_slices or has_b_slice(memoryview(packet), extradata)
-            shift = 0 if clock is None else clock.offset_at(packet)
+            if clock is not None and packet.dts is not None:
+                clock.follow(packet.dts, packet.duration or 0)
+            shift = 0 if clock is None else clock.offset
             pts = None if packet.pts is None else packet.pts + shift
             dts = pts if packet.dts is None else packet.dts + shift
             rows.append((pts, dts, packet.is_keyframe, not packet.is_discard))
@@ -134,30 +139,39 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
     return Packets(pts, dts, key, shown, stream.time_base, timed, kept)
 
 
-class _Clock:
-    """Keep decoding times from going back: if the clock restarts, its times continue from the packet before."""
+class Clock:
+    """Let times continue where the clock of a file starts again: a time that is not later than the one before, or more
+    than `max_gap` later, comes one step after the one before. All times are in units of the stream's time base.
 
-    def __init__(self) -> None:
+    Attributes:
+        offset: what to add to the times of the file.
+        last: the last time, with its offset; `None` before the first.
+        step: the difference of the last two times; after the first, the duration of its frame.
+    """
+
+    def __init__(self, max_gap: int) -> None:
+        self.max_gap = max_gap
         self.offset, self.step = 0, 0
         self.last: int | None = None
 
-    def offset_at(self, packet: "av.Packet") -> int:
-        """Return what to add to the times of the next packet, so that they continue from the packet before."""
-        if packet.dts is not None:
-            if self.last is not None and packet.dts + self.offset < self.last:
-                self.offset = self.last + self.step - packet.dts
-            elif self.last is not None:
-                self.step = packet.duration or packet.dts + self.offset - self.last
-            self.last = packet.dts + self.offset
-        return self.offset
+    def follow(self, time: int, duration: int) -> None:
+        """Set `offset` for the next time of the file, of a frame with this duration."""
+        if self.last is None:
+            self.step = duration
+        elif 0 < time + self.offset - self.last <= self.max_gap:
+            self.step = time + self.offset - self.last
+        else:
+            self.offset = self.last + self.step - time
+        self.last = time + self.offset
 
 
-def may_restart(container: "av.container.InputContainer") -> bool:
-    """Return whether the clock of this format may restart within a file: HLS players and dash cameras join pieces of
-    MPEG-TS, MPEG-PS or Ogg byte by byte."""
+def clock_of(container: "av.container.InputContainer", stream: "av.VideoStream") -> Clock | None:
+    """Return a clock for a format whose clock may start again within a file: HLS players and dash cameras join pieces
+    of MPEG-TS, MPEG-PS or Ogg byte by byte. `None` for other formats."""
     from av.format import Flags
 
-    return bool(container.format.flags & Flags.ts_discont.value)
+    restarts = bool(container.format.flags & Flags.ts_discont.value)
+    return Clock(round(MAX_GAP / (stream.time_base or 1))) if restarts else None
 
 
 def has_pts(container: "av.container.InputContainer", codec: str) -> bool:

@@ -28,10 +28,10 @@ from fvv_lib.video.exact.containers import NO_PROBE, choose_stream, open_contain
 from fvv_lib.video.exact.packets import (
     Group,
     Packets,
+    clock_of,
     group_by_key_frame,
     has_pts,
     list_packets,
-    may_restart,
     starts_at_key_frames,
 )
 from fvv_lib.video.frames import Chooser, Frames
@@ -74,7 +74,10 @@ def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool 
         canvas = _read_in_order(path, times if timed else None, len(times), indices, num_threads)
         if canvas is not None:
             return Frames(times, indices, canvas.frames, canvas.pixel_aspect)
-    raise VideoDecodeError(f"{path}: two decodes of the file differ. Copy or encode it again.")
+    cause = ""
+    if packets is not None and len(np.unique(packets.pts)) < len(packets.pts):
+        cause = ", and several frames have the same time, as if files had been joined byte by byte"
+    raise VideoDecodeError(f"{path}: two decodes of the file differ{cause}. Copy or encode it again.")
 
 
 def _read_groups(
@@ -138,7 +141,7 @@ def _decode_groups(
                         return False
                     latest = frame.pts
                     if frame.pts in group.pts:
-                        canvas.put(frame.pts, frame, reformatter, pixel_aspect(stream))
+                        canvas.put(frame.pts, frame, reformatter, pixel_aspect(container, stream))
     except av.FFmpegError:
         return False  # a decode in order shows whether the start or the file is wrong
     return True
@@ -204,27 +207,28 @@ def _read_in_order(
             if times is not None and pts_given and abs(time - first - times[number]) > 1e-6:
                 return None
             if number in canvas.places:
-                canvas.put(number, frame, reformatter, pixel_aspect(stream))
+                canvas.put(number, frame, reformatter, pixel_aspect(container, stream))
     return canvas if number + 1 == total else None
 
 
 def _decode(
     path: Path, container: "av.container.InputContainer", stream: "av.VideoStream", num_threads: int
 ) -> Iterator[tuple[float, "av.VideoFrame"]]:
-    """Yield every frame with its time in seconds, which comes from the average rate if the frame has none. If the clock
-    restarts (`packets.may_restart`), times continue from the frame before."""
+    """Yield every frame with its time in seconds, which comes from the average rate if the frame has none. Where the
+    clock starts again, times continue (`packets.Clock`)."""
     _share_frames(stream, num_threads)
     rate, pts_given = float(stream.average_rate or 1), has_pts(container, stream.codec.canonical_name)
-    restarts, offset, last = may_restart(container), 0.0, -math.inf
+    clock, time = clock_of(container, stream), -1 / rate
     for number, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:  # frames that refer to it are damaged too, but not marked
             raise VideoDecodeError(f"{path}: frame {number} is damaged. Download or encode the file again.")
-        timed = frame.pts is not None and pts_given
-        time = offset + (frame.pts * float(frame.time_base) if timed else number / rate)
-        if restarts and timed and time < last:
-            offset += last + 1 / rate - time
-            time = last + 1 / rate
-        last = time
+        if frame.pts is None or not pts_given:
+            time = number / rate if clock is None else time + 1 / rate
+        elif clock is None:
+            time = frame.pts * float(frame.time_base)
+        else:
+            clock.follow(frame.pts, frame.duration)
+            time = (frame.pts + clock.offset) * float(frame.time_base)
         yield time, frame
 
 
@@ -264,18 +268,27 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
         ) from error
 
 
-def pixel_aspect(stream: "av.VideoStream") -> float:
-    """Return width / height of a stored pixel, from the container or else from the decoder, which knows it after its
-    first frame; 1 if neither says."""
-    told = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-    return float(told) if told and told > 0 else 1.0
+def pixel_aspect(container: "av.container.InputContainer", stream: "av.VideoStream") -> float:
+    """Return width / height of a stored pixel; 1 if the file does not say.
+
+    The container's value comes before the decoder's, which knows it after its first frame. MPEG-TS, MPEG-PS and raw
+    streams store no value. What FFmpeg reports for these containers is the value of the first frame, and the value may
+    change within the file, as in broadcasts that switch between 4:3 and 16:9.
+    """
+    from av.format import Flags
+
+    told = (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio)
+    if container.format.flags & (Flags.ts_discont | Flags.no_timestamps).value:
+        told = told[::-1]
+    aspect = told[0] or told[1]
+    return float(aspect) if aspect and aspect > 0 else 1.0
 
 
 def first_pixel_aspect(path: Path) -> float:
     """Return width / height of a displayed pixel of the first frame, for readers that do not report it."""
     with open_video(path) as (container, stream):
         for frame in container.decode(stream):
-            aspect = pixel_aspect(stream)
+            aspect = pixel_aspect(container, stream)
             return 1 / aspect if orientation(path, frame).transposed else aspect
     raise VideoDecodeError(f"{path}: no frame can be decoded. Download or encode the file again.")
 
