@@ -7,6 +7,8 @@ loads neither torch nor transformers; `arguments` has the settings of the Traine
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import Any
 
 from fvv_lib.errors import FvvError
@@ -30,6 +32,18 @@ def choose_parts(chosen: Iterable[str], lora_rank: int) -> tuple[str, ...]:
     if not parts or not set(parts) <= set(PARTS):
         raise FvvError(f"tunable_parts must name some of {', '.join(PARTS)}, or be auto; got {list(parts)}.")
     return parts
+
+
+def check_folder(name: str, folder: str | Path) -> None:
+    """Check that a setting can be a folder, which may not exist yet.
+
+    Raises:
+        FvvError: the path or one of its parents is a file; names the setting and the file.
+    """
+    path = Path(folder).absolute()
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise FvvError(f"{name} {folder}: {place} is a file. Give a folder.")
 
 
 @dataclass(frozen=True)
@@ -160,8 +174,10 @@ class DataArguments:
         for name in ("num_video_frames", "frame_pool", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.decode_timeout < 0:
-            raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}.")
+        if not 0 <= self.decode_timeout <= TIMEOUT_MAX:
+            raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}. 0: no limit.")
+        if self.cache_dir is not None:
+            check_folder("cache_dir", self.cache_dir)
         check_choices(self)
         if self.bad_samples == "skip" and not self.check_media:
             raise FvvError("bad_samples='skip' needs check_media=True: bad samples must be known before training.")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fvv_lib.errors import CheckpointError, FvvError
 from fvv_lib.finetuning.resume import CHECKPOINT, UNFINISHED, remove_unfinished
-from fvv_lib.settings import DataArguments, ModelArguments
+from fvv_lib.settings import DataArguments, ModelArguments, check_folder
 from fvv_lib.weights.lora import base_of, is_adapter
 
 LOCK = "_lock"  # transformers does not upload files whose names begin with "_"
@@ -99,9 +99,7 @@ def check_apart(folder: Path, model_args: ModelArguments, data_args: DataArgumen
         FvvError: the folder is a file, or the run would overwrite or delete the model or data that it reads.
     """
     model, output = Path(model_args.model_name_or_path), folder.resolve()
-    for place in (output, *output.parents):
-        if place.exists() and not place.is_dir():
-            raise FvvError(f"output_dir {folder}: {place} is a file. Give a folder.")
+    check_folder("output_dir", folder)
     read = {"model_name_or_path": model}
     if model.is_dir() and is_adapter(model):
         read["the base of model_name_or_path"] = Path(base_of(model))
