@@ -42,11 +42,21 @@ def test_fps_sampling_is_not_for_training():
         ({"frame_pool": 0}, "frame_pool must be at least 1, got 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"decode_timeout": -1.0}, "decode_timeout must be 0 or more seconds, got -1.0"),
+        ({"decode_timeout": float("nan")}, "decode_timeout must be 0 or more seconds, got nan"),
+        ({"decode_timeout": float("inf")}, "decode_timeout must be 0 or more seconds, got inf. 0: no limit"),
     ],
 )
 def test_a_wrong_data_setting_is_an_error(settings, message):
     with pytest.raises(FvvError, match=message):
         DataArguments(**settings)
+
+
+@pytest.mark.parametrize("name", ["file", "file/cache"])
+def test_a_cache_folder_that_is_a_file_is_an_error(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(FvvError, match=rf"cache_dir .*{name}: .*file is a file\. Give a folder"):
+        DataArguments(cache_dir=str(tmp_path / name))
+    assert DataArguments(cache_dir=str(tmp_path / "new" / "cache")).cache_dir
 
 
 @pytest.mark.parametrize("parts", [[], ["projector", "tower"]])
@@ -92,6 +102,20 @@ def test_gradient_checkpointing_is_set_without_a_warning_about_its_name(training
     arguments = training(gradient_checkpointing=on)
     assert arguments.gradient_checkpointing is on
     assert getattr(arguments, "activation_checkpointing", on) is on
+
+
+@pytest.mark.filterwarnings("error:.*checkpointing")
+@pytest.mark.parametrize("name", ["gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"])
+def test_both_names_of_a_checkpointing_setting_mean_the_same(training, name):
+    arguments = training(gradient_checkpointing=True, **{name: {"use_reentrant": False}})
+    assert (
+        arguments.gradient_checkpointing_kwargs == arguments.activation_checkpointing_kwargs == {"use_reentrant": False}
+    )
+
+
+def test_the_best_checkpoint_is_that_with_the_lowest_loss(training):
+    arguments = training(save_strategy="best", eval_strategy="steps", eval_steps=1)
+    assert (arguments.metric_for_best_model, arguments.greater_is_better) == ("loss", False)
 
 
 # --- the video configuration ------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def test_settings_do_not_change():
 
 
 def test_an_error_of_transformers_is_one_line(fvv):
-    result = fvv("finetune", *NEEDED, "--load_best_model_at_end", "--save_strategy", "steps")
+    result = fvv("finetune", *NEEDED, "--dataloader_prefetch_factor", "2")
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1

@@ -1,13 +1,15 @@
 """Settings whose errors only appear when they are used. All other settings are in test_training_flags."""
 
 import json
+import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
 from fvv_lib import DataArguments, FvvError, ModelArguments, TrainingArguments, train
-from fvv_lib.finetuning.trying import check_deepspeed
+from fvv_lib.finetuning.trying import check_deepspeed, read_deepspeed, try_settings
 
 AUTO = {
     "train_micro_batch_size_per_gpu": "auto",
@@ -28,6 +30,7 @@ def check(tmp_path):
         file.write_text(config if isinstance(config, str) else json.dumps(config))
         plain = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "world_size": 2}
         plain |= {"max_grad_norm": 1.0, "bf16": False, "fp16": False, "deepspeed": str(file)}
+        plain |= {"save_only_model": False, "load_best_model_at_end": False}
         check_deepspeed(SimpleNamespace(**{**plain, **settings}))
 
     return run
@@ -77,9 +80,12 @@ def test_a_file_that_overrides_a_setting_is_refused(check, change, settings, mes
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
-def test_a_file_that_is_not_a_configuration_is_refused(check, text):
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path, text):
+    (tmp_path / "ds.json").write_text(text)
+    with pytest.raises(FvvError, match=r"^deepspeed=.*ds\.json: it (cannot be read as JSON|must be a JSON object)"):
+        TrainingArguments(str(tmp_path / "o"), use_cpu=True, deepspeed=str(tmp_path / "ds.json"))
     with pytest.raises(FvvError, match=r"ds\.json: not a DeepSpeed configuration"):
-        check(text)
+        read_deepspeed(str(tmp_path / "ds.json"))
 
 
 @pytest.mark.parametrize("settings", [{"optim": "paged_adamw_8bit"}, {"report_to": "wandb"}, {"fp16": True}])
@@ -89,3 +95,49 @@ def test_settings_are_tried_before_data_are_read(base, tmp_path, settings):
     with pytest.raises(FvvError, match=next(iter(settings))):
         train(ModelArguments(str(base)), DataArguments(data_path=("gone.json",)), TrainingArguments(**arguments))
     assert not (tmp_path / "o").exists()
+
+
+def test_settings_that_exclude_each_other_under_deepspeed_are_refused(check):
+    check(AUTO, save_only_model=True)
+    check(AUTO, load_best_model_at_end=True)
+    with pytest.raises(FvvError, match="save_only_model and load_best_model_at_end exclude each other under DeepSpeed"):
+        check(AUTO, save_only_model=True, load_best_model_at_end=True)
+
+
+# Stands for the package, whose real login asks a server.
+WANDB = """
+run = None
+logins = []
+def login():
+    logins.append(1)
+    {does}
+"""
+
+
+@pytest.fixture
+def wandb(tmp_path, monkeypatch):
+    """Make an importable package that does this on login."""
+
+    def install(does):
+        (tmp_path / "packages").mkdir()
+        (tmp_path / "packages" / "wandb.py").write_text(WANDB.format(does=does))
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        return import_module("wandb")
+
+    yield install
+    sys.modules.pop("wandb", None)
+
+
+def test_a_missing_login_of_wandb_is_an_error_before_data_are_read(wandb, tmp_path):
+    wandb('raise RuntimeError("api_key not configured (no-tty)")')
+    arguments = TrainingArguments(str(tmp_path / "o"), use_cpu=True, report_to="wandb")
+    with pytest.raises(FvvError, match=r"report_to=.*wandb.*: it cannot be used here: api_key not configured"):
+        try_settings(arguments)
+
+
+def test_wandb_is_logged_in_once(wandb, tmp_path):
+    package = wandb("return True")
+    try_settings(TrainingArguments(str(tmp_path / "o"), use_cpu=True, report_to="wandb"))
+    assert package.logins == [1]
+    try_settings(TrainingArguments(str(tmp_path / "o"), use_cpu=True, report_to="none"))
+    assert package.logins == [1]

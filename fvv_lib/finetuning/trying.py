@@ -1,19 +1,24 @@
 """Try every setting on a tiny model before data are read.                                                 Lesson 6
 
 Some settings fail only when they are used: an optimizer whose package is missing, a schedule without the number that it
-needs, a service without a login. They must not fail after hours of reading clips, so each is used here once. An error
-of another library becomes one line with the name of the setting. This module reads no data.
+needs, an argument that activation checkpointing does not know. They must not fail after hours of reading clips, so each
+is used here once. An error of another library becomes one line with the name of the setting. This module reads no data.
+
+The services of `report_to` are not started, because this would create a run there. Their packages are loaded, and the
+login of Weights & Biases is checked. A missing login of another service is an error when training begins.
 """
 
+import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, get_scheduler
+from transformers import Qwen2Config, Qwen2Model, Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from fvv_lib.arguments import TrainingArguments
@@ -21,13 +26,16 @@ from fvv_lib.errors import FvvError
 
 NEEDS_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that depend on the validation loss
 LOADER = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")  # of a DataLoader
+ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")  # not used by every optimizer
+OF_GROUPS = ("lr", "weight_decay")  # settings of the optimizer that our parameter groups override
+OF_TRAINER = ("every_n_layers", "offload")  # in gradient_checkpointing_kwargs; the others are passed to torch
 
 
 def try_settings(training_args: TrainingArguments) -> None:
     """Use each setting once.
 
     Raises:
-        FvvError: a setting cannot work on this machine; one line that names the setting.
+        FvvError: a setting cannot work on this machine, or would do nothing; one line that names the setting.
     """
     if training_args.fp16 and training_args.device.type == "cpu":
         raise FvvError("fp16=True needs a GPU: leave it out, or use bf16.")
@@ -36,14 +44,20 @@ def try_settings(training_args: TrainingArguments) -> None:
     with _named(training_args, "report_to"):
         for callback in get_reporting_integration_callbacks(training_args.report_to):
             callback()
+        if "wandb" in training_args.report_to and training_args.process_index == 0:
+            import_module("wandb").login()  # returns at once if WANDB_MODE is offline or disabled
     with _named(training_args, "optim", "optim_args"):
         optimizer = _make_optimizer(training_args)
         optimizer.step()
+        _check_used(training_args)
     with _named(training_args, "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"):
         schedule = _make_schedule(training_args, optimizer)
         optimizer.step()
         if training_args.lr_scheduler_type not in NEEDS_METRIC:
             schedule.step()
+    if training_args.gradient_checkpointing:
+        with _named(training_args, "gradient_checkpointing", "gradient_checkpointing_kwargs"):
+            _try_checkpointing(training_args)
     with _named(training_args, *(f"dataloader_{name}" for name in LOADER)):
         DataLoader([0], **{name: getattr(training_args, f"dataloader_{name}") for name in LOADER})  # type: ignore[arg-type]
 
@@ -70,10 +84,47 @@ def _make_optimizer(training_args: TrainingArguments) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _check_used(training_args: TrainingArguments) -> None:
+    """Raise a ValueError if the optimizer is the same without one of its settings."""
+
+    def optimizer_with(**changes: Any) -> tuple[type, dict[str, Any]]:
+        changed = copy.copy(training_args)
+        for name, value in changes.items():
+            setattr(changed, name, value)
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(changed)
+        return kind, {name: value for name, value in settings.items() if name not in OF_GROUPS}
+
+    without: dict[str, dict[str, Any]] = {}
+    for name in ADAM:
+        value, default = getattr(training_args, name), getattr(TrainingArguments, name)
+        if value != default:
+            without[f"{name}={value}"] = {name: default}
+    parts = training_args.optim_args.replace(" ", "").split(",") if training_args.optim_args else []
+    for part in parts:
+        without[part] = {"optim_args": ",".join(other for other in parts if other != part)}
+    for shown, changes in without.items():
+        if optimizer_with(**changes) == optimizer_with():
+            raise ValueError(f"{shown} would change nothing in this optimizer. Leave it out.")
+
+
 def _make_schedule(training_args: TrainingArguments, optimizer: torch.optim.Optimizer) -> Any:
     steps = training_args.max_steps if training_args.max_steps > 0 else 100
     warmup, more = training_args.get_warmup_steps(steps), training_args.lr_scheduler_kwargs
     return get_scheduler(training_args.lr_scheduler_type, optimizer, warmup, steps, more)
+
+
+def _try_checkpointing(training_args: TrainingArguments) -> None:
+    """Take the gradient of a small language model as the Trainer would."""
+    sizes = {"vocab_size": 1, "hidden_size": 2, "intermediate_size": 1, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    model = Qwen2Model(Qwen2Config(**sizes, **heads, use_cache=False)).to(training_args.device)
+    # The new name and, in older transformers, the only one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    settings = dict(training_args.gradient_checkpointing_kwargs or {})
+    of_trainer = {name: settings.pop(name) for name in OF_TRAINER if name in settings}
+    enable(settings or None, **of_trainer)
+    ids = torch.zeros(1, 1, dtype=torch.long, device=training_args.device)
+    model.train()(input_ids=ids).last_hidden_state.sum().backward()
 
 
 def try_hub(training_args: TrainingArguments) -> str | None:
@@ -138,7 +189,10 @@ def check_deepspeed(training_args: TrainingArguments) -> None:
         if found != "auto" and found != value:
             says = "is missing" if found is None else f"is {found}"
             raise FvvError(f'{where}: "{key}" {says}, but {name} is {value}. {AUTO}')
-    zero = config.get("zero_optimization", {})
+    if training_args.save_only_model and training_args.load_best_model_at_end:
+        raise FvvError("save_only_model and load_best_model_at_end exclude each other under DeepSpeed: leave one out.")
+    zero = config.get("zero_optimization")
+    zero = zero if isinstance(zero, dict) else {}
     if zero.get("stage") == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
         raise FvvError(
             f'{where}: add "stage3_gather_16bit_weights_on_model_save": true to "zero_optimization". Without it, only '
