@@ -104,7 +104,10 @@ class DataArguments:
     )
     cache_dir: str | None = field(
         default=None,
-        metadata={"help": "Cache folder for annotation tables and vision features; default: HF_DATASETS_CACHE."},
+        metadata={
+            "help": "Cache folder for annotation tables and vision features; default: the cache of Hugging Face "
+            "datasets (HF_DATASETS_CACHE)."
+        },
     )
     cache_features: bool = field(
         default=False,
@@ -127,7 +130,7 @@ class DataArguments:
     )
     frame_pool: int = field(
         default=1,
-        metadata={"help": "Side of the squares of tokens that are averaged; 2 leaves a quarter of a frame's tokens."},
+        metadata={"help": "Average the tokens of a frame in squares of this side: 2 leaves a quarter of the tokens."},
     )
     video_backend: str = field(
         default="auto", metadata={"help": "Video decoder: auto or pyav (exact frames), or decord."}
@@ -276,7 +279,8 @@ class MemorySettings:
         metadata={"help": "Side of a frame in pixels; default: the model's, 1024 for a released size."},
     )
     frame_pool: int = field(
-        default=1, metadata={"help": "Side of the squares of tokens that are averaged in each frame."}
+        default=1,
+        metadata={"help": "Average the tokens of a frame in squares of this side: 2 leaves a quarter of the tokens."},
     )
     frames_per_chunk: int | None = field(
         default=None,
@@ -288,7 +292,9 @@ class MemorySettings:
             "help": "Text tokens of a sample; fvv check --report lists all tokens of each sample, frames included."
         },
     )
-    labelled_tokens: int = field(default=64, metadata={"help": "Text tokens of a sample that are learned."})
+    labelled_tokens: int = field(
+        default=64, metadata={"help": "Text tokens of a sample that are learned: those of its answers."}
+    )
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples in a batch on each device."})
     gradient_accumulation_steps: int = field(
         default=1, metadata={"help": "Batches whose gradients are accumulated for one step."}
