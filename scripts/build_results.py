@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md and the five result rows of the README from benchmarks/results/*.json.
+"""Write docs/benchmarks.md and the result rows of the README from benchmarks/results/*.json.
 
     make results    # python scripts/build_results.py
 
@@ -24,6 +24,7 @@ READERS = {
     "opencv": "OpenCV",
     "pyav naive": "PyAV, decoding every frame",
 }
+SIDES = {"ours": "fvv_lib", "stock": "transformers"}  # names in the results -> names on the page
 
 Record = dict[str, Any]
 
@@ -41,6 +42,12 @@ def fastest(clips: dict[str, dict[str, float | None]], reader: str) -> tuple[flo
     """Return how many times faster ours is than a reader: geometric mean and minimum over the clips that both read."""
     ratios = [times[reader] / times["ours"] for times in clips.values() if times[reader] is not None]
     return statistics.geometric_mean(ratios), min(ratios)
+
+
+def side_name(side: str) -> str:
+    """Return the name of a side of a comparison on the page: `ours, packed` is `fvv_lib, packed`."""
+    first, comma, rest = side.partition(",")
+    return SIDES.get(first, first) + comma + rest
 
 
 def all_clips(record: Record, threads: str) -> dict[str, dict[str, float | None]]:
@@ -62,14 +69,14 @@ def decode(record: Record) -> str:
             mean, least = fastest(all_clips(record, threads), name)
             rows.append([READERS[name], threads, f"{mean:.2f}x", f"{least:.2f}x"])
     speed = table(["fvv_lib is faster than", "threads", "geometric mean", "slowest clip"], rows)
-    return f"""Each encoding is a combination of codec, container, key-frame distance, B-frames, frame rate and
-rotation. Each frame shows its number. A reader is right if all frames that it returns have the expected
-numbers.
+    return f"""A clip in which each frame shows its number is encoded in many ways: codec, container, key-frame
+distance, B-frames, frame rate and rotation. A reader is right about an encoding if all frames that it returns have the
+expected numbers.
 
 {right}
 
 Speed: {len(all_clips(record, "one thread"))} clips (generated 60 s clips of 1080p, and real clips of a few seconds), 8
-frames of each, median of several rounds. Above 1x, fvv_lib is faster.
+frames of each, median of several rounds. Above 1x, fvv_lib is faster. The mean is over the clips that both read.
 
 {speed}
 
@@ -108,10 +115,10 @@ All wrong frames are in HEVC files: FFmpeg's decoder does not detect all damage 
 
 def leak(record: Record) -> str:
     rows = []
-    for place in ("in this process", "in a child"):
+    for place, title in (("in this process", "in the calling process"), ("in a child", "in a separate process")):
         held = record[place]["resident, MiB"]
-        rows.append([place, f"{min(held)} to {max(held)}", f"{record[place]['change after the first 500, %']} %"])
-    return f"""{record["reads"]:,} reads of clips, resident memory.
+        rows.append([title, f"{min(held)} to {max(held)}", f"{record[place]['change after the first 500, %']} %"])
+    return f"""Resident memory during {record["reads"]:,} reads of clips. `timeout` reads in a separate process.
 
 {table(["where", "resident, MiB", "change after the first 500 reads"], rows)}"""
 
@@ -175,26 +182,26 @@ def train_step(record: Record) -> str:
     for case, measured in record["cases"].items():
         for side, values in measured["sides"].items():
             columns = ("seconds per step", "peak GiB", "peak GiB above weights")
-            rows.append([case, side, *(values[column] for column in columns)])
+            rows.append([case, side_name(side), *(values[column] for column in columns)])
     columns = ["case", "side", "seconds per step", "peak GiB", "peak GiB above the weights"]
     return f"""Forward, backward and AdamW of FastVLM-0.5B with 2 of its 24 language layers and random weights,
-{record["precision"]}. `stock` is the class of transformers, with logits at every position. All sides compute the same
-loss.
+{record["precision"]}. `transformers` is its class for FastVLM, which computes logits at every position. All sides
+compute the same loss. The language side is the model without its vision tower.
 
 {table(columns, rows)}
 
-Not measured: a GPU, more cores, the trained tower with 8 frames (stock does not fit 24 GB)."""
+Not measured: a GPU, more cores, the trained tower with 8 frames (transformers does not fit 24 GB)."""
 
 
 def memory(record: Record) -> str:
     rows = [[r["name"], r["predicted_gib"], r["measured_gib"], f"{r['error']:+.1%}"] for r in record["rows"]]
     presets = "\n".join(record["presets"])
-    return f"""Predicted and measured peak memory of the Trainer ({record["model"]}).
+    return f"""Predicted and measured peak memory of the Trainer, for a shortened model: {record["model"]}.
 
 {table(["setting", "predicted GiB", "measured GiB", "error"], rows)}
 
-What fits a device (`fvv memory --presets`): a batch of one sample with 8 frames of 1024x1024, bf16, with the predicted
-peak in GiB. A tenth of the device stays free.
+What fits a device (`fvv memory --presets`): a batch of one sample with 8 frames of 1024x1024, bf16. Each cell names a
+[preset](guide/scaling.md#predict-the-memory) and its predicted peak in GiB. A tenth of the device stays free.
 
 {presets}
 
@@ -231,21 +238,36 @@ uninterrupted run is {record["largest difference of a weight"]}."""
 
 
 def mismatch(record: Record) -> str:
-    columns = ["version", "turns", "answers end in a", "counted - total", "strict", "tolerant"]
-    rows = [[case[column] for column in columns] for case in record["cases"]]
-    return f"""Labels found by counting tokens, as in LLaVA's code, with the real {record["tokenizer"]} tokenizer. The
-tolerant mode drops a sample if the difference is above {record["tolerance"]}, the strict mode if it is not 0.
+    titles = {
+        "version": "template",
+        "turns": "questions",
+        "answers end in a": "answers end in a",
+        "counted - total": "counted - total",
+        "strict": "strict",
+        "tolerant": "tolerant",
+    }
+    rows = [[case[column] for column in titles] for case in record["cases"]]
+    return f"""Labels found by counting tokens, as in LLaVA's code, with the real {record["tokenizer"]} tokenizer and
+the chat templates of LLaVA-1.5 (`v1`) and FastVLM (`qwen_2`). If the count differs from the number of tokens, some
+labels are wrong. The strict mode drops such a sample. The tolerant mode drops it if the difference is above
+{record["tolerance"]}, and otherwise trains on wrong labels.
 
-{table(columns, rows)}"""
+{table(list(titles.values()), rows)}"""
 
 
 def labels(record: Record) -> str:
     (rows,) = [value for key, value in record.items() if key.startswith("preprocess")]
-    columns = ["rounds", "tokens", "old, ms", "ours, ms", "old / ours"]
-    return f"""Exact labels of one conversation. The old build is commit {record["old"]}. Both sides return
-the same labels.
+    titles = {
+        "rounds": "questions",
+        "tokens": "tokens",
+        "old, ms": "old, ms",
+        "ours, ms": "now, ms",
+        "old / ours": "old / now",
+    }
+    return f"""Time to find the exact labels of one conversation. The old build is commit {record["old"]} of this
+repository. Both return the same labels.
 
-{table(columns, [[row[column] for column in columns] for row in rows])}"""
+{table(list(titles.values()), [[row[column] for column in titles] for row in rows])}"""
 
 
 def start(record: Record) -> str:
@@ -254,7 +276,7 @@ def start(record: Record) -> str:
         ratio = row["ours / old"]["seconds, median"]
         sides = [f"{row[side]['seconds, median']} s, {row[side]['peak MiB']:.0f} MiB" for side in ("old", "ours")]
         rows.append([f"`{name}`", *sides, f"{ratio:.3f}"])
-    return f"""Whole processes, start to end. The old build is commit {record["old"]}.
+    return f"""Time and peak memory of whole processes. The old build is commit {record["old"]} of this repository.
 
 {table(["command", "old", "now", "now / old, seconds"], rows)}"""
 
@@ -308,7 +330,7 @@ def page() -> str:
 
 
 def readme_rows() -> str:
-    """Return the five rows of "Why trust it"."""
+    """Return the rows of "Why trust it"."""
     frames, killed, step, fits, labels = (read(name) for name in ("decode", "kill", "train_step", "memory", "mismatch"))
     counts = frames["encodings"]["counts"]
     total = sum(counts["ours"].values())
@@ -335,10 +357,11 @@ def readme_rows() -> str:
             f"killed {len(killed['kills'])} times: weights differ by {killed['largest difference of a weight']}",
             "killed-and-resumed",
         ],
+        ["predicted memory", f"peak within {largest:.1%} (CPU)", "predicted-memory"],
         [
-            "memory and step",
-            f"peak predicted within {largest:.1%}; language side {language['steps per second']}x the steps per second "
-            f"of stock transformers with {language['peak']} of its memory (CPU)",
+            "training step",
+            f"language side {language['steps per second']}x as fast as stock transformers, with {language['peak']} of "
+            "its memory (CPU)",
             "a-training-step",
         ],
     ]
