@@ -107,6 +107,8 @@ def test_joined_files_may_have_a_byte_order_mark_in_the_middle(tmp_path):
         ("a.jsonl", '{"id": 1}\n[2]\n', r"a\.jsonl, line 2: each line must be a sample"),
         ("a.jsonl", b'{"id": 1}\n"\xff"\n', r"line 2: .*utf-8"),
         ("a.jsonl", "\n", "at least one sample"),
+        ("a.json", '[\n{"id": 1},\n{"id": ' + "1" * 5000 + "}]", r"not valid JSON \(line 3: .*4300 digits"),
+        ("a.jsonl", '{"id": 1}\n{"id": ' + "1" * 5000 + "}", r"not valid JSON \(line 2: .*4300 digits"),
         ("a.parquet", "no parquet", r"a\.parquet: it cannot be read as Parquet"),
     ],
 )
@@ -120,3 +122,27 @@ def test_a_parquet_column_that_json_cannot_hold_is_an_error(tmp_path):
     pq.write_table(pa.table({"image": [b"pixels"]}), tmp_path / "a.parquet")
     with pytest.raises(DataFormatError, match=r"a\.parquet: a column has values that JSON cannot hold"):
         list(read_annotations(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("depth", [annotations.MAX_DEPTH, 100_000])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_fields_that_are_nested_too_deeply_are_an_error(tmp_path, name, depth):
+    """Python's parser fails at a depth that depends on its caller, so a sample must never come close to it."""
+    text = json.dumps(sample(note=0)).replace('"note": 0', '"note": ' + "[" * depth + "]" * depth)
+    (tmp_path / name).write_text(f"[{text}]" if name == "a.json" else text)
+    with pytest.raises(DataFormatError, match=f"{name}.*nested more than 100 levels deep"):
+        list(read_annotations(tmp_path / name))
+
+
+def test_many_fields_that_are_not_nested_deeply_are_read(tmp_path):
+    one = sample(note=[[0]] * 1000)
+    (tmp_path / "a.json").write_text(json.dumps([one]))
+    assert contents(tmp_path / "a.json") == [one]
+
+
+def test_a_number_that_a_piece_of_the_file_cuts_is_read_on(tmp_path, monkeypatch):
+    """The digits before a decimal point are too many for an integer, but not for this number."""
+    monkeypatch.setattr(annotations, "CHUNK", 1)
+    one = json.dumps(sample(score=0)).replace('"score": 0', '"score": ' + "0." + "1" * 5000)
+    (tmp_path / "a.json").write_text(f"[{one}, {json.dumps(sample())}]")
+    assert len(contents(tmp_path / "a.json")) == 2

@@ -7,6 +7,7 @@ counts as missing, in every format. Files are streamed, never loaded whole. This
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import chain
@@ -25,6 +26,9 @@ Sample = dict[str, Any]
 
 CHUNK = 2**20  # characters of a JSON list to read at a time
 DECODER, SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+MALFORMED = (ValueError, RecursionError)  # wrong syntax, not UTF-8, a number of thousands of digits; nested too deeply
+MAX_DEPTH = 100  # lists and objects in each other; the depth at which Python's parser fails depends on its caller
+TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
 
 
 def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
@@ -34,7 +38,8 @@ def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
     mark is skipped. Null fields of samples and of their turns are left out.
 
     Raises:
-        DataFormatError: the file has no samples or cannot be read; names the file, and the line if it is known.
+        DataFormatError: the file has no samples, cannot be read, or nests fields more than `MAX_DEPTH` levels deep;
+            names the file, and the line if it is known.
 
     Lesson: 05.
     """
@@ -43,9 +48,22 @@ def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
     first = next(samples, None)
     if first is None:
         raise DataFormatError(f"{path}: the file must have at least one sample.")
-    for text, sample in chain([first], samples):
+    for place, (text, sample) in enumerate(chain([first], samples)):
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(sample) > MAX_DEPTH:
+            raise DataFormatError(f"{path}, sample {place}: {TOO_DEEP}. Remove the field.")
         without = _without_nulls(sample)
         yield (text if without is sample else json.dumps(without)), without
+
+
+def _depth(sample: Sample) -> int:
+    """Return how deeply lists and objects are nested in a sample, itself included."""
+    depth = 0
+    level: list[Any] = [sample]
+    while level:
+        depth += 1
+        inner = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for one in inner if isinstance(one, dict | list)]
+    return depth
 
 
 def _without_nulls(sample: Sample) -> Sample:
@@ -71,7 +89,12 @@ def media_of(sample: Sample) -> Any:
 
 
 def is_path_list(media: Any) -> bool:
-    return isinstance(media, list) and all(isinstance(path, str) for path in media)
+    """Return whether this is a list of paths, each of which names something: "", "." and ".." do not."""
+    return isinstance(media, list) and all(map(_is_path, media))
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, str) and os.path.basename(path.strip().rstrip("/")) not in ("", ".", "..")
 
 
 def check_sample(sample: Sample, name: str) -> None:
@@ -95,7 +118,11 @@ def check_sample(sample: Sample, name: str) -> None:
         raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
     media = media_of(sample)
     if not is_path_list(media):
-        raise DataFormatError(f"{name}: 'image' must be a path or a list of paths, got {media!r}.")
+        key = "image" if "image" in sample else "video"
+        raise DataFormatError(
+            f"{name}: {key!r} must be a path or a list of paths, got {sample[key]!r}. If the sample has none, take the "
+            "field out."
+        )
     placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
     if placeholders != len(media):
         raise DataFormatError(
@@ -114,12 +141,18 @@ def _read_lines(path: str) -> Iterator[tuple[str, Sample]]:
             try:
                 text = line.decode("utf-8")
                 sample = json.loads(text)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-                raise DataFormatError(f"{path}: not valid JSON (line {number}: {reason}).") from error
+            except MALFORMED as error:
+                raise DataFormatError(f"{path}: not valid JSON (line {number}: {_reason(error)}).") from error
             if not isinstance(sample, dict):
                 raise DataFormatError(f"{path}, line {number}: each line must be a sample, a JSON object.")
             yield text, sample
+
+
+def _reason(error: Exception) -> str:
+    """Return why a text cannot be parsed, without its position."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 class _ListReader:
@@ -152,9 +185,9 @@ class _ListReader:
         while True:
             try:
                 sample, end = DECODER.raw_decode(self.text, self.position)
-            except json.JSONDecodeError as error:
+            except MALFORMED as error:
                 if self.ended:
-                    raise self.wrong(error.msg, error.pos) from error
+                    raise self.wrong(_reason(error), getattr(error, "pos", self.position)) from error
                 self.read_on()
             else:
                 text = self.text[self.position : end]
