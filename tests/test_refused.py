@@ -1,9 +1,12 @@
 """Fields and texts that training would ignore or misread are errors; notes are allowed."""
 
+import json
+
 import pytest
 from conftest import SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LabelMismatchError, LazySupervisedDataset
+from fvv_lib.data.annotations import check_sample
 from fvv_lib.data.refused import MEDIA_TAG
 from fvv_lib.data.report import check_data
 from fvv_lib.prompt.placeholders import IGNORE_INDEX
@@ -36,6 +39,58 @@ def test_media_under_another_key_are_refused(make, key, beside):
         make([sample(question, **beside, **{key: ["clip.mp4"]})])
 
 
+WORDS = [
+    "image_1",
+    "image1",
+    "video_1",
+    "video_file_path",
+    "image_file_path",
+    "left_image",
+    "input_image",
+    "first_frame",
+]
+WORDS += [
+    "frames_dir",
+    "video_dir",
+    "video_clip",
+    "mm_data",
+    "multi_modal_data",
+    "screenshot",
+    "pixel_values",
+    "visual",
+]
+WORDS += ["visuals", "leftImageURLs", "observation.images.top", "video_file_name", "videopath"]
+
+
+@pytest.mark.parametrize("key", WORDS)
+@pytest.mark.parametrize("value", ["clip.mp4", ["clip.mp4"], {"path": "clip.mp4"}])
+def test_a_key_with_a_word_for_media_is_refused(make, key, value):
+    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read"):
+        make([sample(**{key: value})])
+
+
+@pytest.mark.parametrize("fields", [{"metadata": {"video": "a.mp4"}}, {"a": {"b": {"start": 2}}}])
+def test_keys_inside_a_field_are_refused(make, fields):
+    with pytest.raises(DataFormatError, match=r"sample 0, in '(metadata|a', in 'b)': '(video|start)' is not read"):
+        make([sample(**fields)])
+
+
+@pytest.mark.parametrize("key", ["system", "system_prompt", "systemMessage"])
+def test_a_system_prompt_of_a_sample_is_refused(make, key):
+    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: .*Write the text at the start of the"):
+        make([sample(**{key: "Answer in one word."})])
+    assert len(make([sample(**{key: ""})])) == 1
+
+
+@pytest.mark.parametrize("path", ["", " ", ".", "./", "..", "clips/..", "/"])
+@pytest.mark.parametrize("key", ["image", "video"])
+def test_a_path_that_names_no_file_is_refused(make, key, path):
+    """It would name the folder of the data. A folder of images is read as a video."""
+    for value in (path, [path]):
+        with pytest.raises(DataFormatError, match=f"sample 0: '{key}' must be a path .*take the field out"):
+            make([sample("<image>?", **{key: value})])
+
+
 @pytest.mark.parametrize("key", ["image", "video", "images", "audio"])
 def test_media_in_a_turn_are_refused(make, key):
     one = sample()
@@ -50,7 +105,11 @@ def test_both_kinds_of_media_are_refused_but_null_is_none(make):
     assert len(make([sample("<image>?", image=None, video="clip.mp4", videos=None)])) == 1
 
 
-@pytest.mark.parametrize("key", ["start", "end", "video_start", "video_end", "start_time", "clip_end", "endFrame"])
+PARTS = ["start", "end", "video_start", "video_end", "start_time", "clip_end", "endFrame", "frame_start", "frame_end"]
+PARTS += ["start_idx", "end_idx", "timestamp_start", "start_time_ms", "timestamps", "time_range", "segment"]
+
+
+@pytest.mark.parametrize("key", [*PARTS, "from_timestamp", "segments", "starttime"])
 def test_a_part_of_a_video_is_refused(make, key):
     with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: training uses the whole video"):
         make([sample("<image>?", video="clip.mp4", **{key: 0})])
@@ -59,7 +118,45 @@ def test_a_part_of_a_video_is_refused(make, key):
 def test_notes_are_allowed(make):
     notes = {"videos": [], "images": None, "audio": False, "frames": 120, "fps": 25, "duration": 3.0, "source": "x.mp4"}
     notes |= {"video_id": "v1", "image_id": 3, "media_type": "video", "ending": "open", "weights": "none", "id": "a"}
+    notes |= {
+        "metadata": {"fps": 25, "title": "Cooking", "video": None},
+        "from": "web",
+        "send": "yes",
+        "modal": "video",
+    }
+    notes |= {"image_caption": "A pan.", "video_source": "web", "frame_rate": "25/1", "images_per_video": 3}
     assert len(make([sample(**notes)])) == 1
+
+
+# Fields that say something about a sample in public data sets and benchmarks.
+NOTES = {
+    "LLaVA-Video": {"data_source": "0_30_s_academic_v0_1"},
+    "ShareGPT4Video": {"video_id": "a", "timestamp": ["0:00", "0:03"], "keyframe": [0, 72], "zip_folder": "a.zip"},
+    "captions": {"captions": [{"idx": "-1", "content": "A pan."}]},
+    "VideoInstruct100K": {"q": "What?", "a": "A pan.", "video_id": "v_1"},
+    "VideoChat2": {"QA": [{"i": "Look.", "q": "What?", "a": "A pan."}]},
+    "InternVL": {"width": 640, "height": 360, "width_list": [640], "height_list": [360], "length": 9},
+    "VTimeLLM": {"source": "internvid", "meta": {"duration": 9.4, "token": {"<s0>": 0, "<e0>": 9.4}}},
+    "Video-MME": {"videoID": "x", "duration": "short", "domain": "Life", "sub_category": "Food", "task_type": "Count"},
+    "MLVU": {"video_name": "x", "question_type": "order", "task": "order"},
+    "TempCompass": {"dim": "direction", "mc_question": "?"},
+    "NExT-QA": {"a0": "pan", "qid": 3, "type": "TN", "frame_count": 90},
+    "LongVideoBench": {"duration_group": 60, "correct_choice": 1, "option0": "N/A"},
+    "LeRobot": {"episode_index": 3, "task_index": 0, "fps": 30},
+    "Qwen": {"max_pixels": 50176, "nframes": 8, "resized_height": 280},
+    "ms-swift": {"channel": "chat", "objects": {"ref": ["pan"], "bbox": [[0, 0, 9, 9]]}},
+}
+
+
+@pytest.mark.parametrize("source", NOTES)
+def test_notes_of_public_data_are_allowed(make, source):
+    assert len(make([sample("<image>?", video="clip.mp4", **NOTES[source])])) == 1
+
+
+def test_the_data_of_the_course_are_allowed(data_samples):
+    for name in ("train", "val", "test"):
+        for one in json.loads((data_samples / f"{name}.json").read_text()):
+            check_sample(one, name)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +166,8 @@ def test_notes_are_allowed(make):
         *("<image_placeholder>", "<|image_1|>", "<image 1>", "<image_00>", "<IMG_CONTEXT>", "<|vision_start|>"),
         *("<start_of_image>", "<im_patch>", "<im_start>", "[IMG]", "<videos>", "<VIDEO>", "</image>", "<|AUDIO|>"),
         *("<image/>", "<|media_pad|>", "<vila/video>", "<img>", "<|image|>", "<frame>", "<video_1>"),
+        *("<picture>", "<visual>", "<clip>", "<image:0>", "<image_newline>", "<video_frame>", "<|im_patch|>"),
+        *("[IMAGE]", "[VIDEO]", "[IMG_END]", "<start_frame>", "<image pad>"),
     ],
 )
 @pytest.mark.parametrize("turn", [0, 1])
@@ -82,15 +181,28 @@ def test_a_tag_that_is_not_read_is_refused(make, tag, turn):
 
 
 @pytest.mark.parametrize(
-    "text", ["a < b", "<p>", "<imagine>", "if a<video and c>d", "<im>", "[img]x[/img]", "<videotape>", "<1.5s>"]
+    "text",
+    [
+        "a < b",
+        "[VID]",
+        "[Video]",
+        "<p>",
+        "<imagine>",
+        "if a<video and c>d",
+        "<im>",
+        "[img]x[/img]",
+        "<videotape>",
+        "<1.5s>",
+    ],
 )
 def test_other_words_in_brackets_are_allowed(make, text):
     assert len(make([sample(text)])) == 1
 
 
 def test_a_long_tag_is_searched_quickly():
-    """If the pattern could match a digit in two ways, the search would take exponential time."""
-    assert not MEDIA_TAG.search("<image" + "1" * 50_000 + " " * 1000 + "|")
+    """If the pattern could match a part in two ways, the search would take quadratic or exponential time."""
+    for text in ("<image" + "1" * 50_000, "<image" + "_pad" * 20_000, "<" + "a_" * 20_000, "<" + "image_" * 20_000):
+        assert not MEDIA_TAG.search(text + " " * 1000 + "|")
 
 
 # --- marks of the template, and special tokens ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ This module opens no file.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -20,31 +21,46 @@ READS = (
 )
 LEARNS = 'Every answer is learned, unless its turn has "loss": false or "weight": 0.'
 
-# Keys are compared ignoring case, `_` and `-`: video_path, VideoPath. Names and ids of media (video_id) are allowed.
-MEDIA_KEY = re.compile(
-    r"(image|img|picture|photo|video|vid|gif|clip|frame|audio|sound|speech|media)s?"
-    r"(path|file|filename|url|uri|list|bytes|data|base64)?s?"
+# A key with one of these words names media: video_path, image1, leftImage, frames_dir.
+MEDIA_WORD = re.compile(
+    r"(image|img|picture|pic|photo|video|vid|visual|vision|gif|clip|frame|screenshot|pixel|audio|sound|speech|media)s?"
+    r"(path|file|filename|url|uri|list|bytes|data|base64|dir|folder)?s?|(mm|multimodal)(data|input)s?"
 )
+# With one of these words too, it is a note about media: video_id, image_width, media_type.
+NOTE_WORD = re.compile(
+    r"(id|uid|uuid|idx|index|name|title|type|kind|format|codec|width|height|w|h|size|resolution|shape|aspect|ratio|fps|"
+    r"rate|count|num|number|total|length|len|duration|second|hash|md|sha|checksum|caption|description|summary|text|label|"
+    r"tag|category|class|topic|domain|source|dataset|origin|license|author|date|year|quality|score|language|lang|model|"
+    r"info|meta|metadata|token|split|group)s?"
+)
+# Keys for a part of a video, without case and separators: start, video_end, startTimeMs, time_range, segment.
+OF = "(?:video|clip|media|frame|timestamp|time|t)*"
+IN = "(?:timestamp|time|second|sec|s|ms|frame|offset|idx|index|start|end)*"
 PART_KEY = re.compile(
-    r"(video|clip|media|segment|time|t)?(start|begin|end)(time|timestamp|second|sec|s|ms|frame|offset)?s?"
+    rf"{OF}(?:start|begin|end|segment){IN}|{OF}timestamps"
+    r"|time(?:range|span|interval|window)s?|(?:from|to)(?:timestamp|time|second|sec|frame)s?"
 )
+SYSTEM_KEY = re.compile(r"system(prompt|message|instruction)?s?")
 # Keys that say what to learn, under a name or in a place that training does not read.
 LEARNED_KEY = re.compile(r"(is)?(train|trainable|trained|learn|learned|supervised|mask|masked)|loss(mask|weight|scale)")
 SAMPLE_LEARNED_KEY = re.compile(r"weight|loss(mask|weight|scale)?")
 # Placeholders that other trainers and processors write for an image, a video or a sound: <video>, <Image>,
-# <|video_pad|>, <image_soft_token>, <start_of_image>, <|image_1|>, <ImageHere>, <IMG_CONTEXT>, <im_patch>, [IMG].
-# Training reads only <image>.
+# <|video_pad|>, <image_soft_token>, <start_of_image>, <|image_1|>, <image:0>, <ImageHere>, <IMG_CONTEXT>, <im_patch>,
+# [IMG], [VIDEO]. Training reads only <image>.
+TAG_WORD = "(?:image|img|picture|photo|video|vid|visual|vision|clip|audio|media|frame|speech|sound)"
 MEDIA_TAG = re.compile(
-    r"< ?/?\|? ?(?:vila/)?(?:(?:start|end|begin)_of_)?(?:image|img|video|vid|audio|vision|media|frame|speech|sound)s?"
-    r"(?:[_ -]?(?:\d|pad|patch|start|end|begin|bos|eos|here|placeholder|soft_token|token|context|content))*"
-    r" ?\|?/? ?>|<im_(?:patch|start|end)>|(?-i:\[IMG(?:_BREAK|_END)?\])",
+    rf"< ?/?\|? ?(?:(?!{TAG_WORD})[a-z\d]+[_:/-])*+{TAG_WORD}s?"
+    r"(?:[_:/-][a-z]+|[_:/ -]?(?:\d|pad|patch|start|end|begin|bos|eos|here|placeholder|token|context|content))*+"
+    r" ?\|?/? ?>|<im_(?:start|end)>|<\|?im_patch\|?>"
+    r"|(?-i:\[(?:IMG|IMAGE|PICTURE|VIDEO|AUDIO|FRAME)S?(?:[_ ]?\d|_[A-Z]+)*\])",
     re.IGNORECASE,
 )
 
 
 def check_keys(sample: Mapping[str, Any], name: str) -> None:
-    """Check that a sample and its turns have no field that training would ignore: for media, for a part of a video, or
-    for what is learned. A media field without a path (an empty list, a number) is allowed.
+    """Check that a sample and its turns have no field that training would ignore: for media, for a part of a video, for
+    a system prompt, or for what is learned. Fields inside of other fields are checked too. A media field without a path
+    (an empty list, a number) is allowed.
 
     Raises:
         DataFormatError: names the sample and the field, and says what training reads.
@@ -52,6 +68,11 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
     for key, value in sample.items():
         if key not in ("image", "video"):
             _check_key(key, value, name)
+        if SYSTEM_KEY.fullmatch(_plain(key)) and value:
+            raise DataFormatError(
+                f"{name}: {key!r} is not read: training uses the system prompt of its template. Write the text at the "
+                "start of the first question, or remove the field."
+            )
         if SAMPLE_LEARNED_KEY.fullmatch(_plain(key)):
             raise DataFormatError(f"{name}: {key!r} is not read. {LEARNS}")
     for number, turn in enumerate(sample["conversations"], 1):
@@ -62,13 +83,23 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
 
 
 def _check_key(key: str, value: Any, where: str) -> None:
-    if MEDIA_KEY.fullmatch(_plain(key)) and value and not isinstance(value, int | float):
+    if _names_media(key) and value and not isinstance(value, int | float):
         raise DataFormatError(f"{where}: {key!r} is not read. {READS} Rename the field, or take it out.")
     if PART_KEY.fullmatch(_plain(key)) and value is not None:
         raise DataFormatError(
             f"{where}: {key!r} is not read: training uses the whole video. Cut the video, name the shorter file, and "
             "remove the field."
         )
+    if isinstance(value, dict):
+        for inner, content in value.items():
+            _check_key(inner, content, f"{where}, in {key!r}")
+
+
+@lru_cache(maxsize=1000)  # samples share their keys
+def _names_media(key: str) -> bool:
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+s?(?![a-z])", key)]
+    is_note = any(map(NOTE_WORD.fullmatch, words))
+    return bool(MEDIA_WORD.fullmatch(_plain(key))) or (any(map(MEDIA_WORD.fullmatch, words)) and not is_note)
 
 
 def _plain(key: str) -> str:
