@@ -76,6 +76,16 @@ def test_every_bad_sample_is_reported_and_no_good_one(samples, annotate, media, 
         assert min(picture.size) > 100
 
 
+def test_labels_that_do_not_fit_the_questions_of_a_test_set_are_reported(annotate, media, base, samples, run):
+    path = annotate([samples["video"]])
+    held_out = [sample("wrong", "Which colours?", kinds=3), sample("fits", "Which colours?", kinds=["colour"])]
+    (media / "test.json").write_text(json.dumps(held_out))
+    result = run(path, "--model-name-or-path", base, "--test-data-path", "test.json", cwd=media)
+    assert result.returncode == 1
+    assert "3 samples, 1 bad" in result.stdout
+    assert "test.json, sample wrong: 'kinds' must be a list" in result.stdout
+
+
 def test_the_clean_file_is_clean_and_the_others_are_listed(samples, annotate, media, base, run):
     path = annotate(list(samples.values()))
     run(path, "--model-name-or-path", base, "--write-clean", "clean.json", cwd=media)

@@ -63,6 +63,37 @@ PLACES = ["left", "top left", "top"]
         ("50%", "12%", ["12%", "50%"], False),
         ("It is 12%.", "12%", ["12%", "50%"], True),
         ("112%", "12%", ["12%", "50%"], False),
+        ("\N{EN DASH}1", "1", ["-1", "1"], False),
+        ("\N{NON-BREAKING HYPHEN}1", "-1", ["-1", "1"], True),
+        # numbers and words that contain another
+        (".5", "5", ["5", "7"], False),
+        ("3,5", "3", ["3", "4"], False),
+        ("1 000", "1", ["1", "2"], False),
+        ("1'000 m", "1", ["1", "2"], False),
+        ("about 1\N{NO-BREAK SPACE}000", "1000", ["100", "1000"], True),
+        ("1,000,000", "1000000", ["1000", "1000000"], True),
+        ("約1,000個", "1000", ["1", "1000"], True),
+        ("in 2020 100 people", "100", ["100", "200"], True),
+        ("1/2", "2", ["2", "5"], False),
+        ("3^2", "2", ["2", "5"], False),
+        ("10^-3", "10", ["5", "10"], False),
+        ("1+1=2", "2", ["2", "3"], True),
+        ("**3**", "3", ["2", "3"], True),
+        ("C++14", "C++", ["C++", "C"], False),
+        ("I can't.", "can", ["can", "must"], False),
+        ("I\N{RIGHT SINGLE QUOTATION MARK}d say A", "A", ["A", "D"], True),
+        ("l\N{RIGHT SINGLE QUOTATION MARK}homme", "homme", ["homme", "femme"], True),
+        ("'left'", "left", ["left", "right"], True),
+        ("no-one", "no", ["yes", "no"], False),
+        ("counter-clockwise", "clockwise", ["clockwise", "left"], False),
+        ("don\N{RIGHT SINGLE QUOTATION MARK}t know", "don't", ["do", "don't"], True),
+        # spaces and lines
+        ("It is 50 %.", "50%", ["12%", "50%"], True),
+        ("top\nleft", "top left", PLACES, True),
+        ("the  top\u00a0left", "top left", PLACES, True),
+        ("1,000 people", "1000 people.", (), True),
+        ("to night", "tonight", (), False),
+        ("It is pear.", "It is plum.", ["apple", "fig"], False),
         # scripts without spaces
         ("右へ動く。", "右", ["左", "右"], True),
         ("它向左移动", "左", ["左", "右"], True),
@@ -74,6 +105,12 @@ PLACES = ["left", "top left", "top"]
         ("答案是A。", "A", ["A", "B"], True),
         ("3個", "3", ["3", "13"], True),
         ("13個", "3", ["3", "13"], False),
+        # Korean: particles follow a word without a space
+        ("왼쪽입니다", "왼쪽", ["왼쪽", "오른쪽"], True),
+        ("오른쪽으로 갑니다.", "왼쪽", ["왼쪽", "오른쪽"], False),
+        ("오른쪽", "쪽", ["쪽", "위"], False),
+        ("답은 A입니다", "A", ["A", "B"], True),
+        ("13개", "3", ["3", "13"], False),
         # scripts with spaces and marks
         ("нелевый", "левый", ["левый", "правый"], False),
         ("Он левый.", "левый", ["левый", "правый"], True),
@@ -209,9 +246,35 @@ def test_a_clip_may_come_in_a_later_turn(loaded, annotate, media):
     assert answers[1].generated.startswith("It is ")
 
 
-def test_labels_of_questions_must_match_the_questions(loaded, annotate):
-    turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}]
-    path = annotate([{"conversations": turns, "kinds": ["a", "b"]}])
-    dataset = LazySupervisedDataset(loaded.tokenizer, [path], DataArguments(), frame_spec=SPEC)
-    with pytest.raises(DataFormatError, match="'kinds' must have an entry for each of its 1 questions"):
-        evaluate(loaded.model, loaded.tokenizer, dataset)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kinds": ["a"]}, "'kinds' must be a list with a text for each of its 2 questions, got ..a'"),
+        ({"kinds": 3}, "'kinds' must be a list .* got 3"),
+        ({"kinds": "ab"}, "'kinds' must be a list .* got 'ab'"),
+        ({"kinds": ["a", None]}, "'kinds' must be a list with a text"),
+        ({"choices": 3}, "'choices' must be a list with a list of texts for each"),
+        ({"choices": [3, 4]}, "'choices' must be a list"),
+        ({"choices": ["Yes", "No"]}, "'choices' must be a list"),
+        ({"choices": [["Yes", 1], ["Yes"]]}, "'choices' must be a list"),
+        ({"choices": [["Yes"]]}, "'choices' must be a list"),
+        ({"choices": [["Yes", "No"], ["No", "Maybe"]]}, "the answer 'Yes.' must name exactly one of its choices"),
+    ],
+)
+def test_labels_of_questions_must_match_the_questions_before_media_are_read(
+    tokenizer, annotate, media, fields, message
+):
+    """The clip cannot be decoded: an error about the text shows that it was not tried."""
+    (media / "broken.mp4").write_text("no video")
+    turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}] * 2
+    turns[0] = {"from": "human", "value": "<image>?"}
+    path = annotate([{"video": "broken.mp4", "conversations": turns, **fields}])
+    with pytest.raises(DataFormatError, match=message):
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
+
+
+@pytest.mark.parametrize("fields", [{"kinds": ["a", "b"], "choices": [["Yes", "No"], []]}, {"choices": [None, None]}])
+def test_a_question_may_have_no_choices(tokenizer, annotate, fields):
+    turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}] * 2
+    path = annotate([{"conversations": turns, **fields}])
+    assert len(LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)) == 1

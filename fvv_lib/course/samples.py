@@ -140,7 +140,7 @@ def record(name: str, media: tuple[str, str] | None, questions: list[Question]) 
     """Build one sample in LLaVA's format.
 
     `media` is the key (`image` or `video`) and the path. `kinds` and `choices` are our additions for scoring; training
-    ignores them.
+    only checks them.
     """
     turns = []
     for i, question in enumerate(questions):

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.annotations import check_sample
+from fvv_lib.data.choices import check_questions
 from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.data.table import Annotations, Checked
 from fvv_lib.errors import DataFormatError, VideoDecodeError
@@ -108,6 +109,7 @@ class SampleText:
         """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
         sample, name = self.samples[index], self.samples.name(index)
         check_sample(sample, name)
+        check_questions(sample, name)
         if not self.data_args.allow_special_tokens:
             check_texts(sample["conversations"], name, self.marks)
         for path in self.samples.media(index):

@@ -5,9 +5,7 @@ This module knows nothing about training.
 """
 
 import math
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -15,35 +13,15 @@ from typing import Any
 from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
+from fvv_lib.data.choices import Units, named_choices, units_of
 from fvv_lib.data.dataset import LazySupervisedDataset
-from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.errors import FvvError
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 from fvv_lib.model.sharding import is_zero3_enabled
 from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 
-
-def _marks(first: int, last: int) -> str:
-    """Return the accents, vowel signs and tones among these characters. Each belongs to the letter before it."""
-    return "".join(char for char in map(chr, range(first, last)) if unicodedata.category(char).startswith("M"))
-
-
-# Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer; Japanese; Chinese.
-UNSPACED = (
-    "\u0e00-\u109f\u1780-\u17ff"
-    "\u3005-\u3007\u3031-\u312f\u31f0-\u31ff\uff66-\uff9f"
-    "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-LETTER = re.compile(rf"[^\W{UNSPACED}]|[{_marks(0x300, 0xE00)}\u200c\u200d]")  # letter or digit of a script with spaces
-_L = f"(?:{LETTER.pattern})"
-# Units of text that a choice must not cut: a word (with + or # at its end: C++, C#), a number (with sign, decimals and
-# thousands: -1.5, 12,000), a letter and its marks.
-UNIT = re.compile(
-    rf"[{UNSPACED}][{_marks(0xE00, 0x1800)}]+"
-    rf"|(?:(?<!{_L})-(?=\d))?{_L}+(?:(?<=\d)(?:[.:](?=\d)|,(?=\d{{3}}(?!\d))){_L}+)*(?:[+#]+(?!{_L}))?"
-)
-# Full-width ASCII (（Ａ）), its space, and the minus sign -> ASCII.
-NARROW = {0x3000: " ", 0x2212: "-"} | {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
+FULL_STOPS = (".", "。", "।")
 
 
 @dataclass(frozen=True)
@@ -74,13 +52,10 @@ def evaluate(
     With several processes, all processes must call this function. Each asks a part of the batches that a single process
     would ask, and each returns all answers, in order.
 
-    Raises:
-        DataFormatError: `kinds` or `choices` of a sample do not match its questions; raised before anything is asked.
+    `kinds` and `choices` were checked when the dataset was made (`data.choices`).
 
     Lesson: 07.
     """
-    for index in range(len(dataset)):
-        _check_questions(dataset, index)
     questions = [
         (index, number)
         for index, sample in enumerate(dataset.samples)
@@ -155,25 +130,15 @@ def _score(
     return Answer(dataset.names[index], kind, question, expected, generated, is_correct(generated, expected, choices))
 
 
-def _check_questions(dataset: LazySupervisedDataset, index: int) -> None:
-    sample, name = dataset.samples[index], dataset.names[index]
-    answers = [turn["value"] for turn in sample["conversations"][1::2]]
-    for key in ("kinds", "choices"):
-        if key in sample and len(sample[key]) != len(answers):
-            raise DataFormatError(f"{name}: {key!r} must have an entry for each of its {len(answers)} questions.")
-    for answer, choices in zip(answers, sample.get("choices", []), strict=False):
-        if choices and len(_named(answer, choices)) != 1:
-            raise DataFormatError(f"{name}: the answer {answer!r} must name exactly one of its choices {choices}.")
-
-
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
     """Return whether an answer is correct. With choices, it must name exactly the choice that the expected text names.
-    Without, it must be the expected text, ignoring case, spaces, the final full stop and the width of East Asian
-    letters.
+    Without, it must be the expected text. Case, spaces, the final full stop, the width of East Asian letters, kinds of
+    dashes and apostrophes, and separators of thousands do not matter.
 
-    A choice counts only as a whole word or number: "left" is not in "leftover", "1" is not in "-1" or "1.5", and "C" is
-    not in "C++". If two choices overlap, only the longer one is named: "top left", not "left". In scripts without
-    spaces between words (Chinese, Japanese, Thai and others), a choice may appear anywhere.
+    A choice counts only as a whole word or number: "left" is not in "leftover", "no" is not in "no-one", "can" is not
+    in "can't", "1" is not in "-1", "1.5" or "1/2", and "C" is not in "C++". If two choices overlap, only the longer one
+    is named: "top left", not "left". In scripts without spaces between words (Chinese, Japanese, Thai and others), a
+    choice may appear anywhere; in Korean, at the start of a word.
 
     Example:
         >>> is_correct("The answer is (B).", "(B)", ["(A)", "(B)"])
@@ -182,42 +147,13 @@ def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bo
     Lesson: 07.
     """
     if choices:
-        return _named(generated, choices) == _named(expected, choices)
-    return _plain(generated) == _plain(expected)
+        right = named_choices(expected, choices)
+        return len(right) == 1 and named_choices(generated, choices) == right
+    return _without_full_stop(units_of(generated)) == _without_full_stop(units_of(expected))
 
 
-def _named(text: str, choices: Sequence[str]) -> set[str]:
-    """Return the choices that a text names, as `_folded` writes them; see `is_correct`."""
-    text = _folded(text)
-    inside = {place for unit in UNIT.finditer(text) for place in range(unit.start() + 1, unit.end())}
-    named: set[str] = set()
-    taken: set[int] = set()
-    for choice in sorted({_folded(choice) for choice in choices} - {""}, key=len, reverse=True):
-        for start in _places(choice, text):
-            end = start + len(choice)
-            is_hyphen = choice[0] in "+-" and start > 0 and LETTER.match(text[start - 1])  # as in a-1
-            if start in inside or end in inside or is_hyphen or not taken.isdisjoint(range(start, end)):
-                continue
-            named.add(choice)
-            taken.update(range(start, end))
-    return named
-
-
-def _places(choice: str, text: str) -> Iterator[int]:
-    """Yield every position where a choice begins in a text."""
-    start = text.find(choice)
-    while start >= 0:
-        yield start
-        start = text.find(choice, start + 1)
-
-
-def _folded(text: str) -> str:
-    """Normalize a text: lower case, composed letters (NFC), ASCII in its usual width."""
-    return unicodedata.normalize("NFC", text.lower().translate(NARROW))
-
-
-def _plain(text: str) -> str:
-    return " ".join(_folded(text).split()).rstrip(".。।")
+def _without_full_stop(units: Units) -> Units:
+    return units[:-1] if units and units[-1][0] in FULL_STOPS else units
 
 
 def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
