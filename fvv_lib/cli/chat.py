@@ -40,6 +40,13 @@ class ChatSettings:
         metadata={"help": "Ask this question and exit; default: a dialogue, one question per line of standard input."},
     )
     max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens in an answer."})
+    allow_special_tokens: bool = field(
+        default=False,
+        metadata={
+            "help": "Accept questions with special tokens or template marks (`<|im_end|>`), or media tags of other "
+            "formats (<video>), as training does with the same flag."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -52,7 +59,8 @@ def main(arguments: list[str]) -> None:
         from fvv_lib.evaluation.dialogue import Chat
         from fvv_lib.weights.loading import load_pretrained_model
 
-    chat = Chat(load_pretrained_model(settings.model), settings.max_new_tokens)
+    loaded = load_pretrained_model(settings.model)
+    chat = Chat(loaded, settings.max_new_tokens, settings.allow_special_tokens)
     for path in settings.image:
         _show(chat, path, as_video=False)
     for path in settings.video:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.errors import FvvError, TokenBudgetError
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
+from fvv_lib.prompt.templates import get_template
 from fvv_lib.video.frames import VideoFrames, marked_times
 from fvv_lib.video.pixels import preprocess_frames
 from fvv_lib.video.read import read_media
@@ -28,6 +30,7 @@ class Chat:
     Args:
         loaded: the result of `load_pretrained_model`.
         max_new_tokens: the most tokens that an answer may have.
+        allow_special_tokens: accept questions that training would refuse without this setting (`data.refused`).
 
     Attributes:
         turns: the dialogue so far in LLaVA's format, one `<image>` per frame.
@@ -36,11 +39,12 @@ class Chat:
     Lesson: 07.
     """
 
-    def __init__(self, loaded: LoadedModel, max_new_tokens: int = 128) -> None:
+    def __init__(self, loaded: LoadedModel, max_new_tokens: int = 128, allow_special_tokens: bool = False) -> None:
         if max_new_tokens < 1:
             raise FvvError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-        self.loaded, self.max_new_tokens = loaded, max_new_tokens
+        self.loaded, self.max_new_tokens, self.allow_special_tokens = loaded, max_new_tokens, allow_special_tokens
         self.config = loaded.model.video_config
+        self.marks = turn_marks(get_template(self.config.version), loaded.tokenizer)
         self.frame_spec = make_frame_spec(loaded, self.config)
         self.turns: list[dict[str, str]] = []
         size = self.frame_spec.image_size
@@ -61,10 +65,12 @@ class Chat:
         """Return the token ids of the dialogue with this question, up to the start of its answer.
 
         Raises:
-            DataFormatError: the question is empty, or its number of `<image>` differs from the number of images and
-                videos shown since the last question.
+            DataFormatError: the question is empty, its number of `<image>` differs from the number of images and
+                videos shown since the last question, or it has a media tag or a mark of the template (`check_texts`).
             TokenBudgetError: prompt and answer are longer than the model can read.
         """
+        if not self.allow_special_tokens:
+            check_texts([{"value": question}], "The question", self.marks)
         turns = [*self.turns, self._turn(question)]
         ids = prompt_ids(turns, self.loaded.tokenizer, self.config.version, "dialogue")
         name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens reserved for its answer"
@@ -121,7 +127,13 @@ class Chat:
         return preprocess_multimodal([[turn]], None, [len(video.frames) for video in videos], times)[0][0]
 
 
-def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question: str, max_new_tokens: int = 128) -> str:
+def ask(
+    loaded: LoadedModel,
+    media: str | Path | Sequence[str | Path],
+    question: str,
+    max_new_tokens: int = 128,
+    allow_special_tokens: bool = False,
+) -> str:
     """Ask one question about a video, an image, or several, in the way the model was trained: a `Chat` of one turn.
 
     Args:
@@ -129,7 +141,7 @@ def ask(loaded: LoadedModel, media: str | Path | Sequence[str | Path], question:
 
     Raises the same errors as `Chat.show` and `Chat.ask`.
     """
-    chat = Chat(loaded, max_new_tokens)
+    chat = Chat(loaded, max_new_tokens, allow_special_tokens)
     for path in [media] if isinstance(media, str | Path) else media:
         chat.show(path)
     return chat.ask(question)
