@@ -92,12 +92,11 @@ def reference() -> str:
 FIGURE = re.compile(r"^\*Figure: (.*?)\*$", re.M | re.S)
 
 
-def lessons() -> tuple[int, str]:
-    """Return the minutes of all lessons, and the table of lessons in the README with links from `docs/`."""
+def lessons() -> str:
+    """Return the table of lessons in the README, with links from `docs/`."""
     section = (ROOT / "README.md").read_text().split("\n## The course\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\|.*\|$", section, re.M)
-    minutes = sum(int(row.split("|")[2]) for row in rows[2:])
-    return minutes, "\n".join(rows).replace("](notebooks/", "](../notebooks/")
+    return "\n".join(rows).replace("](notebooks/", "](../notebooks/")
 
 
 def prepare_notebook(notebook: dict, name: str) -> None:
@@ -118,8 +117,7 @@ def add_contents(app, docname: str, source: list[str]) -> None:
     download it, and each lesson its exercises and solutions.
     """
     if docname == root_doc:
-        minutes, table = lessons()
-        source[0] = source[0].replace("MINUTES", str(minutes)).replace("LESSONS", table) + COURSE
+        source[0] = re.sub(r"<!-- the lessons.*-->", lambda _: lessons(), source[0]) + COURSE
     elif docname == "README":
         source[0] = re.sub(r"\[([^]]+)\]\(([\w/]+)\)", lambda m: m[1] if (ROOT / m[2]).is_dir() else m[0], source[0])
     elif docname == "docs/api":
