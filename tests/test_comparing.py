@@ -155,7 +155,22 @@ def test_images_and_videos_are_compared_by_content(with_media, tmp_path):
         assert len(differences(before, with_media("copy"))) == 1
     folder = str(tmp_path / "copy")
     (found,) = differences(before, with_media("v1", image_folder=folder))
-    assert found.endswith(f"train.json names differs; image_folder None then, {folder} now)")
+    assert found.endswith(f"; image_folder None then, {folder} now)")
+
+
+def test_a_file_that_cannot_be_read_is_named(with_media, tmp_path):
+    """A disk that is not mounted must not look like other videos."""
+    before = with_media("v1")
+    clip = tmp_path / "v1" / "clip.mp4"
+    clip.rename(tmp_path / "elsewhere.mp4")
+    (found,) = differences(before, with_media("v1"))
+    assert f"cannot be read now: 1, the first is {clip}" in found
+
+
+def test_a_hidden_file_in_a_folder_of_frames_changes_nothing(with_media, tmp_path):
+    before = with_media("v1")
+    (tmp_path / "v1" / "frames" / ".nfs01").write_text("left by a file system")
+    assert differences(before, with_media("v1")) == []
 
 
 def test_the_start_and_the_end_of_a_large_file_are_compared(with_media, tmp_path):

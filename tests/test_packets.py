@@ -12,6 +12,7 @@ from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import packets
 from fvv_lib.video.exact.packets import (
     SEEKABLE,
+    Clock,
     Packets,
     group_by_key_frame,
     has_pts,
@@ -304,3 +305,16 @@ def test_every_frame_of_a_clip_is_in_one_group_that_starts_with_its_key_frame(wr
         assert found.key[group.first]
         assert {keys[keys <= pts].max() for pts in group.pts} == {found.pts[group.first]}
         assert group.last == max(found.position[pts] for pts in group.pts) >= group.first
+
+
+def test_a_clock_starts_again_only_if_it_falls_back():
+    def continued(times):
+        clock, result = Clock(tolerance=9000), []
+        for time in times:
+            clock.follow(time, duration=3600)
+            result.append(time + clock.offset)
+        return result
+
+    jittered = [0, 3600, 7200, 7200, 10_800, 14_399, 14_400, 14_390, 18_000, 900_000]
+    assert continued(jittered) == jittered
+    assert continued([90_000, 100_800, 0, 10_800, 0]) == [90_000, 100_800, 111_600, 122_400, 133_200]

@@ -285,11 +285,11 @@ OVERFLOW = 2**33 / 90_000  # seconds after which the clock of MPEG-TS and MPEG-P
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
-@pytest.mark.parametrize("clocks", [(0, 0, 0), (600, 0, 0), (0, 3600, 0), (3600, 7200, 10_800), (50_000, 0, 95_000)])
+@pytest.mark.parametrize("clocks", [(0, 0, 0), (600, 0, 0), (3600, 600, 0), (50_000, 0, 0)])
 @pytest.mark.parametrize(("extension", "container", "codec"), PIECES)
 def test_times_and_frames_continue_if_the_clock_restarts(tmp_path, extension, container, codec, clocks, b_frames):
-    """Pieces of a stream, joined byte by byte, each with its own clock: it falls back or jumps forward. A fall by more
-    than a minute is not an overflow."""
+    """Pieces of a stream, joined byte by byte, each with its own clock. A fall by more than a minute is not an
+    overflow."""
     path = tmp_path / f"clip.{extension}"
     pieces = [
         write_piece(tmp_path / "piece", container, codec, range(first, first + 24), clock, b_frames)
@@ -315,21 +315,14 @@ def test_times_continue_if_the_clock_overflows(tmp_path, extension, container, c
     assert read_numbers(read_video(path, 8).frames) == np.linspace(0, COUNT - 1, 8, dtype=int).tolist()
 
 
-@pytest.mark.parametrize(("extension", "container", "codec"), PIECES)
-def test_pieces_of_one_frame_have_increasing_times(tmp_path, extension, container, codec):
-    path = tmp_path / f"clip.{extension}"
-    path.write_bytes(b"".join(write_piece(tmp_path / "piece", container, codec, [number]) for number in range(6)))
-    video = read_video(path, 6)
-    assert read_numbers(video.frames) == list(range(6))
-    np.testing.assert_allclose(video.timestamps, np.arange(6) / FPS, atol=2e-3)
-
-
+@pytest.mark.parametrize("seconds", [6, 3600])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_a_gap_of_a_few_seconds_is_kept(tmp_path, codec):
+def test_a_gap_is_kept(tmp_path, codec, seconds):
+    """A camera that records only motion: the time between two frames is true, however long it is."""
     path = tmp_path / "clip.ts"
     first = write_piece(tmp_path / "piece", "mpegts", codec, range(24))
-    path.write_bytes(first + write_piece(tmp_path / "piece", "mpegts", codec, range(24, 48), 6))
-    expected = np.concatenate([np.arange(24) / FPS, 6 + np.arange(24) / FPS])
+    path.write_bytes(first + write_piece(tmp_path / "piece", "mpegts", codec, range(24, 48), seconds))
+    expected = np.concatenate([np.arange(24) / FPS, seconds + np.arange(24) / FPS])
     np.testing.assert_allclose(read_video(path, 48).timestamps, expected, atol=2e-3)
 
 

@@ -18,10 +18,11 @@ from typing import Any
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.table import Annotations, digest_annotations
-from fvv_lib.errors import CheckpointError, FvvError, ModelFolderError
+from fvv_lib.errors import CheckpointError, FvvError, ModelFolderError, VideoDecodeError
 from fvv_lib.finetuning.trying import read_deepspeed
 from fvv_lib.provenance import digest_file
 from fvv_lib.settings import DataArguments, ModelArguments
+from fvv_lib.video.stills import numbered_pictures
 from fvv_lib.weights.lora import base_of, is_adapter
 
 Settings = Mapping[str, Any]
@@ -115,6 +116,7 @@ DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_t
 
 READERS = 16  # threads that read media
 END = 4096  # bytes of the start and of the end of a file that are compared
+UNREAD = " unread: "  # in a digest of media: what follows counts and names files that cannot be read
 
 
 def describe_settings(
@@ -182,38 +184,43 @@ def digest_media(paths: Iterable[Path]) -> str:
     the names of its files, and the first and the last of them.
 
     Whole files of a large data set would take hours to read. Times are not compared, because a copy has new ones. So a
-    file that is encoded again is noticed, and one that keeps its size, start and end is not. A missing file counts as
-    one without content: `check_media` reports it.
+    file that is encoded again is noticed, and one that keeps its size, start and end is not. Files that cannot be read
+    are counted, and the first is named: whether that is an error depends on `bad_samples`.
     """
     digest = hashlib.blake2b(digest_size=16)
+    unread = []
     rest = iter(paths)
     with ThreadPoolExecutor(READERS) as pool:  # they wait for the disk, not for a core
         while batch := list(islice(rest, READERS * 100)):
-            for one in pool.map(_sketch, batch):
-                digest.update(one)
-    return digest.hexdigest()
+            for path, one in zip(batch, pool.map(_sketch, batch), strict=True):
+                if one is None:
+                    unread.append(path)
+                else:
+                    digest.update(one)
+    return digest.hexdigest() + (f"{UNREAD}{len(unread)}, the first is {unread[0]}" if unread else "")
 
 
-def _sketch(path: Path) -> bytes:
-    """Return a digest of the size, start and end of a file, or of the names and the outer files of a folder."""
+def _sketch(path: Path) -> bytes | None:
+    """Return a digest of the size, start and end of a file, or of the names and the outer files of a folder of frames.
+    Return `None` if it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:
+        files = [path]
         if path.is_dir():
-            names = sorted(os.listdir(path))
-            digest.update(repr(names).encode())
-            files = [path / name for name in (*names[:1], *names[-1:])]
-        else:
-            files = [path]
+            frames = numbered_pictures(path)
+            digest.update(repr([file.name for file in frames]).encode())
+            files = [frames[0], frames[-1]]
         for file in files:
-            if file.is_file():  # a named pipe would block
-                with file.open("rb", buffering=0) as opened:
-                    size = opened.seek(0, os.SEEK_END)
-                    digest.update(f"{size} ".encode())
-                    for start in (0, max(size - END, 0)):
-                        opened.seek(start)
-                        digest.update(opened.read(END))
-    except (OSError, ValueError):  # reading the sample reports it
-        digest.update(b"cannot be read")
+            if not file.is_file():  # a named pipe would block
+                return None
+            with file.open("rb", buffering=0) as opened:
+                size = opened.seek(0, os.SEEK_END)
+                digest.update(f"{size} ".encode())
+                for start in (0, max(size - END, 0)):
+                    opened.seek(start)
+                    digest.update(opened.read(END))
+    except (OSError, ValueError, VideoDecodeError):
+        return None
     return digest.digest()
 
 
@@ -283,7 +290,11 @@ def _content(before: dict[str, Any], now: dict[str, Any]) -> str:
 def _other_media(name: str, before: Identity, now: Identity) -> str:
     """Say which annotation file names images or videos that differ, and where they are looked for."""
     pairs = zip(now[name]["paths"], before[name]["media"], now[name]["media"], strict=True)
-    where = f"{name}: the content of a file that {next(path for path, then, new in pairs if then != new)} names differs"
+    path, then, new = next(pair for pair in pairs if pair[1] != pair[2])
+    where = f"{name}: the content of a file that {path} names differs"
+    for time, digest in (("then", then), ("now", new)):
+        if UNREAD in digest:
+            where += f"; cannot be read {time}: {digest.partition(UNREAD)[2]}"
     folders = before.get(MEDIA_FOLDER), now.get(MEDIA_FOLDER)
     return where if folders[0] == folders[1] else f"{where}; {MEDIA_FOLDER} {folders[0]} then, {folders[1]} now"
 

@@ -98,7 +98,7 @@ class VideoMixin(_Model):
             frames = (frames / 255 - mean) / std
         trained = torch.is_grad_enabled() and (frames.requires_grad or any(p.requires_grad for p in parameters))
         channels_last = device.type == "cpu" and frames.ndim == 4
-        if trained and cannot_train_channels_last(self.model.vision_tower):
+        if channels_last and trained and cannot_train_channels_last(self.model.vision_tower):
             channels_last = False
         return frames.to(dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 

@@ -28,9 +28,7 @@ TIMED = ("mov", "matroska", "flv")
 MAX_FRAMES = 2_000_000  # 18 hours at 30 frames per second
 KEPT_BYTES = 16 * 2**20  # a minute at 2 Mbit/s
 PACKET_BYTES = 512  # overhead of a kept packet
-# Seconds between two frames. A larger step forward is a clock that starts again, as in FFmpeg's command line tool
-# (dts_delta_threshold). MPEG-TS and MPEG-PS allow 0.7 seconds between times (ISO 13818-1, 2.7.4).
-MAX_GAP = 10
+TOLERANCE = 0.1  # seconds by which a time may fall back without a new start of the clock
 
 
 @dataclass(frozen=True)
@@ -140,29 +138,33 @@ def list_packets(path: Path, container: "av.container.InputContainer", stream: "
 
 
 class Clock:
-    """Let times continue where the clock of a file starts again: a time that is not later than the one before, or more
-    than `max_gap` later, comes one step after the one before. All times are in units of the stream's time base.
+    """Let times continue where the clock of a file starts again: if a time falls back by more than `tolerance`, it
+    comes one step after the one before. All times are in units of the stream's time base.
+
+    A jump forward is kept: a camera that records only motion makes such gaps.
 
     Attributes:
         offset: what to add to the times of the file.
-        last: the last time, with its offset; `None` before the first.
-        step: the difference of the last two times; after the first, the duration of its frame.
+        last: the latest time, with its offset; `None` before the first.
+        step: the last difference of two times; after the first, the duration of its frame.
     """
 
-    def __init__(self, max_gap: int) -> None:
-        self.max_gap = max_gap
+    def __init__(self, tolerance: int) -> None:
+        self.tolerance = tolerance
         self.offset, self.step = 0, 0
         self.last: int | None = None
 
     def follow(self, time: int, duration: int) -> None:
         """Set `offset` for the next time of the file, of a frame with this duration."""
         if self.last is None:
+            self.last = time
             self.step = duration
-        elif 0 < time + self.offset - self.last <= self.max_gap:
-            self.step = time + self.offset - self.last
-        else:
+            return
+        if time + self.offset < self.last - self.tolerance:
             self.offset = self.last + self.step - time
-        self.last = time + self.offset
+        elif time + self.offset > self.last:
+            self.step = time + self.offset - self.last
+        self.last = max(self.last, time + self.offset)
 
 
 def clock_of(container: "av.container.InputContainer", stream: "av.VideoStream") -> Clock | None:
@@ -171,7 +173,7 @@ def clock_of(container: "av.container.InputContainer", stream: "av.VideoStream")
     from av.format import Flags
 
     restarts = bool(container.format.flags & Flags.ts_discont.value)
-    return Clock(round(MAX_GAP / (stream.time_base or 1))) if restarts else None
+    return Clock(round(TOLERANCE / (stream.time_base or 1))) if restarts else None
 
 
 def has_pts(container: "av.container.InputContainer", codec: str) -> bool:

@@ -218,7 +218,8 @@ def _decode(
     clock starts again, times continue (`packets.Clock`)."""
     _share_frames(stream, num_threads)
     rate, pts_given = float(stream.average_rate or 1), has_pts(container, stream.codec.canonical_name)
-    clock, time = clock_of(container, stream), -1 / rate
+    clock = clock_of(container, stream)
+    time = -1 / rate
     for number, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:  # frames that refer to it are damaged too, but not marked
             raise VideoDecodeError(f"{path}: frame {number} is damaged. Download or encode the file again.")
