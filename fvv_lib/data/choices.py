@@ -28,24 +28,28 @@ UNSPACED = (
 HANGUL = "\u1100-\u11ff\u3131-\u318f\ua960-\ua97f\uac00-\ud7ff"  # has spaces, but particles follow a word without one
 # A letter or digit of any other script.
 LETTER = rf"(?:[^\W{UNSPACED}{HANGUL}]|[{_marks(0x300, 0xE00)}\u200c\u200d])"
+# Dashes between two letters are no unit: "top-left" is "top left".
+BETWEEN_LETTERS = rf"(?<={LETTER})(?<!\d)[-–](?!\d)(?={LETTER})"
 UNIT = re.compile(
     rf"[{UNSPACED}][{_marks(0xE00, 0x1800)}]*"
     rf"|(?P<inner>(?<=[{HANGUL}])[{HANGUL}])|[{HANGUL}]"
-    rf"|(?:(?<!{LETTER})-(?=\.?\d))?(?:(?<!{LETTER})(?<!\.)\.(?=\d))?"  # -1, .5
+    rf"|(?<={LETTER})'s(?!{LETTER})"  # square's
+    rf"|(?:(?<!{LETTER})[-–](?=\.?\d))?(?:(?<!{LETTER})(?<!\.)\.(?=\d))?"  # -1, .5
+    r"(?:(?:anti|contra|counter|non|un)-|no-(?=one))*"  # counter-clockwise
     rf"{LETTER}+(?:(?:"
-    r"-|\^-?|[+#]+"  # no-one, x^2, C++14
+    r"\^[-–]?|[+#]+"  # x^2, C++14
     r"|(?<=\d)[.,:/*×÷'](?=\d)"  # 1.5, 12:30, 1/2
-    rf"|'(?={LETTER}{{1,2}}(?!{LETTER}))"  # can't, but not l'homme
+    rf"|'(?=(?:[dmt]|ll|re|ve)(?!{LETTER}))"  # can't, but not l'homme
     rf"){LETTER}+)*[+#]*"  # C++, C#
-    r"|\S"
+    rf"|(?!{BETWEEN_LETTERS})\S"
 )
 GROUPS = re.compile(  # 12,000
     rf"(?<!{LETTER})(?<![.,:/'])\d{{1,3}}([,' \u00a0\u2009\u202f])\d{{3}}(?:\1\d{{3}})*(?!\d)"
 )
-# Full-width ASCII (（Ａ）) and its space, hyphens, short dashes, the minus sign, and apostrophes -> ASCII.
+# Full-width ASCII (（Ａ）) and its space, hyphens, the minus sign, and apostrophes -> ASCII.
 NARROW = (
     {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
-    | dict.fromkeys((*range(0x2010, 0x2014), 0x2212), "-")
+    | dict.fromkeys((*range(0x2010, 0x2013), 0x2212), "-")
     | dict.fromkeys((0x2018, 0x2019, 0x02BC), "'")
     | {0x3000: " "}
 )
@@ -56,11 +60,12 @@ def units_of(text: str) -> Units:
     a Korean syllable inside a word?
 
     Signs are written in one way: composed letters (NFC), full-width ASCII, dashes and apostrophes as ASCII. Separators
-    of thousands are left out.
+    of thousands are left out, and so is a hyphen or en dash between two letters. A hyphen stays after a word that turns
+    the meaning: "counter-clockwise", "no-one".
     """
     text = unicodedata.normalize("NFC", text.lower().translate(NARROW))
     text = GROUPS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
-    return tuple((unit[0], unit.lastgroup) for unit in UNIT.finditer(text))
+    return tuple((unit[0].replace("–", "-"), unit.lastgroup) for unit in UNIT.finditer(text))
 
 
 def named_choices(text: str, choices: Sequence[str]) -> set[Units]:

@@ -132,13 +132,13 @@ def _score(
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
     """Return whether an answer is correct. With choices, it must name exactly the choice that the expected text names.
-    Without, it must be the expected text. Case, spaces, the final full stop, the width of East Asian letters, kinds of
-    dashes and apostrophes, and separators of thousands do not matter.
+    Without, it must be the expected text. Case, spaces, hyphens between words, the final full stop, the width of East
+    Asian letters, kinds of dashes and apostrophes, and separators of thousands do not matter.
 
-    A choice counts only as a whole word or number: "left" is not in "leftover", "no" is not in "no-one", "can" is not
-    in "can't", "1" is not in "-1", "1.5" or "1/2", and "C" is not in "C++". If two choices overlap, only the longer one
-    is named: "top left", not "left". In scripts without spaces between words (Chinese, Japanese, Thai and others), a
-    choice may appear anywhere; in Korean, at the start of a word.
+    A choice counts only as a whole word or number: "left" is in "left-hand", but not in "leftover"; "no" is not in
+    "no-one", "can" is not in "can't", "1" is not in "-1", "1.5" or "1/2", and "C" is not in "C++". If two choices
+    overlap, only the longer one is named: "top left", not "left". In scripts without spaces between words (Chinese,
+    Japanese, Thai and others), a choice may appear anywhere; in Korean, at the start of a word.
 
     Example:
         >>> is_correct("The answer is (B).", "(B)", ["(A)", "(B)"])
