@@ -21,7 +21,7 @@ from fvv_lib.model.sharding import is_zero3_enabled
 from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 
-FULL_STOPS = (".", "。", "।")
+FULL_STOPS = (".", "…", "。", "।")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _score(
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:
     """Return whether an answer is correct. With choices, it must name exactly the choice that the expected text names.
-    Without, it must be the expected text. Case, spaces, hyphens between words, the final full stop, the width of East
+    Without, it must be the expected text. Case, spaces, hyphens between words, final full stops, the width of East
     Asian letters, kinds of dashes and apostrophes, and separators of thousands do not matter.
 
     A choice counts only as a whole word or number: "left" is in "left-hand", but not in "leftover"; "no" is not in
@@ -149,11 +149,13 @@ def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bo
     if choices:
         right = named_choices(expected, choices)
         return len(right) == 1 and named_choices(generated, choices) == right
-    return _without_full_stop(units_of(generated)) == _without_full_stop(units_of(expected))
+    return _without_full_stops(units_of(generated)) == _without_full_stops(units_of(expected))
 
 
-def _without_full_stop(units: Units) -> Units:
-    return units[:-1] if units and units[-1][0] in FULL_STOPS else units
+def _without_full_stops(units: Units) -> Units:
+    while units and units[-1][0] in FULL_STOPS:
+        units = units[:-1]
+    return units
 
 
 def accuracy_by_kind(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
