@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from inspect import isclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import torch
 import transformers
@@ -129,8 +130,9 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
     def _check_choices(self) -> None:
         """Raise if a setting with a list of values has another one. transformers' own error does not name the setting,
         or does not exist: an unknown train_sampling_strategy means random."""
+        hints = get_type_hints(type(self))  # HfArgumentParser changes the types of the fields
         for field in fields(self):
-            enums = [kind for kind in get_args(field.type) if isinstance(kind, type) and issubclass(kind, Enum)]
+            enums = [kind for kind in get_args(hints[field.name]) if isclass(kind) and issubclass(kind, Enum)]
             choices = [*field.metadata.get("choices", ()), *(member.value for kind in enums for member in kind)]
             value = getattr(self, field.name)
             if choices and value is not None and getattr(value, "value", value) not in choices:

@@ -1,9 +1,11 @@
 """Settings: their choices are those of the modules that use them, and a wrong value fails before data are read."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
+from transformers import HfArgumentParser
 
 from fvv_lib import DataArguments, FvvError, ModelArguments, ModelFolderError, TrainingArguments, VideoConfig
 from fvv_lib.labels.exact import MISMATCH_MODES
@@ -161,3 +163,15 @@ def test_an_invalid_video_configuration_is_an_error_that_names_the_file(tmp_path
     (tmp_path / "fvv_config.json").write_text(stored)
     with pytest.raises(ModelFolderError, match=r"fvv_config\.json: not a video configuration"):
         VideoConfig.load(tmp_path)
+
+
+def test_the_parser_of_transformers_takes_the_arguments_again_and_again(tmp_path, monkeypatch):
+    """It changes the types of the fields, and settings with a list of values are still checked."""
+    for field in fields(TrainingArguments):
+        monkeypatch.setattr(field, "type", field.type)  # sets it back for other tests
+    for _ in range(2):
+        (parsed,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(["--output_dir", str(tmp_path)])
+        assert parsed.debug == []
+        assert TrainingArguments(str(tmp_path)).debug == []
+        with pytest.raises(FvvError, match="Unknown train_sampling_strategy 'foo'"):
+            TrainingArguments(str(tmp_path), train_sampling_strategy="foo")

@@ -85,7 +85,7 @@ def _make_optimizer(training_args: TrainingArguments) -> torch.optim.Optimizer:
 
 
 def _check_used(training_args: TrainingArguments) -> None:
-    """Raise a ValueError if the optimizer is the same without one of its settings."""
+    """Raise if the optimizer is the same without one of its settings."""
 
     def optimizer_with(**changes: Any) -> tuple[type, dict[str, Any]]:
         changed = copy.copy(training_args)
@@ -104,7 +104,7 @@ def _check_used(training_args: TrainingArguments) -> None:
         without[part] = {"optim_args": ",".join(other for other in parts if other != part)}
     for shown, changes in without.items():
         if optimizer_with(**changes) == optimizer_with():
-            raise ValueError(f"{shown} would change nothing in this optimizer. Leave it out.")
+            raise FvvError(f"{shown} would change nothing in this optimizer. Leave it out.")
 
 
 def _make_schedule(training_args: TrainingArguments, optimizer: torch.optim.Optimizer) -> Any:
