@@ -24,6 +24,7 @@ from fvv_lib import (
 )
 from fvv_lib.course.scenes import motion_clip, write_video
 from fvv_lib.data.report import check_data
+from fvv_lib.data.splits import open_splits
 from fvv_lib.video import isolation
 
 
@@ -377,3 +378,32 @@ def test_committed_samples_are_well_formed(tokenizer, data_samples):
             tokenizer, [str(data_samples / f"{split}.json")], DataArguments(), frame_spec=SPEC
         )
         assert len(dataset) == len(json.loads((data_samples / f"{split}.json").read_text()))
+
+
+# --- fields that only scoring reads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"choices": ["left", "right"]},
+        {"choices": {"A": "x"}},
+        {"choices": "A, B"},
+        {"kinds": "counting"},
+        {"choices": [["A", "B", "C", "D"]]},
+        {"choices": [["green", "blue"]]},
+    ],
+)
+def test_training_ignores_the_fields_of_test_sets(make, annotate, media, tokenizer, fields):
+    """Data sets with multiple choice use these names in other ways. A check without scoring must not be taken from the
+    cache for a test set."""
+    samples = [sample(image="still.png", **fields)]
+    assert len(make(samples)) == 1
+    path = annotate(samples)
+    with pytest.raises(DataFormatError, match="sample 0: "):
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC, scored=True)
+    (media / "train.json").write_text(json.dumps([sample(image="clip.mp4", **fields)]))
+    settings = DataArguments(data_path=(str(media / "train.json"),), validation_data_path=path)
+    assert len(open_splits(tokenizer, settings, frame_spec=SPEC)["validation"]) == 1
+    with pytest.raises(DataFormatError, match="sample 0: "):
+        open_splits(tokenizer, replace(settings, test_data_path=path), frame_spec=SPEC)

@@ -296,11 +296,14 @@ def test_labels_of_questions_must_match_the_questions_before_media_are_read(
     turns[0] = {"from": "human", "value": "<image>?"}
     path = annotate([{"video": "broken.mp4", "conversations": turns, **fields}])
     with pytest.raises(DataFormatError, match=message):
-        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
+        LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC, scored=True)
+    dataset = LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
+    with pytest.raises(DataFormatError, match=message):
+        evaluate(None, tokenizer, dataset)
 
 
 @pytest.mark.parametrize("fields", [{"kinds": ["a", "b"], "choices": [["Yes", "No"], []]}, {"choices": [None, None]}])
 def test_a_question_may_have_no_choices(tokenizer, annotate, fields):
     turns = [{"from": "human", "value": "Hm?"}, {"from": "gpt", "value": "Yes."}] * 2
     path = annotate([{"conversations": turns, **fields}])
-    assert len(LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)) == 1
+    assert len(LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC, scored=True)) == 1

@@ -47,7 +47,7 @@ class SampleText:
 
     Args:
         samples: the annotations. Samples that are removed from them are removed here too.
-        tokenizer, data_args, frame_spec: as in `LazySupervisedDataset`.
+        tokenizer, data_args, frame_spec, scored: as in `LazySupervisedDataset`.
 
     Raises:
         DataFormatError: an unknown template.
@@ -59,12 +59,14 @@ class SampleText:
         tokenizer: PreTrainedTokenizerBase,
         data_args: DataArguments,
         frame_spec: FrameSpec,
+        scored: bool = False,
     ):
         self.marks = turn_marks(get_template(data_args.version), tokenizer)
         self.samples = samples
         self.tokenizer = tokenizer
         self.data_args = data_args
         self.frame_spec = frame_spec
+        self.scored = scored
 
     def frame_counts(self, index: int) -> list[int]:
         """Return the number of frames of each image (1) and video (`num_video_frames`) of a sample."""
@@ -103,13 +105,14 @@ class SampleText:
         settings = {name: value for name, value in asdict(self.data_args).items() if name not in IGNORED_SETTINGS}
         files = bytes(_file_state(path) for path in self.samples.all_media())
         check = partial(self.check, RememberingTokenizer(self.tokenizer))
-        return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files], stop)
+        return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files, self.scored], stop)
 
     def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
         """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
         sample, name = self.samples[index], self.samples.name(index)
         check_sample(sample, name)
-        check_questions(sample, name)
+        if self.scored:
+            check_questions(sample, name)
         if not self.data_args.allow_special_tokens:
             check_texts(sample["conversations"], name, self.marks)
         for path in self.samples.media(index):

@@ -55,6 +55,8 @@ class LazySupervisedDataset(Dataset):
         frame_spec: frame size, tokens per frame and length limit of the model, see `model.geometry.make_frame_spec`.
         seed: seed of `random` frame sampling. The frames also depend on the epoch, the content of the sample and
             the place of the clip in it, but not on the position of the sample or on other samples.
+        scored: whether this is a test set, so that `kinds` and `choices` are checked (`data.choices`). Training ignores
+            these fields, and other data use these names for other things.
 
     Attributes:
         lengths: int64 (N,), positions that each sample takes, frames included. Time marks are counted only
@@ -84,6 +86,7 @@ class LazySupervisedDataset(Dataset):
         *,
         frame_spec: FrameSpec,
         seed: int = 0,
+        scored: bool = False,
     ):
         self.tokenizer = tokenizer
         self.data_args = data_args
@@ -92,7 +95,7 @@ class LazySupervisedDataset(Dataset):
         self.seed = seed
         self.identities = self.samples.identities() if data_args.frame_sampling == "random" else None
         self.names = LazySequence(self.samples.name, self.samples)
-        self.text = SampleText(self.samples, tokenizer, data_args, frame_spec)
+        self.text = SampleText(self.samples, tokenizer, data_args, frame_spec, scored)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # persistent workers see changes
         self.dropped: list[str] = []
         self.bad: dict[str, FvvError] = {}

@@ -32,7 +32,8 @@ def open_splits(
     for name, path in held_out.items():
         if path is not None:
             evaluation = data_args.for_evaluation()
-            splits[name] = LazySupervisedDataset(tokenizer, [path], evaluation, frame_spec=frame_spec)
+            scored = name == "test"
+            splits[name] = LazySupervisedDataset(tokenizer, [path], evaluation, frame_spec=frame_spec, scored=scored)
             check_disjoint(splits["train"], splits[name])
     return splits
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
-from fvv_lib.data.choices import Units, named_choices, units_of
+from fvv_lib.data.choices import Units, check_questions, named_choices, units_of
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import FvvError
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
@@ -52,10 +52,13 @@ def evaluate(
     With several processes, all processes must call this function. Each asks a part of the batches that a single process
     would ask, and each returns all answers, in order.
 
-    `kinds` and `choices` were checked when the dataset was made (`data.choices`).
+    Raises:
+        DataFormatError: `kinds` or `choices` of a sample do not describe its questions (`data.choices`).
 
     Lesson: 07.
     """
+    for index, sample in enumerate(dataset.samples):
+        check_questions(sample, dataset.names[index])
     questions = [
         (index, number)
         for index, sample in enumerate(dataset.samples)
