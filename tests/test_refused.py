@@ -70,10 +70,26 @@ def test_a_key_with_a_word_for_media_is_refused(make, key, value):
         make([sample(**{key: value})])
 
 
-@pytest.mark.parametrize("fields", [{"metadata": {"video": "a.mp4"}}, {"a": {"b": {"start": 2}}}])
-def test_keys_inside_a_field_are_refused(make, fields):
-    with pytest.raises(DataFormatError, match=r"sample 0, in '(metadata|a', in 'b)': '(video|start)' is not read"):
+@pytest.mark.parametrize("fields", [{"metadata": {"video": "a.mp4"}}, {"a": {"b": [[{"left_image": "a.png"}]]}}])
+def test_media_inside_a_field_are_refused_if_a_sample_has_no_other(make, fields):
+    """Beside an image or video, they say where it comes from."""
+    with pytest.raises(DataFormatError, match=r"sample 0, in '(metadata|a', in 'b)': '(video|left_image)' is not read"):
         make([sample(**fields)])
+    assert len(make([sample("<image>?", video="clip.mp4", **fields)])) == 1
+
+
+KEYS_OF_PATHS = ["left_image", "first_frame", "screenshot", "visuals", "vid", "picture", "observation.images.top"]
+
+
+@pytest.mark.parametrize("key", KEYS_OF_PATHS)
+@pytest.mark.parametrize("beside", [{}, {"video": "clip.mp4"}])
+def test_a_path_or_data_under_a_longer_key_is_refused_and_a_text_is_not(key, beside):
+    question = "<image>?" if beside else "?"
+    for value in ("a/B.PNG", "s3://bucket/a", [{"url": "a.mp4"}], {"bytes": "x", "path": None}):
+        with pytest.raises(DataFormatError, match=f"a: '{key}' is not read"):
+            check_sample(sample(question, **beside, **{key: value}), "a")
+    for note in ("A pan.", "v_abc", ["a", "b"], [0, 72], {"a": "b.png"}, "1.5 mp4"):
+        check_sample(sample(question, **beside, **{key: note}), "a")
 
 
 @pytest.mark.parametrize("key", ["system", "system_prompt", "systemMessage"])
@@ -107,13 +123,26 @@ def test_both_kinds_of_media_are_refused_but_null_is_none(make):
 
 
 PARTS = ["start", "end", "video_start", "video_end", "start_time", "clip_end", "endFrame", "frame_start", "frame_end"]
-PARTS += ["start_idx", "end_idx", "timestamp_start", "start_time_ms", "timestamps", "time_range", "segment"]
+PARTS += ["timestamp_start", "start_time_ms", "timestamps", "time_range", "segment"]
 
 
 @pytest.mark.parametrize("key", [*PARTS, "from_timestamp", "segments", "starttime"])
 def test_a_part_of_a_video_is_refused(make, key):
     with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: training uses the whole video"):
         make([sample("<image>?", video="clip.mp4", **{key: 0})])
+    for value in (2.5, "00:12", "0:01:02.500", "3.5", "12", "12s", [1, 2], [[0, 3], ["0:05", 9]]):
+        with pytest.raises(DataFormatError, match=f"a: '{key}' is not read: training uses the whole video"):
+            check_sample(sample("<image>?", video="clip.mp4", **{key: value}), "a")
+        check_sample(sample(**{key: value}), "a")  # no video, so no part of one
+
+
+NO_PARTS = [{"segments": []}, {"timestamps": []}, {"segments": False}, {"segment": "train"}, {"segment_index": 3}]
+NO_PARTS += [{"end_index": 2}, {"start": "2024"}, {"end": "open"}, {"segments": [{"text": "Hi.", "start": 0}]}]
+
+
+@pytest.mark.parametrize("fields", [*NO_PARTS, {"meta": {"start": 1}}, {"start": "2024-05-01"}, {"end": ""}])
+def test_a_note_that_is_no_time_is_allowed(make, fields):
+    assert len(make([sample("<image>?", video="clip.mp4", **fields)])) == 1
 
 
 def test_notes_are_allowed(make):
@@ -131,7 +160,40 @@ def test_notes_are_allowed(make):
 
 # Fields that say something about a sample in public data sets and benchmarks.
 NOTES = {
-    "LLaVA-Video": {"data_source": "0_30_s_academic_v0_1"},
+    "LLaVA-Video-178K": {"id": "a", "data_source": "0_30_s_academic_v0_1"},
+    "M4-Instruct": {
+        "sample_id": "a_0",
+        "choice_list": None,
+        "metadata": {"dataset": "Spot-the-Diff", "split": "train", "num_sample": 9, "task_instruction": "Look."},
+    },
+    "FineVideo": {
+        "original_video_filename": "x.mp4",
+        "original_json_filename": "x.json",
+        "text_to_speech": "Hello.",
+        "timecoded_text_to_speech": [{"start": "00:00:00.640", "end": "00:00:04.080", "text": "Hello."}],
+        "content_metadata": {
+            "scenes": [{"timestamps": {"start_timestamp": "00:00:00.000", "end_timestamp": "00:00:10.400"}}],
+            "qAndA": [{"question": "What?", "answer": "A pan."}],
+        },
+        "duration_seconds": 100,
+        "resolution": "640x360",
+        "youtube_channel": "x",
+    },
+    "QVHighlights": {
+        "qid": 8737,
+        "query": "A pan.",
+        "vid": "v_abc_360.0_510.0",
+        "duration": 150,
+        "relevant_clip_ids": [1, 2],
+        "saliency_scores": [[1, 4, 2]],
+        "relevant_windows": [[2, 6]],
+    },
+    "transcripts": {"audio_transcript": "Hi.", "video_transcript": ["Hi."], "has_audio": "no", "video_bitrate": "1k"},
+    "questions": {"video_qa": [{"q": "What?", "a": "A pan."}], "visual_reasoning": "First ...", "video_task": "count"},
+    "visual": {"visual_elements": ["pan"], "video_genre": "food", "video_time": "12:30", "video_channel": "x"},
+    "images": {"image_ocr": "EXIT", "image_orientation": "up", "image_context": {"a": "b"}, "video_subtitles": "a.srt"},
+    "provenance": {"metadata": {"video": "orig.mp4"}},
+    "links": {"video_link": "https://example.com/watch?v=a", "video_thumbnail": "https://example.com/a.jpg"},
     "ShareGPT4Video": {"video_id": "a", "timestamp": ["0:00", "0:03"], "keyframe": [0, 72], "zip_folder": "a.zip"},
     "captions": {"captions": [{"idx": "-1", "content": "A pan."}]},
     "VideoInstruct100K": {"q": "What?", "a": "A pan.", "video_id": "v_1"},
@@ -141,7 +203,7 @@ NOTES = {
     "Video-MME": {"videoID": "x", "duration": "short", "domain": "Life", "sub_category": "Food", "task_type": "Count"},
     "MLVU": {"video_name": "x", "question_type": "order", "task": "order"},
     "TempCompass": {"dim": "direction", "mc_question": "?"},
-    "NExT-QA": {"a0": "pan", "qid": 3, "type": "TN", "frame_count": 90},
+    "NExT-QA": {"vid": "4010069381", "a0": "pan", "qid": 3, "type": "TN", "frame_count": 90, "width": 640},
     "LongVideoBench": {"duration_group": 60, "correct_choice": 1, "option0": "N/A"},
     "LeRobot": {"episode_index": 3, "task_index": 0, "fps": 30},
     "Qwen": {"max_pixels": 50176, "nframes": 8, "resized_height": 280},
@@ -165,10 +227,9 @@ def test_the_data_of_the_course_are_allowed(data_samples):
     [
         *("<video>", "<Image>", "<|video_pad|>", "<image_soft_token>", "<|image_pad|>", "<audio>", "<ImageHere>"),
         *("<image_placeholder>", "<|image_1|>", "<image 1>", "<image_00>", "<IMG_CONTEXT>", "<|vision_start|>"),
-        *("<start_of_image>", "<im_patch>", "<im_start>", "[IMG]", "<videos>", "<VIDEO>", "</image>", "<|AUDIO|>"),
-        *("<image/>", "<|media_pad|>", "<vila/video>", "<img>", "<|image|>", "<frame>", "<video_1>"),
-        *("<picture>", "<visual>", "<clip>", "<image:0>", "<image_newline>", "<video_frame>", "<|im_patch|>"),
-        *("[IMAGE]", "[VIDEO]", "[IMG_END]", "<start_frame>", "<image pad>"),
+        *("<start_of_image>", "<end_of_image>", "<im_patch>", "<im_start>", "<vid_patch>", "<videos>", "<VIDEO>"),
+        *("<|AUDIO|>", "<|media_pad|>", "<vila/video>", "<img>a.png</img>", "<|image|>", "<video_1>", "<image:0>"),
+        *("<image_newline>", "<|im_patch|>", "<|begin_of_video|>", "\n[IMG]", "\n[IMG_END]"),
     ],
 )
 @pytest.mark.parametrize("turn", [0, 1])
@@ -193,6 +254,20 @@ def test_a_tag_that_is_not_read_is_refused(make, tag, turn):
         "<im>",
         "[img]x[/img]",
         "<videotape>",
+        "docker run <image-name>",
+        "<image_url>",
+        "ffmpeg -i <video_file>",
+        "<picture>",
+        "<img>",
+        "<frame>",
+        "<clip-path>",
+        "<video-player>",
+        "<media-type>",
+        "<my-video>",
+        "<your_image_name>",
+        "[FRAME]",
+        "[VIDEO]",
+        "an array like a[IMG]",
         "<1.5s>",
     ],
 )
@@ -203,7 +278,7 @@ def test_other_words_in_brackets_are_allowed(make, text):
 def test_a_long_tag_is_searched_quickly():
     """If the pattern could match a part in two ways, the search would take quadratic or exponential time."""
     start = time.process_time()
-    for text in ("<image" + "1" * 50_000, "<image" + "_pad" * 20_000, "<" + "a_" * 20_000, "<" + "image_" * 20_000):
+    for text in ("<image" + "1" * 50_000, "<|" + "image_" * 20_000, "<|" * 50_000, "<img>" * 20_000):
         assert not MEDIA_TAG.search(text + " " * 1000 + "|")
     assert time.process_time() - start < 3  # milliseconds; quadratic: 17 seconds
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from fvv_lib.errors import DataFormatError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import Template
+from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
 READS = (
     "Training reads the paths under 'image' or 'video' of a sample, with one <image> in a human turn for each picture "
@@ -21,53 +22,63 @@ READS = (
 )
 LEARNS = 'Every answer is learned, unless its turn has "loss": false or "weight": 0.'
 
-# A key with one of these words names media: video_path, image1, leftImage, frames_dir.
+# Keys that name media, without case and separators: videos, image_path, mm_data.
+OF_FILE = "(?:path|file|filename|url|uri|list|bytes|data|base64|dir|folder)"
+MEDIA_KEY = re.compile(
+    rf"(?:image|img|video|audio|media)s?(?:{OF_FILE}s?)*\d*"
+    rf"|(?:clip|frame)s?(?:{OF_FILE}s?)+"
+    r"|pixelvalues(?:images|videos)?|(?:mm|multimodal)(?:data|input)s?"
+)
+# A longer key with one of these words names media if its value is a path or data: leftImage, first_frame.
 MEDIA_WORD = re.compile(
-    r"(image|img|picture|pic|photo|video|vid|visual|vision|gif|clip|frame|screenshot|pixel|audio|sound|speech|media)s?"
-    r"(path|file|filename|url|uri|list|bytes|data|base64|dir|folder)?s?|(mm|multimodal)(data|input)s?"
+    r"(?:image|img|picture|pic|photo|video|vid|visual|gif|clip|frame|screenshot|pixel|audio|sound|speech|media)s?"
 )
-# With one of these words too, it is a note about media: video_id, image_width, media_type.
+# With one of these words too, it is a note about a file: video_name, original_video_filename.
 NOTE_WORD = re.compile(
-    r"(id|uid|uuid|idx|index|name|title|type|kind|format|codec|width|height|w|h|size|resolution|shape|aspect|ratio|fps|"
-    r"rate|count|num|number|total|length|len|duration|second|hash|md|sha|checksum|caption|description|summary|text|label|"
-    r"tag|category|class|topic|domain|source|dataset|origin|license|author|date|year|quality|score|language|lang|model|"
-    r"info|meta|metadata|token|split|group)s?"
+    r"(?:id|uid|uuid|idx|index|key|name|filename|title|source|origin|original|dataset|caption|description|text|label|"
+    r"thumbnail)s?"
 )
+SOUND_EXTENSIONS = (".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".opus")
+EXTENSIONS = (*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS, *PICTURE_EXTENSIONS, ".gif", *SOUND_EXTENSIONS)
+MEDIA_URL = re.compile(r"data:(?:image|video|audio)/|(?:file|s3|gs|hdfs|oss)://", re.IGNORECASE)
 # Keys for a part of a video, without case and separators: start, video_end, startTimeMs, time_range, segment.
 OF = "(?:video|clip|media|frame|timestamp|time|t)*"
-IN = "(?:timestamp|time|second|sec|s|ms|frame|offset|idx|index|start|end)*"
+IN = "(?:timestamp|time|second|sec|s|ms|frame|offset|start|end)*"
 PART_KEY = re.compile(
     rf"{OF}(?:start|begin|end|segment){IN}|{OF}timestamps"
     r"|time(?:range|span|interval|window)s?|(?:from|to)(?:timestamp|time|second|sec|frame)s?"
 )
+TIME = re.compile(r"\s*(?:(?:\d+:)+\d+(?:[.,]\d+)?|\d+\.\d+|\d{1,3})\s*s?\s*")  # 00:12, 3.5, 12 s, but not 2024
 SYSTEM_KEY = re.compile(r"system(prompt|message|instruction)?s?")
 # Keys that say what to learn, under a name or in a place that training does not read.
 LEARNED_KEY = re.compile(r"(is)?(train|trainable|trained|learn|learned|supervised|mask|masked)|loss(mask|weight|scale)")
 SAMPLE_LEARNED_KEY = re.compile(r"weight|loss(mask|weight|scale)?")
-# Placeholders that other trainers and processors write for an image, a video or a sound: <video>, <Image>,
-# <|video_pad|>, <image_soft_token>, <start_of_image>, <|image_1|>, <image:0>, <ImageHere>, <IMG_CONTEXT>, <im_patch>,
-# [IMG], [VIDEO]. Training reads only <image>.
-TAG_WORD = "(?:image|img|picture|photo|video|vid|visual|vision|clip|audio|media|frame|speech|sound)"
+# Placeholders that other trainers and processors write for an image, a video or a sound. Training reads only <image>.
+# Other words in angle brackets are text: <image-name>, <picture>, <video_file>.
 MEDIA_TAG = re.compile(
-    rf"< ?/?\|? ?(?:(?!{TAG_WORD})[a-z\d]+[_:/-])*+{TAG_WORD}s?"
-    r"(?:[_:/-][a-z]+|[_:/ -]?(?:\d|pad|patch|start|end|begin|bos|eos|here|placeholder|token|context|content))*+"
-    r" ?\|?/? ?>|<im_(?:start|end)>|<\|?im_patch\|?>"
-    r"|(?-i:\[(?:IMG|IMAGE|PICTURE|VIDEO|AUDIO|FRAME)S?(?:[_ ]?\d|_[A-Z]+)*\])",
-    re.IGNORECASE,
+    r"(?!(?-i:<image>))<(?:"
+    r"(?:image|video|audio)(?:s|here|[_: ]?\d+)?"  # <video>, <ImageHere>, <image 1>, <video_1>, <image:0>
+    r"|(?:image|img|im|video|vid|audio)_(?:soft_token|token|pad|patch|start|end|placeholder|newline|context)"
+    r"|(?:start|end|begin)_of_(?:image|video|audio)|vila/\w+"
+    r"|\|(?=\w*+\|>)\w*(?:image|img|im_patch|video|vision|audio|media)\w*\|"  # <|video_pad|>, <|image_1|>
+    r")>|<img>(?=[^<>\n]++</img>)"  # around a path, as Qwen-VL writes it; otherwise a word of HTML
+    r"|^(?-i:\[IMG(?:_BREAK|_END)?\])",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
 def check_keys(sample: Mapping[str, Any], name: str) -> None:
     """Check that a sample and its turns have no field that training would ignore: for media, for a part of a video, for
-    a system prompt, or for what is learned. Fields inside of other fields are checked too. A media field without a path
-    (an empty list, a number) is allowed.
+    a system prompt, or for what is learned. A media field without a path (an empty list, a number) is allowed, and so
+    are notes. Fields inside of other fields are notes, unless the sample has no image or video of its own.
 
     Raises:
         DataFormatError: names the sample and the field, and says what training reads.
     """
+    has_media = bool(sample.get("image") or sample.get("video"))
     for key, value in sample.items():
-        if key not in ("image", "video"):
-            _check_key(key, value, name)
+        if key not in ("image", "video", "conversations"):
+            _check_key(key, value, name, has_media)
         if SYSTEM_KEY.fullmatch(_plain(key)) and value:
             raise DataFormatError(
                 f"{name}: {key!r} is not read: training uses the system prompt of its template. Write the text at the "
@@ -77,29 +88,59 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
             raise DataFormatError(f"{name}: {key!r} is not read. {LEARNS}")
     for number, turn in enumerate(sample["conversations"], 1):
         for key, value in turn.items():
-            _check_key(key, value, f"{name}, turn {number}")
+            _check_key(key, value, f"{name}, turn {number}", has_media)
             if LEARNED_KEY.fullmatch(_plain(key)):
                 raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {LEARNS}")
 
 
-def _check_key(key: str, value: Any, where: str) -> None:
-    if _names_media(key) and value and not isinstance(value, int | float):
+def _check_key(key: str, value: Any, where: str, has_media: bool) -> None:
+    named, may_be_named = _names_media(key)
+    if (named and value and not isinstance(value, int | float)) or (may_be_named and _is_media(value)):
         raise DataFormatError(f"{where}: {key!r} is not read. {READS} Rename the field, or take it out.")
-    if PART_KEY.fullmatch(_plain(key)) and value is not None:
+    if has_media and PART_KEY.fullmatch(_plain(key)) and _is_time(value):
         raise DataFormatError(
             f"{where}: {key!r} is not read: training uses the whole video. Cut the video, name the shorter file, and "
             "remove the field."
         )
+    if not has_media:
+        _check_inner(value, f"{where}, in {key!r}")
+
+
+def _check_inner(value: Any, where: str) -> None:
     if isinstance(value, dict):
-        for inner, content in value.items():
-            _check_key(inner, content, f"{where}, in {key!r}")
+        for key, content in value.items():
+            _check_key(key, content, where, has_media=False)
+    elif isinstance(value, list):
+        for content in value:
+            _check_inner(content, where)
 
 
 @lru_cache(maxsize=1000)  # samples share their keys
-def _names_media(key: str) -> bool:
+def _names_media(key: str) -> tuple[bool, bool]:
+    """Return whether a key names media for any value, and whether it does for a path."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+s?(?![a-z])", key)]
     is_note = any(map(NOTE_WORD.fullmatch, words))
-    return bool(MEDIA_WORD.fullmatch(_plain(key))) or (any(map(MEDIA_WORD.fullmatch, words)) and not is_note)
+    return bool(MEDIA_KEY.fullmatch(_plain(key))), any(map(MEDIA_WORD.fullmatch, words)) and not is_note
+
+
+def _is_media(value: Any) -> bool:
+    """Return whether a value is a path or the data of an image, a video or a sound, or a list with one."""
+    if isinstance(value, str):
+        return value.strip().lower().endswith(EXTENSIONS) or bool(MEDIA_URL.match(value))
+    if isinstance(value, list):
+        return any(map(_is_media, value))
+    return isinstance(value, dict) and (
+        bool(value.get("bytes")) or any(_is_media(value.get(k)) for k in ("path", "url"))
+    )
+
+
+def _is_time(value: Any) -> bool:
+    """Return whether a value is a time, or a list of times."""
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_time, value))
+    if isinstance(value, str):
+        return bool(TIME.fullmatch(value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(key: str) -> str:
@@ -116,6 +157,12 @@ def turn_marks(template: Template, tokenizer: PreTrainedTokenizerBase) -> re.Pat
     return re.compile("|".join(map(re.escape, longest_first))) if marks else None
 
 
+def find_mark(text: str, marks: re.Pattern[str] | None) -> str | None:
+    """Return the first media tag that training does not read, else the first mark of `turn_marks`, else `None`."""
+    found = MEDIA_TAG.search(text) or (marks and marks.search(text))
+    return found[0] if found else None
+
+
 def check_texts(turns: Sequence[Mapping[str, Any]], name: str, marks: re.Pattern[str] | None) -> None:
     """Check that no turn has a media tag that training does not read, or a mark of `turn_marks`.
 
@@ -124,14 +171,13 @@ def check_texts(turns: Sequence[Mapping[str, Any]], name: str, marks: re.Pattern
     """
     for number, turn in enumerate(turns, 1):
         where = f"{name}, turn {number}"
-        for tag in MEDIA_TAG.findall(turn["value"]):
-            if tag != DEFAULT_IMAGE_TOKEN:
-                raise DataFormatError(
-                    f"{where}: {tag!r} is not read. {READS} If it is a word of the text, set allow_special_tokens."
-                )
-        mark = marks.search(turn["value"]) if marks else None
-        if mark is not None:
+        found = find_mark(turn["value"], marks)
+        if found and MEDIA_TAG.search(turn["value"]):
             raise DataFormatError(
-                f"{where}: its text has {mark[0]!r}, which would be read as a mark of the chat template or a special "
+                f"{where}: {found!r} is not read. {READS} If it is a word of the text, set allow_special_tokens."
+            )
+        if found:
+            raise DataFormatError(
+                f"{where}: its text has {found!r}, which would be read as a mark of the chat template or a special "
                 "token. Take it out, or set allow_special_tokens if the model must learn it."
             )

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from fvv_lib.data.refused import check_texts, turn_marks
-from fvv_lib.errors import FvvError, TokenBudgetError
+from fvv_lib.data.refused import find_mark, turn_marks
+from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
@@ -66,11 +66,15 @@ class Chat:
 
         Raises:
             DataFormatError: the question is empty, its number of `<image>` differs from the number of images and
-                videos shown since the last question, or it has a media tag or a mark of the template (`check_texts`).
+                videos shown since the last question, or it has a media tag or a mark of the template (`find_mark`).
             TokenBudgetError: prompt and answer are longer than the model can read.
         """
-        if not self.allow_special_tokens:
-            check_texts([{"value": question}], "The question", self.marks)
+        found = None if self.allow_special_tokens else find_mark(question, self.marks)
+        if found:
+            raise DataFormatError(
+                f"The question has {found!r}. Only {DEFAULT_IMAGE_TOKEN} stands for a picture or video, and marks of "
+                "the chat template and special tokens are not plain text. Take it out, or set allow_special_tokens."
+            )
         turns = [*self.turns, self._turn(question)]
         ids = prompt_ids(turns, self.loaded.tokenizer, self.config.version, "dialogue")
         name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens reserved for its answer"
