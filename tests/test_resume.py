@@ -364,7 +364,7 @@ def test_find_checkpoint_returns_where_a_run_starts(tmp_path):
     assert find_checkpoint(True, tmp_path) == late
     assert find_checkpoint(late, tmp_path) == late
     assert find_checkpoint(early, tmp_path / "elsewhere") == early
-    with pytest.raises(FvvError, match="checkpoint-7: not a checkpoint of a training run"):
+    with pytest.raises(FvvError, match=r"checkpoint-7: not a checkpoint of a training run \(no such folder\)"):
         find_checkpoint(str(tmp_path / "checkpoint-7"), tmp_path)
     other = tmp_path / "other" / "checkpoint-12"
     shutil.copytree(late, other)

@@ -72,8 +72,9 @@ def resumes_last(resume: str | bool | None) -> bool:
 
 def _check_whole(checkpoint: Path) -> None:
     if not (checkpoint / TRAINER_STATE).is_file():
+        why = f"it has no {TRAINER_STATE}" if checkpoint.is_dir() else "no such folder"
         raise CheckpointError(
-            f"{checkpoint}: not a checkpoint of a training run (it has no {TRAINER_STATE}). Give a checkpoint-N "
+            f"{checkpoint}: not a checkpoint of a training run ({why}). Give a checkpoint-N "
             "folder, or --resume_from_checkpoint True for the last one of output_dir."
         )
     if not any((checkpoint / name).exists() for name in OPTIMIZER_STATES):
