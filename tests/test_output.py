@@ -221,7 +221,7 @@ def test_clear_deletes_the_files_of_an_earlier_run(tmp_path):
     for name in ("metrics.json", "pytorch_model.bin", "model.safetensors.index.json", "other.json"):
         (tmp_path / name).touch()
     (tmp_path / "_unfinished" / "checkpoint-3").mkdir(parents=True)
-    clear(tmp_path, begins_anew=False)
+    clear(tmp_path, overwrite=False)
     assert {path.name for path in tmp_path.iterdir()} == {
         "pytorch_model.bin",
         "model.safetensors.index.json",
@@ -229,6 +229,6 @@ def test_clear_deletes_the_files_of_an_earlier_run(tmp_path):
     }
     with pytest.raises(CheckpointError):
         check_empty(tmp_path)
-    clear(tmp_path, begins_anew=True)
+    clear(tmp_path, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"other.json"}
     check_empty(tmp_path)

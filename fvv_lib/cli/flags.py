@@ -95,10 +95,10 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, descriptio
         FlagError: one line that names the flag, the value and, if there is one, the file.
         SystemExit: `--help` was given and the help has been printed.
     """
-    values = " ".join(flag.name.upper() for flag in flags if flag.positional)
+    form = " ".join([verb, *(flag.name.upper() for flag in flags if flag.positional), "[flags]"])
     parser = _Parser(
         prog=f"fvv {verb}",
-        usage=f"fvv {verb} {values} [flags]".replace("  ", " ") + f", or fvv {verb} SETTINGS.yaml with the same names",
+        usage=f"fvv {form}, or fvv {verb} SETTINGS.yaml with the same names",
         description=description,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

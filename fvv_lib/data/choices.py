@@ -60,8 +60,8 @@ def units_of(text: str) -> Units:
     a Korean syllable inside a word?
 
     Signs are written in one way: composed letters (NFC), full-width ASCII, dashes and apostrophes as ASCII. Separators
-    of thousands are left out, and so is a hyphen or en dash between two letters. A hyphen stays after a word that turns
-    the meaning: "counter-clockwise", "no-one".
+    of thousands are left out, like a hyphen or en dash between two letters. A hyphen stays after a word that turns the
+    meaning: "counter-clockwise", "no-one".
     """
     text = unicodedata.normalize("NFC", text.lower().translate(NARROW))
     text = GROUPS.sub(lambda number: re.sub(r"\D", "", number[0]), text)

@@ -164,12 +164,12 @@ def check_empty(folder: Path) -> None:
         )
 
 
-def clear(folder: Path, begins_anew: bool) -> None:
+def clear(folder: Path, overwrite: bool) -> None:
     """Delete the unfinished checkpoint of a killed run, and the record, which only a finished run has. With
-    `begins_anew`, also delete the model and checkpoints of an earlier run, see `check_ours`. Call it on one process."""
+    `overwrite`, also delete the model and checkpoints of an earlier run, see `check_ours`. Call it on one process."""
     remove_unfinished(folder)
     (folder / RECORD).unlink(missing_ok=True)
-    if begins_anew:
+    if overwrite:
         for pattern in MODEL:
             for file in folder.glob(pattern):
                 file.unlink()

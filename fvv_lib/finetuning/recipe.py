@@ -141,7 +141,7 @@ def run(
         print(f"resuming from {checkpoint}" if checkpoint else "training begins with step 1", flush=True)
     with training_args.main_process_first(local=False, desc="clearing the folder"):  # then all look for checkpoints
         if training_args.should_save:
-            clear(folder, begins_anew=training_args.overwrite_output_dir)
+            clear(folder, overwrite=training_args.overwrite_output_dir)
     counter = Counter(spec.tokens_per_frame)
     trainer = VideoTrainer(
         model=model,

@@ -92,7 +92,7 @@ def prepare_inputs_labels_for_multimodal(
         is_feature = is_frame.repeat_interleave(repeats)[:, None]
         embeds.append(row.masked_scatter(is_feature, features[i].to(row.dtype)))
         lengths.append(len(row))
-        if labels is not None:  # a sentinel's label is -100, and so are its K copies
+        if labels is not None:  # the K copies keep the sentinel's label, -100
             new_labels.append(labels[i][keep[i]].repeat_interleave(repeats, dim=0))
 
     if packing:
