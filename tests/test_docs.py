@@ -74,12 +74,12 @@ def test_every_module_every_flag_and_every_verb_exists(document):
 
 
 def test_the_readme_names_every_folder():
-    files = README.split("\n## Files\n")[1].split("\n## ")[0]
+    files = README.split("\n## Documentation and files\n")[1].split("\n## ")[0]
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not listed:
         pytest.skip("not a git checkout")
     folders = {path.split("/")[0] for path in listed if "/" in path and not path.startswith(".")}
-    assert set(re.findall(r"^\| `([\w-]+)/`", files, re.M)) == folders
+    assert set(re.findall(r"^([\w-]+)/ ", files, re.M)) == folders
 
 
 def test_conda_users_get_the_same_packages():
