@@ -31,14 +31,37 @@ def leave_tests():
     gc.freeze()  # no search for garbage looks through what has been imported
 
 
-def _finetune(flags, environment, log, before):
-    leave_tests()
-    os.environ.update(environment)
+def print_to(log):
+    """Let this process, and those that it starts, print at the end of a file."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
+
+
+class Forked:
+    """A process that calls a function, with the methods of `subprocess.Popen` that its users call."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, function, *arguments):
+        self._process = FORKSERVER.Process(target=function, args=arguments)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self):
+        self._process.join()
+        return self._process.exitcode
+
+
+def _finetune(flags, environment, log, before):
+    leave_tests()
+    os.environ.update(environment)
+    print_to(log)
     from fvv_lib.__main__ import main
 
     if before:
