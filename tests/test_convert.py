@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,22 +22,31 @@ import json, sys
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-folder, picture, question = sys.argv[1:]
-model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-prompt = processor.apply_chat_template([message], add_generation_prompt=True)
-inputs = processor(images=Image.open(picture), text=prompt, return_tensors="pt")
-tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1]:]
-assert not any(name.startswith("fvv_lib") for name in sys.modules)
-print(json.dumps({"kind": type(model).__name__, "answer": processor.decode(tokens, skip_special_tokens=True)}))
+for line in sys.stdin:
+    folder, picture, question = json.loads(line)
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+    prompt = processor.apply_chat_template([message], add_generation_prompt=True)
+    inputs = processor(images=Image.open(picture), text=prompt, return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1]:]
+    assert not any(name.startswith("fvv_lib") for name in sys.modules)
+    answer = processor.decode(tokens, skip_special_tokens=True)
+    print(json.dumps({"kind": type(model).__name__, "answer": answer}), flush=True)
 """
 
 
+@cache
+def stock():
+    """Start a process with stock transformers, which does not import fvv_lib. It ends when this one closes its pipe."""
+    return subprocess.Popen([sys.executable, "-c", STOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def ask_stock(folder, picture):
-    """Return the answer of stock transformers, from a separate process that does not import fvv_lib."""
-    command = [sys.executable, "-c", STOCK, str(folder), str(picture), QUESTION]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """Return the answer of stock transformers."""
+    process = stock()
+    process.stdin.write(json.dumps([str(folder), str(picture), QUESTION]) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
 
 @pytest.fixture
