@@ -6,6 +6,11 @@ Errors of torch and transformers keep their own types. This module knows nothing
 """
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something failed, in one line. The text of an OSError names the file, which the message names too."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
 class FvvError(ValueError):
     """Base of every error that this library raises on purpose."""
 

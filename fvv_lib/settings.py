@@ -160,6 +160,13 @@ class DataArguments:
     check_media: bool = field(
         default=True, metadata={"help": "Decode every image and video once before the first training step."}
     )
+    check_again: bool = field(
+        default=False,
+        metadata={
+            "help": "Read every image and video again, even if it was read in an earlier check and has not changed "
+            "since."
+        },
+    )
     bad_samples: str = field(
         default="raise",
         metadata={"help": "For a sample that cannot be used: raise an error, or skip it (listed in metrics.json)."},

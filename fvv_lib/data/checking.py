@@ -10,21 +10,23 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.annotations import check_sample
 from fvv_lib.data.choices import check_questions
+from fvv_lib.data.known import FILE, FOLDER, MISSING, Findings, find_in_files
 from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.data.table import Annotations, Checked
 from fvv_lib.errors import DataFormatError, VideoDecodeError
 from fvv_lib.labels.exact import preprocess
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
 from fvv_lib.prompt.templates import get_template
+from fvv_lib.provenance import code_digest, versions
 from fvv_lib.settings import DataArguments
 from fvv_lib.video.frames import marked_times
 from fvv_lib.video.kinds import is_video
@@ -33,8 +35,11 @@ from fvv_lib.video_config import FrameSpec
 # Settings of DataArguments that change neither the length nor the labels of a sample.
 IGNORED_SETTINGS = {
     *("data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"),
+    "check_again",
     *("decode_timeout", "video_backend", "max_new_tokens", "cache_features"),
 }
+
+DECODERS = ("av", "pillow", "numpy", "decord")  # packages that read images and videos
 
 ENTRY_BYTES = 200  # overhead of a cached entry beside its text and ids: its key and its slot in the dictionary
 
@@ -103,9 +108,19 @@ class SampleText:
             stop: raise the first error instead of collecting all errors.
         """
         settings = {name: value for name, value in asdict(self.data_args).items() if name not in IGNORED_SETTINGS}
-        files = bytes(_file_state(path) for path in self.samples.all_media())
+        files = self.media_kinds().tobytes()
         check = partial(self.check, RememberingTokenizer(self.tokenizer))
         return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files, self.scored], stop)
+
+    def media_kinds(self) -> np.ndarray:
+        """Return 0 for each missing file of the samples, 1 for an image, 2 for a video: uint8 (M,). If one changes,
+        samples must be checked again."""
+        files, looks = self.samples.files, self.samples.files.looks
+        are_named = files.are_named_videos
+        findings = Findings(self.data_args.cache_dir, "kinds", reading_code(), self.data_args.check_again)
+        found = find_in_files(findings, files.paths, looks, _kind, (looks.kinds == FILE) & ~are_named)
+        videos = are_named | (looks.kinds == FOLDER) | (np.array(found, object) == "video")
+        return np.where(looks.kinds == MISSING, 0, np.where(videos, 2, 1)).astype(np.uint8)
 
     def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
         """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
@@ -128,11 +143,15 @@ class SampleText:
         return self.length(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
 
 
-def _file_state(path: Path) -> int:
-    """Return 0 for a missing file, 1 for an image, 2 for a video. If it changes, samples must be checked again."""
-    if not os.path.exists(path):
-        return 0
-    return 2 if is_video(path) else 1
+def reading_code() -> list[Any]:
+    """Return what every finding in an image or video depends on: the code that reads it."""
+    return [code_digest("video/**/*"), versions(DECODERS)]
+
+
+def _kind(path: str) -> str | None:
+    if not os.access(path, os.R_OK):  # `is_video` cannot tell
+        return None
+    return "video" if is_video(path) else "image"
 
 
 class RememberingTokenizer:

@@ -4,7 +4,7 @@ The text of every sample is checked when the dataset is made (`checking`). Pixel
 is accessed. This module knows nothing about models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.checking import SampleText, Tokens, Turns
+from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts
 from fvv_lib.data.table import Annotations, LazySequence
 from fvv_lib.errors import FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.machine import usable_cores
@@ -30,6 +31,8 @@ from fvv_lib.video.kinds import is_video
 from fvv_lib.video.pixels import preprocess_frames
 from fvv_lib.video.read import count_frames, read_media
 from fvv_lib.video_config import FrameSpec
+
+Checking = Generator[tuple[int, FvvError | None], None, None]
 
 
 class Shown(NamedTuple):
@@ -63,6 +66,8 @@ class LazySupervisedDataset(Dataset):
             after `check_media` has read the sample: they hold the true times of the frames, which only the file gives.
         dropped: names of the samples that were left out because nothing in them would be learned: all their answers are
             marked as not learned, or `mismatch` is not `exact` and the token counts of the sample do not match.
+        media_counts: after `check_media`, the number of images and videos (`files`), and of those that an earlier check
+            has read and that have not changed (`known`).
         bad: names of the samples that were left out because they cannot be used, with the error of each; empty unless
             `bad_samples="skip"`.
 
@@ -98,6 +103,7 @@ class LazySupervisedDataset(Dataset):
         self.text = SampleText(self.samples, tokenizer, data_args, frame_spec, scored)
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # persistent workers see changes
         self.dropped: list[str] = []
+        self.media_counts = {"files": 0, "known": 0}
         self.bad: dict[str, FvvError] = {}
         self._check_text()
 
@@ -126,7 +132,7 @@ class LazySupervisedDataset(Dataset):
         self.text.length(index, tokens)  # raises TokenBudgetError
         return turns, tokens
 
-    def measure(self, index: int, videos: Sequence[VideoFrames]) -> int:
+    def measure(self, index: int, videos: Sequence[MediaFacts]) -> int:
         """Return the number of positions that a sample takes with these images and videos, frames and time marks
         included. With `random` sampling, frame times differ between epochs. Each mark then counts as long as a mark at
         the end of the clip, which has the most digits.
@@ -183,24 +189,39 @@ class LazySupervisedDataset(Dataset):
             count_frames(path, timeout=self.data_args.decode_timeout or None)
         return self.read(path, index, place)
 
-    def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Iterator[tuple[int, FvvError | None]]:
+    def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Checking:
         """Read everything that training will read of some samples (default: all), in threads (default: one per core).
-        Yield each index and the error of the sample, or `None`. Afterwards, `lengths` includes the time marks."""
+        Yield each index and the error of the sample, or `None`. Afterwards, `lengths` includes the time marks.
+
+        A file that an earlier check could read with these settings, and that has not changed, is not read again unless
+        `check_again` is set (`Inspector`)."""
+        inspector = Inspector(self)
+        self.media_counts = inspector.counts
+        return self._check_media(inspector, range(len(self)) if some is None else some, threads or usable_cores())
+
+    def _check_media(self, inspector: Inspector, indices: Sequence[int], threads: int) -> Checking:
+        are_done = inspector.done & (self.data_args.time_marks == "none")
 
         def check(index: int) -> tuple[int, FvvError | None]:
             try:
-                videos = [self.read_all(path, index, place) for place, path in enumerate(self.media(index))]
-                self.lengths[index] = self.measure(index, videos)
+                self.lengths[index] = self.measure(index, list(inspector.facts(index)))
             except FvvError as error:
                 if type(error) is FvvError:  # not the sample's fault: no decoder, or a process that does not start
                     raise
                 return index, error
             return index, None
 
-        indices = range(len(self)) if some is None else some
-        with ThreadPoolExecutor(threads or usable_cores()) as pool:
-            for start in range(0, len(indices), 1000):  # `map` submits all its items at once
-                yield from pool.map(check, indices[start : start + 1000])
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                for start in range(0, len(indices), 1000):  # `map` submits all its items at once
+                    part = indices[start : start + 1000]
+                    if are_done[list(part)].all():
+                        yield from ((index, None) for index in part)
+                    else:
+                        yield from pool.map(check, part)
+                    inspector.save(SAVE_EVERY)
+        finally:
+            inspector.save()
 
     @property
     def why_dropped(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
 from fvv_lib.errors import FvvError
 from fvv_lib.machine import usable_cores
 from fvv_lib.settings import DataArguments
@@ -68,9 +69,16 @@ def check_data(
     if not media:
         reports += [SampleReport(dataset.names[i], int(dataset.lengths[i]), index=i) for i in range(len(dataset))]
         return sorted(reports, key=lambda report: not report.problem)
-    with ThreadPoolExecutor(workers or usable_cores()) as pool:
-        rest = pool.map(lambda index: _inspect(dataset, index), range(len(dataset)))
-        reports += tqdm(rest, total=len(dataset), desc="checking", disable=quiet or None)
+    inspector = Inspector(dataset)
+    bar = tqdm(total=len(dataset), desc="checking", disable=quiet or None, postfix=known_files(inspector.counts))
+    try:
+        with bar, ThreadPoolExecutor(workers or usable_cores()) as pool:
+            for report in pool.map(lambda index: _inspect(inspector, index), range(len(dataset))):
+                reports.append(report)
+                bar.update()
+                inspector.save(SAVE_EVERY)
+    finally:
+        inspector.save()
     return sorted(reports, key=lambda report: not report.problem)
 
 
@@ -78,17 +86,17 @@ def _kind(error: FvvError) -> str:
     return type(error).__name__
 
 
-def _inspect(dataset: LazySupervisedDataset, index: int) -> SampleReport:
+def _inspect(inspector: Inspector, index: int) -> SampleReport:
+    dataset = inspector.dataset
     name, tokens = dataset.names[index], int(dataset.lengths[index])
     media: list[MediaReport] = []
-    videos = []
+    facts: list[MediaFacts] = []
     try:
-        for place, path in enumerate(dataset.media(index)):
-            videos.append(video := dataset.read_all(path, index, place))
-            height, width = video.frames.shape[1:3]
-            seconds = round(video.duration, 3) if is_video(path) else 0.0
-            media.append(MediaReport(str(path), seconds, video.total_frames, width, height))
-        tokens = dataset.measure(index, videos)
+        for path, one in zip(dataset.media(index), inspector.facts(index), strict=True):
+            facts.append(one)
+            seconds = round(one.duration, 3) if is_video(path) else 0.0
+            media.append(MediaReport(str(path), seconds, one.total_frames, one.width, one.height))
+        tokens = dataset.measure(index, facts)
     except FvvError as error:
         if type(error) is FvvError:  # not the sample's fault, see `check_media`
             raise
@@ -183,6 +191,7 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
 
 
 def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
-    """Return the number of used samples, the names of dropped ones, and the errors of bad ones by name."""
+    """Return the number of used samples, the names of dropped ones, the errors of bad ones by name, and how many images
+    and videos they have and an earlier check has read."""
     bad = {name: str(error) for name, error in dataset.bad.items()}
-    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad}
+    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad, "media": dataset.media_counts}

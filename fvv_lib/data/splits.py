@@ -1,5 +1,6 @@
 """Open the training, validation and test data of a run, which must share no clip.                          Lesson 5"""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -62,9 +63,10 @@ def make_supervised_data_module(
 
 def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
     """Raise a DataFormatError if an image or video of a held-out set is also in the training set."""
-    train_media, others = ({path.resolve() for path in one.samples.all_media()} for one in (train, held_out))
-    if shared := train_media & others:
+    shared = train.samples.real_media() & held_out.samples.real_media()
+    if shared:
         raise DataFormatError(
             f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
-            f"{min(shared)}. Scores on training clips say nothing about new clips: remove them from one of the sets."
+            f"{os.fsdecode(min(shared))}. Scores on training clips say nothing about new clips: remove them from one "
+            "of the sets."
         )

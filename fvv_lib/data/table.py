@@ -7,6 +7,8 @@ module knows nothing about what a sample means to a model.
 
 import hashlib
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +23,11 @@ import pyarrow.compute as pc
 
 from fvv_lib import errors
 from fvv_lib.data.annotations import Sample, is_path_list, media_of, read_annotations
+from fvv_lib.data.known import Looks, look, real_paths
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.machine import usable_cores
 from fvv_lib.provenance import code_digest, digest_file
+from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, VIDEO_EXTENSIONS
 
 T = TypeVar("T")
 
@@ -50,6 +54,65 @@ class Checked(NamedTuple):
     problems: dict[int, FvvError]
 
 
+class MediaFiles:
+    """The images and videos that annotation files name, each once for each annotation file that names it.
+
+    Attributes:
+        paths: absolute paths of M files, large_binary (M,).
+        starts: where the files of each row of the table begin in `places`, int64 (N + 1,).
+        places: the files of all rows in order, indices of `paths`, int64.
+    """
+
+    def __init__(self, columns: Sequence[pa.ChunkedArray], folders: Sequence[Path]):
+        """Args: columns: paths as the samples of each annotation file name them, list<string>. folders: what they are
+        relative to."""
+        self.folders = folders
+        self.ends: list[int] = []  # of the files of each annotation file
+        total = 0
+        paths, places, counts = [], [], [np.zeros(1, np.int64)]
+        for column, folder in zip(columns, folders, strict=True):
+            named = pc.list_flatten(column).combine_chunks().dictionary_encode()
+            paths.append(_join(folder, named.dictionary))
+            places.append(named.indices.to_numpy().astype(np.int64) + total)
+            counts.append(pc.list_value_length(column).to_numpy())
+            total += len(named.dictionary)
+            self.ends.append(total)
+        self.paths: pa.Array = pa.concat_arrays(paths)
+        self.places = np.concatenate(places)
+        self.starts = np.cumsum(np.concatenate(counts), dtype=np.int64)
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What the file system said about the files when this was first asked."""
+        return look(self.paths.to_pylist())
+
+    @property
+    def are_named_videos(self) -> np.ndarray:
+        """Whether each file has an extension that only videos have, bool (M,)."""
+        endings = "|".join(map(re.escape, (*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS)))
+        found = pc.match_substring_regex(self.paths, f"({endings})$", ignore_case=True)
+        return found.to_numpy(zero_copy_only=False)
+
+    def shown(self, file: int) -> str:
+        """Return the path of a file as messages show it: it begins with the folder that was given."""
+        name = os.fsdecode(self.paths[file].as_py())
+        folder = self.folders[int(np.searchsorted(self.ends, file, side="right"))]
+        return str(folder / name.removeprefix(f"{os.path.abspath(folder)}/"))
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return which files some rows of the table name: bool (M,)."""
+        chosen = np.zeros(len(self.starts) - 1, bool)
+        chosen[rows] = True
+        used = np.zeros(len(self.paths), bool)
+        used[self.places[np.repeat(chosen, np.diff(self.starts))]] = True
+        return used
+
+    def all_of(self, files: np.ndarray) -> np.ndarray:
+        """Return whether all files of each row are among these, bool (M,): bool (N,)."""
+        others = np.cumsum(np.concatenate([[0], ~files[self.places]]))
+        return others[self.starts[1:]] == others[self.starts[:-1]]
+
+
 class Annotations(Sequence[Sample]):
     """The samples of annotation files, in order. Each is read from the memory-mapped table when it is accessed.
 
@@ -66,9 +129,11 @@ class Annotations(Sequence[Sample]):
     """
 
     def __init__(self, paths: Sequence[str | Path], image_folder: str | None = None, cache_dir: str | None = None):
-        self.digests = [table_digest(path) for path in paths]
+        self.contents = [digest_annotations(path) for path in paths]
+        self.digests = [table_digest(path, content) for path, content in zip(paths, self.contents, strict=True)]
         tables = [open_table(path, digest, cache_dir) for path, digest in zip(paths, self.digests, strict=True)]
         self.paths = list(map(str, paths))
+        self.cache_dir = cache_dir
         self.folders = [Path(image_folder or Path(path).parent) for path in paths]
         self.table = datasets.concatenate_datasets(tables)
         self.starts = np.cumsum([0, *map(len, tables)])
@@ -82,7 +147,8 @@ class Annotations(Sequence[Sample]):
         return json.loads(self._cell("sample", index))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_columns"}  # pickle would copy them
+        left_out = ("_columns", "files")  # pickle would copy them
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     @cached_property
     def _columns(self) -> dict[str, pa.ChunkedArray]:
@@ -106,14 +172,17 @@ class Annotations(Sequence[Sample]):
         folder = self.folders[self._file(index)]
         return [folder / path for path in self._cell("media", index)]
 
-    def all_media(self) -> Iterator[Path]:
-        """Yield every image and video of all samples, once for each annotation file that names it."""
-        files = np.searchsorted(self.starts, self.rows, side="right") - 1
-        for file, folder in enumerate(self.folders):
-            rows = self.rows[files == file]
-            column = self.table.data.column("media")
-            column = column.take(pa.array(rows)) if len(rows) < len(self.table) else column
-            yield from (folder / path.as_py() for path in pc.unique(pc.list_flatten(column)))
+    @cached_property
+    def files(self) -> MediaFiles:
+        """Every image and video that the annotation files name, those of samples that were left out too."""
+        column = self.table.data.column("media")
+        parts = zip(self.starts[:-1].tolist(), np.diff(self.starts).tolist(), strict=True)
+        return MediaFiles([column.slice(start, length) for start, length in parts], self.folders)
+
+    def real_media(self) -> set[bytes]:
+        """Return the paths of the images and videos of all samples, without symbolic links."""
+        files, used = self.files, self.files.of_rows(self.rows)
+        return set(real_paths(files.paths.filter(pa.array(used)).to_pylist(), files.looks.links[used].tolist()))
 
     def identities(self) -> np.ndarray:
         """Return two numbers that identify each sample regardless of its position, uint64 (N, 2): a digest of its text,
@@ -204,10 +273,10 @@ def digest_annotations(path: str | Path) -> str:
         ) from error
 
 
-def table_digest(path: str | Path) -> str:
-    """Return a digest of what the table of an annotation file depends on: the content and format of the file, and the
-    code that reads it."""
-    text = f"{digest_annotations(path)} {Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
+def table_digest(path: str | Path, content: str) -> str:
+    """Return a digest of what the table of an annotation file depends on: the content of the file (its digest), its
+    format, and the code that reads it."""
+    text = f"{content} {Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -249,6 +318,14 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _join(folder: Path, paths: pa.Array) -> pa.Array:
+    """Return paths that are relative to a folder as absolute paths: string (M,) -> large_binary (M,)."""
+    paths = paths.cast(pa.large_binary())
+    start = pa.scalar(os.fsencode(os.path.abspath(folder)).rstrip(b"/"), pa.large_binary())
+    joined = pc.binary_join_element_wise(start, paths, pa.scalar(b"/", pa.large_binary()))
+    return pc.if_else(pc.starts_with(paths, pattern=b"/"), paths, joined)
 
 
 def _shared(ids: pa.ChunkedArray) -> np.ndarray:

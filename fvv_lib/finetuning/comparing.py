@@ -9,18 +9,17 @@ that. This module trains nothing.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fvv_lib.arguments import TrainingArguments
-from fvv_lib.data.table import Annotations, digest_annotations
+from fvv_lib.data.known import Findings, find_in_files
+from fvv_lib.data.table import Annotations
 from fvv_lib.errors import CheckpointError, FvvError, ModelFolderError, VideoDecodeError
 from fvv_lib.finetuning.trying import read_deepspeed
-from fvv_lib.provenance import digest_file
+from fvv_lib.provenance import code_digest, digest_file
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.video.stills import numbered_pictures
 from fvv_lib.weights.lora import base_of, is_adapter
@@ -84,7 +83,7 @@ PROCESSES = "number of processes"
 # last digits of a result.
 FREE = (
     # paths and speed
-    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "cache_features"),
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "cache_dir", "cache_features", "check_again"),
     *("frames_per_chunk", "packing", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
     *("activation_checkpointing", "activation_checkpointing_kwargs", "use_cpu", "local_rank", "full_determinism"),
     *("torch_empty_cache_steps", "skip_memory_metrics", "debug", "use_cache"),
@@ -114,7 +113,6 @@ FREE = (
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
 
-READERS = 16  # threads that read media
 END = 4096  # bytes of the start and of the end of a file that are compared
 UNREAD = " unread: "  # in a digest of media: what follows counts and names files that cannot be read
 
@@ -161,13 +159,13 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
     for name in FILES:
         if name in flat:
             paths = [flat[name]] if isinstance(flat[name], str) else list(flat[name] or ())
-            digest = digest_annotations if name in DATA else digest_model
-            found[name] = {"paths": paths, "digests": [digest(path) for path in paths] if read else None}
+            found[name] = {"paths": paths, "digests": None}
             if read and name in DATA:
-                media = (
-                    Annotations([path], flat.get(MEDIA_FOLDER), flat.get("cache_dir")).all_media() for path in paths
-                )
-                found[name]["media"] = [digest_media(each) for each in media]
+                opened = [Annotations([path], flat.get(MEDIA_FOLDER), flat.get("cache_dir")) for path in paths]
+                found[name]["digests"] = [content for each in opened for content in each.contents]
+                found[name]["media"] = [digest_media(each, bool(flat.get("check_again"))) for each in opened]
+            elif read:
+                found[name]["digests"] = [digest_model(path) for path in paths]
     return found
 
 
@@ -179,30 +177,29 @@ def _deepspeed(given: str) -> Any:
         return given
 
 
-def digest_media(paths: Iterable[Path]) -> str:
-    """Return a digest of images and videos, in this order: the size, start and end of each file; of a folder of frames,
-    the names of its files, and the first and the last of them.
+def digest_media(samples: Annotations, again: bool = False) -> str:
+    """Return a digest of the images and videos of samples, in their order: the size, start and end of each file; of a
+    folder of frames, the names of its files, and the first and the last of them.
 
     Whole files of a large data set would take hours to read. Times are not compared, because a copy has new ones. So a
     file that is encoded again is noticed, and one that keeps its size, start and end is not. Files that cannot be read
     are counted, and the first is named: whether that is an error depends on `bad_samples`.
+
+    Args:
+        again: read files again that have not changed since an earlier run.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    unread = []
-    rest = iter(paths)
-    with ThreadPoolExecutor(READERS) as pool:  # they wait for the disk, not for a core
-        while batch := list(islice(rest, READERS * 100)):
-            for path, one in zip(batch, pool.map(_sketch, batch), strict=True):
-                if one is None:
-                    unread.append(path)
-                else:
-                    digest.update(one)
-    return digest.hexdigest() + (f"{UNREAD}{len(unread)}, the first is {unread[0]}" if unread else "")
+    files = samples.files
+    findings = Findings(samples.cache_dir, "ends", code_digest("finetuning/comparing"), again)
+    sketches = find_in_files(findings, files.paths, files.looks, _sketch, files.of_rows(samples.rows))
+    unread = [place for place, sketch in enumerate(sketches) if sketch is None]
+    digest = hashlib.blake2b(bytes.fromhex("".join(filter(None, sketches))), digest_size=16)
+    return digest.hexdigest() + (f"{UNREAD}{len(unread)}, the first is {files.shown(unread[0])}" if unread else "")
 
 
-def _sketch(path: Path) -> bytes | None:
+def _sketch(name: str) -> str | None:
     """Return a digest of the size, start and end of a file, or of the names and the outer files of a folder of frames.
     Return `None` if it cannot be read."""
+    path = Path(name)
     digest = hashlib.blake2b(digest_size=16)
     try:
         files = [path]
@@ -221,7 +218,7 @@ def _sketch(path: Path) -> bytes | None:
                     digest.update(opened.read(END))
     except (OSError, ValueError, VideoDecodeError):
         return None
-    return digest.digest()
+    return digest.hexdigest()
 
 
 def digest_model(name: str) -> str:

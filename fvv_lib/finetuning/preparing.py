@@ -5,7 +5,9 @@ A wrong setting or sample ends the run here, not after an hour of training, with
 
 import math
 import os
+from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from tqdm import tqdm  # not tqdm.auto, which draws a widget in a notebook
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import DataCollatorForSupervisedDataset, LazySupervisedDataset
+from fvv_lib.data.inspecting import known_files
 from fvv_lib.data.splits import open_splits
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.labels.exact import check_template
@@ -155,12 +158,14 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
     hidden = rank > 0 or training_args.disable_tqdm or None
     mine = range(rank, len(dataset), processes)
     problems: dict[int, FvvError] = {}
-    with tqdm(total=len(mine), desc="checking media", disable=hidden) as bar:
+    checking = dataset.check_media(mine, threads)
+    known = known_files(dataset.media_counts)
+    with tqdm(total=len(mine), desc="checking media", disable=hidden, postfix=known) as bar, closing(checking):
         for start in range(0, math.ceil(len(dataset) / processes), CHECKED_AT_ONCE):
             part = mine[start : start + CHECKED_AT_ONCE]
             found: dict[int, FvvError] = {}
             rows = slice(part.start, part.stop, processes)
-            for index, error in dataset.check_media(part, threads):
+            for index, error in islice(checking, len(part)):
                 bar.update()
                 if error is not None:
                     found[index] = error

@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.data.inspecting import known_files
 from fvv_lib.errors import FvvError
 from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
@@ -237,6 +238,8 @@ def report_plan(model: torch.nn.Module, data: OpenedData) -> None:
     for name, dataset in data.samples.items():
         if dataset.dropped:
             print(f"{name}: {len(dataset.dropped)} samples dropped {dataset.why_dropped}")
+        if dataset.media_counts["known"]:
+            print(f"{name}: {known_files(dataset.media_counts)}")
         if dataset.bad:
             print(f"{name}: {len(dataset.bad)} samples skipped by bad_samples='skip'; metrics.json lists them")
 

@@ -1,0 +1,102 @@
+"""Read everything that training will read of images and videos, if it was not read before.                 Lesson 5"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fvv_lib.data.checking import reading_code
+from fvv_lib.data.known import Findings, look_into_folders
+from fvv_lib.video.frames import VideoFrames
+
+if TYPE_CHECKING:
+    from fvv_lib.data.dataset import LazySupervisedDataset
+
+# Settings of DataArguments that do not change which frames are read, nor how.
+NOT_READING = {
+    *("data_path", "validation_data_path", "test_data_path", "image_folder", "cache_dir", "cache_features"),
+    *("check_media", "check_again", "bad_samples", "time_marks", "frame_pool", "image_aspect_ratio", "version"),
+    *("mismatch", "allow_special_tokens", "max_new_tokens"),
+}
+SAVE_EVERY = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class MediaFacts:
+    """What reading an image or video shows, without its pixels; see `VideoFrames`. `timestamps` are those of the frames
+    that were read."""
+
+    total_frames: int
+    duration: float
+    width: int
+    height: int
+    timestamps: np.ndarray
+
+    @classmethod
+    def of(cls, video: VideoFrames) -> "MediaFacts":
+        height, width = video.frames.shape[1:3]
+        return cls(video.total_frames, video.duration, width, height, video.timestamps)
+
+
+class Inspector:
+    """Read the images and videos of samples, except files that were read before and have not changed.
+
+    Only what can be read is remembered. A file with an error is read again each time: the cause may be elsewhere, such
+    as a busy machine, a permission or a lost connection.
+
+    Attributes:
+        counts: `files`, the number of images and videos of the samples; `known`, how many of them were read before.
+        done: samples of which nothing must be read, bool (N,).
+
+    Lesson: 05.
+    """
+
+    def __init__(self, dataset: "LazySupervisedDataset"):
+        settings = {name: value for name, value in asdict(dataset.data_args).items() if name not in NOT_READING}
+        self.dataset, self.files = dataset, dataset.samples.files
+        self.looks = look_into_folders(self.files.paths, self.files.looks)
+        self.findings = Findings(
+            dataset.data_args.cache_dir, "read", [reading_code(), settings], dataset.data_args.check_again
+        )
+        self.known = self.findings.recall(self.files.paths, self.looks)
+        is_known = self.known.is_valid().to_numpy(zero_copy_only=False)
+        used = self.files.of_rows(dataset.samples.rows)
+        self.counts = {"files": int(used.sum()), "known": int((used & is_known).sum())}
+        self.done = self.files.all_of(is_known)[dataset.samples.rows]
+        self.is_shared = np.bincount(self.files.places, minlength=len(used)) > 1
+        self.shared: dict[int, str] = {}  # what was read now of files that several samples have
+
+    def facts(self, index: int) -> Iterator[MediaFacts]:
+        """Yield the facts about each image and video of a sample.
+
+        Raises:
+            VideoDecodeError: one cannot be read.
+        """
+        start = int(self.files.starts[self.dataset.samples.rows[index]])
+        for place, path in enumerate(self.dataset.media(index)):
+            yield self._facts(start + place, path, index, place)
+
+    def _facts(self, position: int, path: Path, index: int, place: int) -> MediaFacts:
+        file = int(self.files.places[position])
+        text = self.shared.get(file) or self.known[file].as_py()
+        if text is not None:
+            *numbers, times = json.loads(text)
+            return MediaFacts(*numbers, np.array(times, np.float64))
+        facts = MediaFacts.of(self.dataset.read_all(path, index, place))
+        text = json.dumps([facts.total_frames, facts.duration, facts.width, facts.height, facts.timestamps.tolist()])
+        self.findings.keep(self.files.paths[file].as_py(), self.looks, file, text)
+        if self.is_shared[file] and self.looks.settled[file]:
+            self.shared[file] = text
+        return facts
+
+    def save(self, every: float = 0.0) -> None:
+        """Remember what was read, unless that was done less than `every` seconds ago."""
+        self.findings.save(every)
+
+
+def known_files(counts: dict[str, int]) -> str:
+    """Say how many files a check does not read, because an earlier one did and they have not changed."""
+    return f"{counts['known']:,} of {counts['files']:,} images and videos known from an earlier check"

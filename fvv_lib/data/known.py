@@ -1,0 +1,282 @@
+"""Remember what was found in files, until they change.                                                     Lesson 5
+
+A file counts as unchanged if its size, its time of modification and its time of change are what they were when it was
+read. The time of change (ctime) is set by the file system at each write, rename or change of permissions, and no
+program can set it back. So a file that is replaced by one of the same size and date is noticed too. A file that changed
+within `RECENT` before it was looked at is not remembered: it could change again without getting another time.
+
+Findings are Parquet files in a folder. Each process writes its own, under another name first, so several processes and
+machines can write at the same time. What is lost or damaged is found again by reading. This module knows nothing about
+samples or models.
+"""
+
+import hashlib
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fvv_lib.errors import reason_of
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+MISSING, FILE, FOLDER, OTHER = range(4)  # OTHER: a named pipe or a device
+RECENT = 2.0  # seconds; the coarsest file times in use, those of FAT, count in steps of two seconds
+READERS = 16  # threads that wait for a slow disk
+AT_ONCE = 256  # files that a thread takes at a time
+SLOW = 50e-6  # seconds that the system needs to look at a file; above, several threads look
+MOST_PARTS = 16  # files in a folder of findings before they are joined
+
+STORED = pa.schema(
+    {
+        "path": pa.large_binary(),  # names of files need not be text
+        "size": pa.int64(),
+        "modified": pa.int64(),
+        "changed": pa.int64(),
+        "found": pa.large_string(),
+    }
+)
+
+
+class Looks(NamedTuple):
+    """What the file system says about M files, without reading them.
+
+    Attributes:
+        kinds: MISSING, FILE, FOLDER or OTHER, uint8 (M,); of a link, what it leads to.
+        links: whether the path is a symbolic link, bool (M,).
+        states: size in bytes, and times of modification and change in nanoseconds, int64 (M, 3).
+        settled: whether the file had not changed for `RECENT` seconds, bool (M,). Otherwise it may change again without
+            another state. Never true of a folder: the files in it may change, see `look_into_folders`.
+    """
+
+    kinds: np.ndarray
+    links: np.ndarray
+    states: np.ndarray
+    settled: np.ndarray
+
+
+def look(paths: Sequence[bytes]) -> Looks:
+    """Look at files; none is opened. A path that the system does not accept is MISSING."""
+    start = time.perf_counter()
+    rows = _look_at(paths[:AT_ONCE])
+    slow = time.perf_counter() - start > SLOW * AT_ONCE
+    rows += in_batches(_look_at, paths[AT_ONCE:], READERS if slow else 1)
+    table = np.array(rows, np.int64).reshape(-1, 5)
+    kinds, states = table[:, 0].astype(np.uint8), table[:, 2:]
+    return Looks(kinds, table[:, 1] > 0, states, (kinds == FILE) & _old(states[:, 1:].max(axis=1, initial=0)))
+
+
+def _old(nanoseconds: Any) -> Any:
+    return nanoseconds < time.time_ns() - int(RECENT * 1e9)
+
+
+def _look_at(paths: Sequence[bytes]) -> list[tuple[int, int, int, int, int]]:
+    """Return kind, link and state of files, see `Looks`."""
+    found = []
+    for path in paths:
+        link = 0
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                link = 1
+                status = os.stat(path)
+        except (OSError, ValueError):  # ValueError: a zero byte in the path
+            found.append((MISSING, link, 0, 0, 0))
+            continue
+        mode = status.st_mode
+        kind = FILE if stat.S_ISREG(mode) else FOLDER if stat.S_ISDIR(mode) else OTHER
+        found.append((kind, link, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return found
+
+
+def look_into_folders(paths: pa.Array, looks: Looks) -> Looks:
+    """Return the looks with states of folders that change with each file in them: the number of files, the latest of
+    their times and those of the folder, and a digest of all names, sizes and times."""
+    states, settled = looks.states.copy(), looks.settled.copy()
+    for place in np.flatnonzero(looks.kinds == FOLDER).tolist():
+        path = paths[place].as_py()
+        try:
+            with os.scandir(path) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError:
+            continue  # reading it raises the error
+        inside = _look_at([os.path.join(path, name) for name in names])
+        latest = max(looks.states[place, 1:].tolist() + [time for one in inside for time in one[3:]])
+        digest = hashlib.blake2b(repr([names, inside]).encode(), digest_size=7).digest()
+        states[place] = len(names), latest, int.from_bytes(digest)
+        settled[place] = _old(latest)
+    return looks._replace(states=states, settled=settled)
+
+
+def in_batches(
+    function: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In], threads: int = READERS
+) -> list[Out]:
+    """Return the results of a function of several items, called with `AT_ONCE` of them at a time, in threads."""
+    parts = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
+    if threads == 1 or len(parts) == 1:
+        return list(chain.from_iterable(map(function, parts)))
+    with ThreadPoolExecutor(threads) as pool:
+        return list(chain.from_iterable(pool.map(function, parts)))
+
+
+class Findings:
+    """What was found in files by one kind of search. A finding is a text.
+
+    Args:
+        cache_dir: as in `DataArguments`; the folder of the findings is in it.
+        name: name of the search.
+        depends_on: everything that a finding depends on besides the file: settings, code, versions. Its `repr` is
+            compared.
+        again: ignore what was found before.
+
+    Lesson: 05.
+    """
+
+    def __init__(self, cache_dir: str | None, name: str, depends_on: Any, again: bool = False):
+        digest = hashlib.blake2b(repr(depends_on).encode(), digest_size=8).hexdigest()
+        self.folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "media" / f"{name}-{digest}"
+        self.again = again
+        self.new: list[tuple[bytes, int, int, int, str]] = []
+        self.saved = time.monotonic()
+
+    def recall(self, paths: pa.Array, looks: Looks) -> pa.Array:
+        """Return what is known of files: text (M,), null for a file that was not searched, or has changed since.
+
+        Args:
+            paths: absolute, large_binary (M,).
+        """
+        nothing = pa.nulls(len(paths), pa.large_string())
+        table = None if self.again else self._read(self._parts())
+        if table is None:
+            return nothing
+        rows = pc.index_in(paths, value_set=table["path"])  # the first of several, which is the newest
+        found = table["found"].take(rows).combine_chunks()
+        stored = np.stack([table[name].to_numpy() for name in ("size", "modified", "changed")], axis=1)
+        same = (stored[rows.fill_null(0).to_numpy()] == looks.states).all(axis=1)
+        return pc.if_else(pa.array(same), found, nothing)
+
+    def keep(self, path: bytes, looks: Looks, place: int, found: str) -> None:
+        """Remember what was found in the file that was looked at in this place, if it had settled. `save` writes it."""
+        if looks.settled[place]:
+            size, modified, changed = looks.states[place].tolist()
+            self.new.append((path, size, modified, changed, found))
+
+    def save(self, every: float = 0.0) -> None:
+        """Write new findings to the disk, unless the last time is less than `every` seconds ago."""
+        if not self.new or time.monotonic() - self.saved < every:
+            return
+        new, self.new = self.new, []
+        self.saved = time.monotonic()
+        try:
+            self._write(pa.table(dict(zip(STORED.names, zip(*new, strict=True), strict=True)), STORED))
+            parts = self._parts()
+            if len(parts) > MOST_PARTS:
+                self._join(parts)
+        except OSError as error:
+            print(
+                f"{self.folder}: it cannot be written ({reason_of(error)}). What was read now will be read again.",
+                flush=True,
+            )
+
+    def _parts(self) -> list[Path]:
+        """Return the files of the findings, the newest first: their names begin with a time."""
+        return sorted(self.folder.glob("*.parquet"), reverse=True)
+
+    def _read(self, parts: Sequence[Path]) -> pa.Table | None:
+        """Read files of findings, and delete those that cannot be read. Return `None` if there are none."""
+        tables = []
+        for part in parts:
+            try:
+                table = pq.read_table(part, page_checksum_verification=True)
+                if table.schema.remove_metadata() != STORED:
+                    raise pa.ArrowInvalid("other columns")
+                tables.append(table)
+            except FileNotFoundError:  # another process has joined it with others
+                continue
+            except (pa.ArrowException, OSError):
+                with suppress(OSError):
+                    part.unlink()
+        return pa.concat_tables(tables).combine_chunks() if tables else None
+
+    def _write(self, table: pa.Table) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{time.time_ns():020}-{uuid.uuid4().hex}"
+        aside = self.folder / f"{name}.unfinished"
+        try:
+            pq.write_table(table, aside, compression="zstd", use_dictionary=["found"], write_page_checksum=True)
+            aside.replace(self.folder / f"{name}.parquet")
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _join(self, parts: Sequence[Path]) -> None:
+        """Write one file with the newest finding about each path, and delete those that it replaces."""
+        table = self._read(parts)
+        if table is None:
+            return
+        first = pc.index_in(table["path"], value_set=table["path"]).to_numpy() == np.arange(len(table))
+        self._write(table.filter(pa.array(first)))
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+
+def find_in_files(
+    findings: Findings, paths: pa.Array, looks: Looks, search: Callable[[str], str | None], where: np.ndarray
+) -> list[str | None]:
+    """Search files, in threads; those of which something is known are not read.
+
+    Args:
+        paths: absolute, large_binary (M,).
+        search: returns what is in a file, or `None` if it cannot be read now, which is not remembered.
+        where: which files to search, bool (M,).
+
+    Returns:
+        What was found in each file; `None` for files that were not searched.
+    """
+    known = pc.if_else(pa.array(where), findings.recall(paths, looks), pa.scalar(None, pa.large_string()))
+    found: list[str | None] = known.to_pylist()
+    rest = np.flatnonzero(where & known.is_null().to_numpy(zero_copy_only=False)).tolist()
+    names = [paths[place].as_py() for place in rest]
+    results = in_batches(lambda part: [search(os.fsdecode(name)) for name in part], names)
+    for place, name, one in zip(rest, names, results, strict=True):
+        found[place] = one
+        if one is not None:
+            findings.keep(name, looks, place, one)
+    findings.save()
+    return found
+
+
+def real_paths(paths: Sequence[bytes], links: Sequence[bool]) -> list[bytes]:
+    """Return absolute paths without symbolic links, as `os.path.realpath` does. Each folder is resolved once.
+
+    Args:
+        links: whether each path is a link itself.
+    """
+    folders = {b"": b""}
+
+    def real(path: bytes) -> bytes:
+        """Resolve a folder."""
+        if path not in folders:
+            parent, _, name = path.rpartition(b"/")
+            plain = b"%b/%b" % (real(parent), name)
+            resolve = name in (b"", b".", b"..") or os.path.islink(plain)
+            folders[path] = os.path.realpath(path).rstrip(b"/") if resolve else plain
+        return folders[path]
+
+    found = []
+    for path, link in zip(paths, links, strict=True):
+        folder, _, name = path.rpartition(b"/")
+        found.append(b"%b/%b" % (real(folder), name) if name and not link else os.path.realpath(path))
+    return found
