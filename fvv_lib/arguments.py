@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 import transformers
 
-from fvv_lib.errors import FvvError
+from fvv_lib.errors import FvvError, reason_of
 from fvv_lib.settings import TrainingSettings
 
 _OWN_LOSS = "is not supported: the model computes embeddings and loss itself. Leave it out."
@@ -147,7 +147,7 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
                 try:
                     content = json.loads(Path(value).read_text() if is_file else value)
                 except (OSError, ValueError) as error:
-                    raise FvvError(f"{name}={value}: it cannot be read as JSON ({error}).") from error
+                    raise FvvError(f"{name}={value}: it cannot be read as JSON ({reason_of(error)}).") from error
                 if not isinstance(content, dict):
                     raise FvvError(f'{name}={value}: it must be a JSON object, like {{"name": 1}}.')
 

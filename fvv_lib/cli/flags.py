@@ -22,11 +22,12 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from fvv_lib.errors import FlagError
+from fvv_lib.errors import FlagError, reason_of
 
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 NOTHING = ("none", "null")
+SAME = (("model", "model_name_or_path"), ("data", "data_path"))  # names of one thing in different verbs
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,13 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, descriptio
         FlagError: one line that names the flag, the value and, if there is one, the file.
         SystemExit: `--help` was given and the help has been printed.
     """
-    form = " ".join([verb, *(flag.name.upper() for flag in flags if flag.positional), "[flags]"])
+    words = ["fvv", verb, *(flag.name.upper() for flag in flags if flag.positional)]
+    if not all(flag.positional for flag in flags):
+        words.append("[flags]")
+    form = " ".join(words)
     parser = _Parser(
         prog=f"fvv {verb}",
-        usage=f"fvv {form}, or fvv {verb} SETTINGS.yaml with the same names",
+        usage=f"{form}, or fvv {verb} SETTINGS.yaml with the same names" if flags else form,
         description=description,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -107,8 +111,9 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, descriptio
         _add(parser, flag)
     by_name = {flag.name: flag for flag in flags}
     if len(arguments) == 1 and arguments[0].endswith((".yaml", ".yml")):
+        settings = read_yaml(arguments[0])
         try:
-            written = _as_arguments(read_yaml(arguments[0]), by_name)
+            written = _as_arguments(settings, by_name)
             return vars(parser.parse_args(list(_normalized(written, by_name, verb))))
         except FlagError as error:
             raise FlagError(f"{arguments[0]}: {error}") from error
@@ -177,17 +182,27 @@ def _normalized(arguments: Sequence[str], by_name: dict[str, Flag], verb: str) -
             continue
         name, value = match[1].replace("-", "_"), match[2] or ""
         flag, denied = by_name.get(name), by_name.get(name.removeprefix("no_"))
+        if flag is not None and flag.positional:
+            flag = None
         if flag is None and not value and denied is not None and denied.kind is bool:
             yield f"--{denied.name}=False"
         elif flag is None and name != "help":
-            alike = difflib.get_close_matches(name, by_name, 1)
-            meant = f"; did you mean --{alike[0]}?" if alike else "."
-            raise FlagError(f"There is no flag --{name}{meant} See fvv {verb} --help.")
+            raise FlagError(f"There is no flag --{name}{_meant(name, by_name)} See fvv {verb} --help.")
         elif flag is not None and flag.kind is bool and not value:
             following = arguments[place + 1].lower() if place + 1 < len(arguments) else ""
             yield f"--{name}" if following in (*TRUE, *FALSE, *NOTHING) else f"--{name}=True"
         else:
             yield f"--{name}{value}"
+
+
+def _meant(name: str, by_name: dict[str, Flag]) -> str:
+    """Return the end of a sentence about an unknown flag: which one was meant."""
+    named = [flag.name for flag in by_name.values() if not flag.positional]
+    same = [other for names in SAME if name in names for other in names if other != name and other in named]
+    alike = same or difflib.get_close_matches(name, named, 1)
+    if alike:
+        return f"; did you mean --{alike[0]}?"
+    return f"; give {name.upper()} without a flag." if name in by_name else "."
 
 
 # --- YAML -------------------------------------------------------------------------------------------------------------
@@ -209,7 +224,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     try:
         settings = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # a subclass of SafeLoader
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FlagError(f"{path}: it cannot be read ({' '.join(str(error).split())}).") from error
+        raise FlagError(f"{path}: it cannot be read ({reason_of(error)}).") from error
     if not isinstance(settings, dict):
         raise FlagError(f"{path}: it must have lines like num_video_frames: 8.")
     return settings

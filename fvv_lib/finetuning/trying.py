@@ -22,7 +22,7 @@ from transformers import Qwen2Config, Qwen2Model, Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
 from fvv_lib.arguments import TrainingArguments
-from fvv_lib.errors import FvvError
+from fvv_lib.errors import FvvError, reason_of
 
 NEEDS_METRIC = ("reduce_lr_on_plateau", "greedy")  # schedules that depend on the validation loss
 LOADER = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")  # of a DataLoader
@@ -209,7 +209,7 @@ def read_deepspeed(file: str) -> dict[str, Any]:
     try:
         config = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
-        raise FvvError(f"{file}: not a DeepSpeed configuration ({' '.join(str(error).split())}).") from error
+        raise FvvError(f"{file}: not a DeepSpeed configuration ({reason_of(error)}).") from error
     if not isinstance(config, dict):
         raise FvvError(f"{file}: not a DeepSpeed configuration: it must be a JSON object.")
     return config

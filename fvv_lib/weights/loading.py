@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from fvv_lib.errors import ModelFolderError
+from fvv_lib.errors import ModelFolderError, reason_of
 from fvv_lib.model.geometry import class_tokens, vision_stride
 from fvv_lib.model.video_model import FastVlmForVideo, LlavaForVideo, VideoMixin
 from fvv_lib.video_config import VideoConfig, is_hub_name
@@ -231,7 +231,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         model_type = settings.get("model_type")
     except (OSError, AttributeError, ValueError) as error:
         raise ModelFolderError(
-            f"{folder}: config.json is missing or broken ({error}). Is this a model folder?"
+            f"{folder}: config.json is missing or broken ({reason_of(error)}). Is this a model folder?"
         ) from error
     if model_type not in (*MODELS, apple.MODEL_TYPE):
         known = ", ".join((*MODELS, apple.MODEL_TYPE))
