@@ -227,6 +227,11 @@ def test_random_frames_are_the_same_for_any_number_of_workers(make):
         ([sample("No picture?", image="clip.mp4")], DataFormatError, "0 <image> but 1 pictures"),
         ([sample("<image><image>", image="clip.mp4")], DataFormatError, "2 <image> but 1 pictures"),
         ([sample("<image>?")], DataFormatError, "1 <image> but 0 pictures"),
+        (
+            [sample("<video>\nWhat?", video="clip.mp4")],
+            DataFormatError,
+            r"0 <image> but 1 pictures or videos\. Write one <image> where each belongs, in place of '<video>', which",
+        ),
         ([sample(image="clip.mp4", video="clip.mp4")], DataFormatError, "both 'image' and 'video'"),
         ([{**sample(image="clip.mp4"), "image": 3}], DataFormatError, "'image' must be"),
         ([{"conversations": [{"from": "robot", "value": "x"}]}], DataFormatError, "unknown role 'robot'"),

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fvv_lib.data.refused import check_keys
+from fvv_lib.data.refused import MEDIA_TAG, check_keys
 from fvv_lib.errors import DataFormatError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import check_turns
@@ -123,11 +123,14 @@ def check_sample(sample: Sample, name: str) -> None:
             f"{name}: {key!r} must be a path or a list of paths, got {sample[key]!r}. If the sample has none, take the "
             "field out."
         )
-    placeholders = sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in sample["conversations"])
+    texts = [turn["value"] for turn in sample["conversations"]]
+    placeholders = sum(text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
     if placeholders != len(media):
+        tags = [tag[0] for tag in map(MEDIA_TAG.search, texts) if tag]
+        instead = f", in place of {tags[0]!r}, which training does not read" if tags else ""
         raise DataFormatError(
             f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(media)} pictures or videos. "
-            f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs."
+            f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs{instead}."
         )
 
 
