@@ -1,6 +1,7 @@
 import importlib.util
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -162,9 +163,16 @@ def test_each_change_is_tried_alone_until_one_fits(settings):
 
 def test_when_no_change_suffices_they_are_tried_together(settings):
     tried = list(suggest(settings, 1e-9))
-    alone = [prediction.peak for flags, prediction in tried if not flags.startswith("and ")]
-    together = [prediction.peak for flags, prediction in tried if flags.startswith("and ")]
-    assert min(together) < min(alone)
+    half = (len(tried) + 1) // 2  # all changes alone, then all but the first together with those before them
+    alone, together = tried[:half], tried[half:]
+    assert min(prediction.peak for _, prediction in together) < min(prediction.peak for _, prediction in alone)
+    for (before, _), (flags, _) in pairwise(together):
+        assert names_of(before) <= names_of(flags)
+    assert names_of(together[-1][0]) == {name for flags, _ in alone for name in names_of(flags)}
+
+
+def names_of(flags):
+    return {word for word in flags.split() if word.startswith("--")}
 
 
 @pytest.mark.parametrize(("devices", "room"), [(1, 1), (1, 5.5), (1, 50), (4, 1)])

@@ -171,22 +171,23 @@ def _changes(settings: MemorySettings, tokens_per_frame: int) -> Iterator[dict[s
 def suggest(settings: MemorySettings, device_gib: float) -> Iterator[tuple[str, MemoryPrediction]]:
     """Yield changes for a run that does not fit: flags, and the prediction with them. The last one fits, if any does.
 
-    First, each change is tried alone, until one fits. If none fits, each change is added to those before it.
+    First, each change is tried alone, until one fits. If none fits, each change is added to those before it: then the
+    flags are those of all these changes.
 
     Lesson: 09.
     """
     changes = list(_changes(settings, predict_memory(settings).tokens_per_frame))
-    together = settings
+    together: dict[str, Any] = {}
     for change in changes:
         prediction = predict_memory(replace(settings, **change))
         yield _flags(change), prediction
         if prediction.fits(device_gib):
             return
     for number, change in enumerate(changes, 1):
-        together = replace(together, **change)
+        together |= change
         if number > 1:
-            prediction = predict_memory(together)
-            yield f"and {_flags(change)}", prediction
+            prediction = predict_memory(replace(settings, **together))
+            yield _flags(together), prediction
             if prediction.fits(device_gib):
                 return
 
