@@ -301,6 +301,7 @@ def plot_loss(log_history: Sequence[Mapping[str, Any]]) -> Figure:
         for key, label, colour, line in curves:
             points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
             if points:
+                line = "o" if len(points) == 1 else line  # a line of one point is not visible
                 axis.plot(*zip(*points, strict=True), line, color=PALETTE[colour], label=label, markersize=4)
         axis.set(xlabel="step", ylabel="loss per learned token (nats)", yscale="log")
         if axis.lines:

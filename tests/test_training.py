@@ -515,6 +515,12 @@ def test_an_error_in_a_worker_is_one_line(base, annotate, media, fvv):
     assert re.fullmatch(r"error: .*sample 0: .*clip\.mp4: .*", result.stderr.splitlines()[-1])
 
 
+@pytest.mark.parametrize(("steps", "logged"), [(1, [1]), (3, [1, 3])])
+def test_the_log_of_a_run_shorter_than_its_logging_steps_has_its_first_and_last_step(run, steps, logged):
+    _, metrics = run(max_steps=steps, logging_steps=500)
+    assert [entry["step"] for entry in metrics["log"] if "loss" in entry] == logged
+
+
 def test_a_run_prints_where_its_result_is(run, capsys):
     output, _ = run(max_steps=1)
     assert f"model, metrics.json and loss.png: {output}" in capsys.readouterr().out

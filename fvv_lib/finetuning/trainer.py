@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import IntervalStrategy
 
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.finetuning.resume import ResumableTrainer
@@ -52,6 +53,15 @@ class _TellEpoch(TrainerCallback):
         kwargs["train_dataloader"].dataset.set_epoch(int(state.epoch or 0))
 
 
+class _LogShortRun(TrainerCallback):
+    """Log the first and the last step of a run that has fewer steps than `logging_steps`: its log would be empty."""
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        is_short = args.logging_strategy == IntervalStrategy.STEPS and state.max_steps < state.logging_steps
+        if is_short and state.global_step in (1, state.max_steps):
+            control.should_log = True
+
+
 class VideoTrainer(ResumableTrainer):
     """A Trainer with a learning rate for each part. It evaluates the loss per learned token, and computes no logits of
     the prompt.
@@ -66,6 +76,7 @@ class VideoTrainer(ResumableTrainer):
         self.counter = counter
         super().__init__(*args, **kwargs)
         self.add_callback(_TellEpoch())
+        self.add_callback(_LogShortRun())
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer: groups by part and weight decay. A part without its own rate uses `learning_rate`."""
