@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -81,7 +82,9 @@ def test_loaded_merged_and_converted_give_the_trained_logits(run, base, tmp_path
     trained = logits(kept[0])
     assert (trained - logits(FastVlmForVideo.from_pretrained(base))).abs().max() > 0.1
 
-    loaded = load_pretrained_model(output, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # `fvv chat` and `fvv convert` would print it
+        loaded = load_pretrained_model(output, device="cpu")
     assert type(loaded.model) is FastVlmForVideo
     assert loaded.model.video_config.num_video_frames == 3
     torch.testing.assert_close(logits(loaded.model), trained, atol=1e-5, rtol=0)

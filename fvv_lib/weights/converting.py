@@ -6,9 +6,11 @@ works as before. `layout="apple"` converts the other way, for programs that read
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from huggingface_hub import save_torch_state_dict
 from timm.utils import reparameterize_model
 
@@ -39,6 +41,8 @@ def convert_model(source: str | Path, folder: str | Path, layout: Layout = "hugg
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelFolderError(f"{folder}: it is not empty. Give a new folder; nothing is overwritten.")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise even an unused DeepSpeed warns about a missing GPU
     loaded = load_pretrained_model(source, device="cpu")
     if layout == "apple":
         _save_as_apple(loaded, folder, source)

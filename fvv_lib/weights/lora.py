@@ -6,6 +6,8 @@ It knows nothing about folders with whole models.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -49,13 +51,20 @@ def add_lora(model: VideoMixin, model_args: ModelArguments) -> "PeftModel":
         target_modules=TARGETS,
         modules_to_save=[MODULE_OF_PART[part] for part in model_args.tunable_parts if part in MODULE_OF_PART],
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT reads a deprecated name
+    with _quiet():
         adapted = peft.get_peft_model(model, config)
     freeze_unread(model)
     base = Path(model_args.model_name_or_path)
     config.base_model_name_or_path = str(base.resolve() if base.exists() else model_args.model_name_or_path)
     return adapted
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide a warning about PEFT's own code: it reads a deprecated name of transformers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def _import_peft() -> ModuleType:
@@ -104,7 +113,8 @@ def merge_lora(model: Model, folder: Path) -> Model:
     if not file.is_file():
         raise ModelFolderError(f"{folder}: it has no {ADAPTER_WEIGHTS}. Copy it again, or save it as safetensors.")
     try:
-        adapted = peft.PeftModel.from_pretrained(model, folder)
+        with _quiet():
+            adapted = peft.PeftModel.from_pretrained(model, folder)
         with safe_open(file, "pt") as stored:
             found = set(stored.keys())
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
