@@ -83,8 +83,8 @@ class Inspector:
         file = int(self.files.places[position])
         text = self.shared.get(file) or self.known[file].as_py()
         if text is not None:
-            *numbers, times = json.loads(text)
-            return MediaFacts(*numbers, np.array(times, np.float64))
+            total_frames, duration, width, height, times = json.loads(text)
+            return MediaFacts(total_frames, duration, width, height, np.array(times, np.float64))
         facts = MediaFacts.of(self.dataset.read_all(path, index, place))
         text = json.dumps([facts.total_frames, facts.duration, facts.width, facts.height, facts.timestamps.tolist()])
         self.findings.keep(self.files.paths[file].as_py(), self.looks, file, text)
