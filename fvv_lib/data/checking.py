@@ -41,6 +41,8 @@ IGNORED_SETTINGS = {
 
 DECODERS = ("av", "pillow", "numpy", "decord")  # packages that read images and videos
 
+VIDEO = 2
+
 ENTRY_BYTES = 200  # overhead of a cached entry beside its text and ids: its key and its slot in the dictionary
 
 Turns = list[dict[str, Any]]
@@ -72,10 +74,14 @@ class SampleText:
         self.data_args = data_args
         self.frame_spec = frame_spec
         self.scored = scored
+        self.kinds = self.media_kinds()
+        self.counts = np.where(self.kinds == VIDEO, data_args.num_video_frames, 1)[samples.files.places]
+        self.starts = samples.files.starts  # where the media of each row of the table begin in `counts`
 
     def frame_counts(self, index: int) -> list[int]:
         """Return the number of frames of each image (1) and video (`num_video_frames`) of a sample."""
-        return [self.data_args.num_video_frames if is_video(path) else 1 for path in self.samples.media(index)]
+        row = self.samples.rows[index]
+        return self.counts[self.starts[row] : self.starts[row + 1]].tolist()
 
     def turns(self, index: int, videos: Sequence[Any] | None = None) -> Turns:
         """Return the conversation with one `<image>` per frame. Time marks are written only if `videos` is given; only
@@ -108,19 +114,19 @@ class SampleText:
             stop: raise the first error instead of collecting all errors.
         """
         settings = {name: value for name, value in asdict(self.data_args).items() if name not in IGNORED_SETTINGS}
-        files = self.media_kinds().tobytes()
+        files = self.kinds.tobytes()
         check = partial(self.check, RememberingTokenizer(self.tokenizer))
         return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files, self.scored], stop)
 
     def media_kinds(self) -> np.ndarray:
-        """Return 0 for each missing file of the samples, 1 for an image, 2 for a video: uint8 (M,). If one changes,
-        samples must be checked again."""
+        """Return 0 for each missing file of the samples, 1 for an image, `VIDEO` for a video: uint8 (M,). If one
+        changes, samples must be checked again."""
         files, looks = self.samples.files, self.samples.files.looks
         are_named = files.are_named_videos
         findings = Findings(self.data_args.cache_dir, "kinds", reading_code(), self.data_args.check_again)
         found = find_in_files(findings, files.paths, looks, _kind, (looks.kinds == FILE) & ~are_named)
         videos = are_named | (looks.kinds == FOLDER) | (np.array(found, object) == "video")
-        return np.where(looks.kinds == MISSING, 0, np.where(videos, 2, 1)).astype(np.uint8)
+        return np.where(looks.kinds == MISSING, 0, np.where(videos, VIDEO, 1)).astype(np.uint8)
 
     def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
         """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
