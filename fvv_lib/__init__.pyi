@@ -19,6 +19,7 @@ from .arguments import TrainingArguments as TrainingArguments
 from .video.kinds import is_video_file as is_video_file
 from .video.sampling import sample_frame_indices as sample_frame_indices
 from .video.frames import VideoFrames as VideoFrames
+from .video.medium import Medium as Medium
 from .video.read import load_video_frames as load_video_frames, read_video as read_video
 from .video.stills import load_image as load_image
 from .video.pixels import preprocess_frames as preprocess_frames

@@ -12,7 +12,7 @@ from threading import TIMEOUT_MAX
 from typing import Any
 
 from fvv_lib.errors import FvvError
-from fvv_lib.video_config import VideoConfig, check_choices, deterministic_sampling
+from fvv_lib.video_config import VideoConfig, check_choices, check_sampling, deterministic_sampling
 
 PARTS = ("vision_tower", "projector", "language_model")
 AUTO_PARTS = ("auto",)
@@ -120,13 +120,31 @@ class DataArguments:
     frame_sampling: str = field(
         default="uniform",
         metadata={
-            "help": "How frames are sampled: uniform, segment, or random (new in each epoch, but the same in every run "
-            "with the same seed)."
+            "help": "How frames are sampled: by number (uniform, segment, or random: new in each epoch, but the same "
+            "in every run with the same seed), or by time (uniform_time, fps)."
         },
+    )
+    sample_fps: float = field(default=1.0, metadata={"help": "For frame_sampling fps: frames per second of a video."})
+    max_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "For frame_sampling fps: a video has as many frames as its length gives, up to this number; "
+            "default: every video has num_video_frames."
+        },
+    )
+    min_frames: int | None = field(
+        default=None, metadata={"help": "With max_frames: a shorter video has this number of frames; default: 1."}
     )
     time_marks: str = field(
         default="none",
         metadata={"help": "seconds: write the time of each video frame before it, like <1.5s>; none: write no times."},
+    )
+    time_origin: str = field(
+        default="segment",
+        metadata={
+            "help": "Where time marks count from if a sample uses a part of a video: segment (the start of the part), "
+            "or file (the first frame of the file)."
+        },
     )
     frame_pool: int = field(
         default=1,
@@ -189,6 +207,7 @@ class DataArguments:
         if self.cache_dir is not None:
             check_folder("cache_dir", self.cache_dir)
         check_choices(self)
+        check_sampling(self)
         if self.bad_samples == "skip" and not self.check_media:
             raise FvvError("bad_samples='skip' needs check_media=True: bad samples must be known before training.")
 
@@ -211,9 +230,13 @@ class DataArguments:
         return VideoConfig(
             num_video_frames=self.num_video_frames,
             frame_sampling=self.frame_sampling,
+            sample_fps=self.sample_fps,
+            max_frames=self.max_frames,
+            min_frames=self.min_frames,
             image_aspect_ratio=self.image_aspect_ratio,
             version=self.version,
             time_marks=self.time_marks,
+            time_origin=self.time_origin,
             frame_pool=self.frame_pool,
             **normalisation,
         )
@@ -281,6 +304,10 @@ class MemorySettings:
 
     model: str = field(metadata={"help": "Model folder or hub name; or 0.5b, 1.5b, 7b for the released sizes."})
     num_video_frames: int = field(default=8, metadata={"help": "Number of frames in each sample."})
+    max_frames: int | None = field(
+        default=None,
+        metadata={"help": "Instead of num_video_frames, if training has this setting: the most frames of a sample."},
+    )
     image_size: int | None = field(
         default=None,
         metadata={"help": "Side of a frame in pixels; default: the model's, 1024 for a released size."},
@@ -335,10 +362,13 @@ class MemorySettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tunable_parts", choose_parts(self.tunable_parts, self.lora_rank))
         ModelArguments(self.model, self.tunable_parts, self.lora_rank)  # raises what training would
-        for name in ("num_video_frames", "frame_pool", "frames_per_chunk", "image_size", "labelled_tokens",
-                     "per_device_train_batch_size", "gradient_accumulation_steps", "num_devices"):  # fmt: skip
+        for name in ("num_video_frames", "max_frames", "frame_pool", "frames_per_chunk", "image_size",
+                     "labelled_tokens", "per_device_train_batch_size", "gradient_accumulation_steps",
+                     "num_devices"):  # fmt: skip
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.max_frames is not None and self.num_video_frames != type(self).num_video_frames:
+            raise FvvError("num_video_frames would do nothing: the number of frames is max_frames. Leave one out.")
         if self.zero_stage not in range(4):
             raise FvvError(f"zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}.")
         if self.offload and not self.zero_stage:
@@ -348,3 +378,8 @@ class MemorySettings:
                 f"labelled_tokens={self.labelled_tokens} are more than text_tokens={self.text_tokens}, but they are "
                 "part of the text."
             )
+
+    @property
+    def frames(self) -> int:
+        """Frames of a sample."""
+        return self.num_video_frames if self.max_frames is None else self.max_frames

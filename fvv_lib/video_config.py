@@ -6,6 +6,7 @@ module imports neither torch nor transformers.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ def is_hub_name(path: str | Path) -> bool:
 
 
 CHOICES = {
-    "frame_sampling": ("uniform", "segment", "random"),
+    "frame_sampling": ("uniform", "segment", "random", "uniform_time", "fps"),
     "time_marks": ("none", "seconds"),
+    "time_origin": ("segment", "file"),
     "video_backend": ("auto", "pyav", "decord"),
     "image_aspect_ratio": ("pad", "crop", "resize"),
     "mismatch": ("exact", "tolerant", "strict"),
@@ -36,6 +38,44 @@ def check_choices(settings: Any) -> None:
         value = getattr(settings, name, allowed[0])
         if value not in allowed:
             raise FvvError(f"Unknown {name} {value!r}: choose one of {', '.join(allowed)}.")
+
+
+def check_limits(max_frames: int | None, min_frames: int | None) -> None:
+    """Raise an FvvError if these are no limits of a number of frames."""
+    for name, value in (("max_frames", max_frames), ("min_frames", min_frames)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise FvvError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if min_frames is not None and max_frames is None:
+        raise FvvError(f"min_frames={min_frames} needs a max_frames: without one, every clip has num_video_frames.")
+    if max_frames is not None and min_frames is not None and min_frames > max_frames:
+        raise FvvError(f"min_frames={min_frames} is more than max_frames={max_frames}.")
+
+
+def check_sampling(settings: Any) -> None:
+    """Raise an FvvError if the settings of `fps` sampling are wrong or would do nothing."""
+    check_limits(settings.max_frames, settings.min_frames)
+    if not 0 < settings.sample_fps < math.inf:
+        raise FvvError(f"sample_fps must be a number of frames per second above 0, got {settings.sample_fps!r}.")
+    of_fps = {"sample_fps": 1.0, "max_frames": None, "min_frames": None}  # and their defaults
+    changed = [name for name, default in of_fps.items() if getattr(settings, name) != default]
+    if changed and settings.frame_sampling != "fps":
+        raise FvvError(
+            f"{changed[0]} would do nothing: frame_sampling is {settings.frame_sampling!r}. Set it to 'fps', or leave "
+            f"{changed[0]} out."
+        )
+    if settings.max_frames is not None and settings.num_video_frames != type(settings).num_video_frames:
+        raise FvvError("num_video_frames would do nothing: the number of frames is up to max_frames. Leave one out.")
+
+
+def sampling_of(settings: Any) -> dict[str, Any]:
+    """Return the arguments of `read_media` that say which frames are read, from a `VideoConfig` or `DataArguments`."""
+    return {
+        "num_frames": settings.num_video_frames,
+        "strategy": settings.frame_sampling,
+        "sample_fps": settings.sample_fps,
+        "max_frames": settings.max_frames,
+        "min_frames": settings.min_frames,
+    }
 
 
 def deterministic_sampling(strategy: str) -> str:
@@ -57,6 +97,9 @@ class VideoConfig:
         version: the chat template, see `conversation_templates`.
         image_mean, image_std: normalise pixels after they are scaled to [0, 1].
         time_marks: the text before each frame, see `expand_image_tokens`.
+        sample_fps, max_frames, min_frames: of `fps` sampling. With `max_frames`, a video has as many frames as its
+            length gives, and `num_video_frames` is not used.
+        time_origin: where time marks count from, see `marked_times`.
         frame_pool: side of the squares of tokens that are averaged; 1: no pooling.
 
     Raises:
@@ -73,9 +116,14 @@ class VideoConfig:
     image_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     time_marks: str = "none"
     frame_pool: int = 1
+    time_origin: str = "segment"
+    sample_fps: float = 1.0
+    max_frames: int | None = None
+    min_frames: int | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_sampling(self)
         for name in ("num_video_frames", "frame_pool"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise FvvError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")

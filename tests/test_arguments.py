@@ -15,10 +15,11 @@ from fvv_lib.video.read import BACKENDS
 from fvv_lib.video.sampling import STRATEGIES
 
 CHOICES = {
-    "frame_sampling": set(STRATEGIES) - {"fps"},  # needs a frame rate, for which training has no setting
+    "frame_sampling": set(STRATEGIES),
     "video_backend": set(BACKENDS),
     "image_aspect_ratio": set(ASPECT_RATIOS),
     "time_marks": {"none", "seconds"},
+    "time_origin": {"segment", "file"},
     "mismatch": set(MISMATCH_MODES),
     "bad_samples": {"raise", "skip"},
 }
@@ -31,11 +32,6 @@ def test_the_choices_of_a_setting_are_those_of_its_module(name):
     with pytest.raises(FvvError, match=rf"^Unknown {name} 'nothing': choose one of ") as error:
         DataArguments(**{name: "nothing"})
     assert set(str(error.value).partition("choose one of ")[2].rstrip(".").split(", ")) == CHOICES[name]
-
-
-def test_fps_sampling_is_not_for_training():
-    with pytest.raises(FvvError, match="Unknown frame_sampling 'fps'"):
-        DataArguments(frame_sampling="fps")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +120,10 @@ def test_the_best_checkpoint_is_that_with_the_lowest_loss(training):
 
 
 def test_a_video_configuration_can_be_saved_and_loaded(tmp_path):
+    rate = {"sample_fps": 0.5, "max_frames": 4, "min_frames": 2}
+    config = VideoConfig(8, "fps", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "seconds", 2, "file", **rate)
+    config.save(tmp_path)
+    assert VideoConfig.load(tmp_path) == config
     config = VideoConfig(3, "random", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "seconds", 2)
     config.save(tmp_path)
     assert VideoConfig.load(tmp_path) == config

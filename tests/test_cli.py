@@ -399,9 +399,13 @@ def test_check_accepts_every_data_setting_of_training():
         "image_folder": "videos",
         "cache_dir": "cache",
         "cache_features": True,
-        "num_video_frames": 3,
-        "frame_sampling": "segment",
+        "num_video_frames": 8,  # max_frames replaces it
+        "frame_sampling": "fps",
+        "sample_fps": 2.0,
+        "max_frames": 9,
+        "min_frames": 3,
         "time_marks": "seconds",
+        "time_origin": "file",
         "frame_pool": 2,
         "video_backend": "pyav",
         "image_aspect_ratio": "crop",
@@ -418,3 +422,5 @@ def test_check_accepts_every_data_setting_of_training():
     written = [f"--{name}={value[0] if name == 'data_path' else value}" for name, value in other.items()]
     _, asked = check._parse(["--model_name_or_path", "m", *written])
     assert asdict(asked) == other
+    _, asked = check._parse(["--model_name_or_path", "m", "x.json", "--num_video_frames", "3"])
+    assert asked.num_video_frames == 3

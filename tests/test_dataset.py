@@ -178,7 +178,7 @@ def test_random_frames_of_the_first_clip_do_not_depend_on_its_place(make, count)
     dataset = make([sample("<image>" * count + "?", video=["clip.mp4"] * count)], frame_sampling="random", seed=5)
     dataset.set_epoch(2)
     identity = map(int, dataset.identities[0])
-    expected = read_video(dataset.media(0)[0], 8, strategy="random", seed=(5, 2, *identity))
+    expected = read_video(dataset.media(0)[0].source, 8, strategy="random", seed=(5, 2, *identity))
     assert torch.equal(dataset[0]["images"][:8], dataset.pixels([expected]))
 
 

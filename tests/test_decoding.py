@@ -96,9 +96,18 @@ def test_window_of_an_avi_with_b_frames_is_by_presentation_order(tmp_path):
     assert read_numbers(video.frames) == list(range(25, 50))
 
 
-@pytest.mark.parametrize(("start", "end"), [(10.0, None), (1.0, 1.0), (2.0, 1.0), (None, -1.0), (0.41, 0.43)])
+@pytest.mark.parametrize(("start", "end"), [(10.0, None), (2.88, 3.0), (0.41, 0.43)])
 def test_window_without_frames_is_an_error(clip, start, end):
-    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: no frame between"):
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: no frame between .* The clip is 2\.88 s long"):
+        read_video(clip, 8, start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [(1.0, 1.0, "must be before end=1"), (2.0, 1.0, "must be before"), (None, -1.0, "end: '-1.0' is not a time")],
+)
+def test_window_that_no_clip_can_have_is_an_error(clip, start, end, message):
+    with pytest.raises(FvvError, match=message):
         read_video(clip, 8, start=start, end=end)
 
 
@@ -401,7 +410,7 @@ def test_unknown_backend_is_an_error_that_lists_the_known_ones(clip):
 
 
 def test_unknown_strategy_is_an_error_that_lists_the_known_ones(clip):
-    with pytest.raises(FvvError, match=r"'middle'.*uniform, segment, random, fps"):
+    with pytest.raises(FvvError, match=r"'middle'.*uniform, segment, random, uniform_time, fps"):
         read_video(clip, strategy="middle")
 
 

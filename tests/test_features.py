@@ -379,9 +379,9 @@ def test_a_damaged_file_is_computed_again_with_a_message(store, tmp_path, capsys
 def test_a_clip_that_changes_while_it_is_read_is_an_error(store, media, monkeypatch, tmp_path):
     read = LazySupervisedDataset.read
 
-    def spoil(self, path, index):
-        video = read(self, path, index)
-        path.write_bytes(path.read_bytes() + b"more")
+    def spoil(self, medium, index):
+        video = read(self, medium, index)
+        medium.source.write_bytes(medium.source.read_bytes() + b"more")
         return video
 
     monkeypatch.setattr(LazySupervisedDataset, "read", spoil)

@@ -316,9 +316,9 @@ def read(monkeypatch):
     seen = []
     whole = LazySupervisedDataset.read_all
 
-    def spy(self, path, index, place=0):
-        seen.append(path.name)
-        return whole(self, path, index, place)
+    def spy(self, medium, index, place=0):
+        seen.append(medium.source.name)
+        return whole(self, medium, index, place)
 
     monkeypatch.setattr(LazySupervisedDataset, "read_all", spy)
     return seen

@@ -122,25 +122,39 @@ def test_both_kinds_of_media_are_refused_but_null_is_none(make):
     assert len(make([sample("<image>?", image=None, video="clip.mp4", videos=None)])) == 1
 
 
-PARTS = ["start", "end", "video_start", "video_end", "start_time", "clip_end", "endFrame", "frame_start", "frame_end"]
+PARTS = ["Start", "END", "video_start", "video_end", "start_time", "clip_end", "endFrame", "frame_start", "frame_end"]
 PARTS += ["timestamp_start", "start_time_ms", "timestamps", "time_range", "segment"]
 
 
 @pytest.mark.parametrize("key", [*PARTS, "from_timestamp", "segments", "starttime"])
-def test_a_part_of_a_video_is_refused(make, key):
-    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: training uses the whole video"):
+def test_a_part_of_a_video_under_another_key_is_refused(make, key):
+    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read. .*'start' to 'end' of the sample"):
         make([sample("<image>?", video="clip.mp4", **{key: 0})])
     for value in (2.5, "00:12", "0:01:02.500", "3.5", "12", "12s", [1, 2], [[0, 3], ["0:05", 9]]):
-        with pytest.raises(DataFormatError, match=f"a: '{key}' is not read: training uses the whole video"):
+        with pytest.raises(DataFormatError, match=f"a: '{key}' is not read. .*'start' to 'end' of the sample"):
             check_sample(sample("<image>?", video="clip.mp4", **{key: value}), "a")
         check_sample(sample(**{key: value}), "a")  # no video, so no part of one
 
 
 NO_PARTS = [{"segments": []}, {"timestamps": []}, {"segments": False}, {"segment": "train"}, {"segment_index": 3}]
-NO_PARTS += [{"end_index": 2}, {"start": "2024"}, {"end": "open"}, {"segments": [{"text": "Hi.", "start": 0}]}]
+NO_PARTS += [
+    {"end_index": 2},
+    {"start_time": "2024"},
+    {"clip_end": "open"},
+    {"segments": [{"text": "Hi.", "start": 0}]},
+]
+NO_PARTS += [{"meta": {"start": 1}}, {"start_time": "2024-05-01"}, {"video_end": ""}, {"start": None, "end": None}]
 
 
-@pytest.mark.parametrize("fields", [*NO_PARTS, {"meta": {"start": 1}}, {"start": "2024-05-01"}, {"end": ""}])
+@pytest.mark.parametrize("key", ["start", "end"])
+def test_a_part_of_a_video_in_a_turn_is_refused(key):
+    one = sample("<image>?", video="clip.mp4")
+    one["conversations"][0][key] = 1.5
+    with pytest.raises(DataFormatError, match=f"a, turn 1: '{key}' is not read. .*'start' to 'end' of the sample"):
+        check_sample(one, "a")
+
+
+@pytest.mark.parametrize("fields", NO_PARTS)
 def test_a_note_that_is_no_time_is_allowed(make, fields):
     assert len(make([sample("<image>?", video="clip.mp4", **fields)])) == 1
 

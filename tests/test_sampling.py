@@ -143,5 +143,5 @@ def test_counts_below_one_are_errors(total, count):
 
 
 def test_unknown_strategy_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(FvvError, match=r"'middle'.*uniform, segment, random, fps"):
+    with pytest.raises(FvvError, match=r"'middle'.*uniform, segment, random, uniform_time, fps"):
         sample_frame_indices(10, 2, "middle")

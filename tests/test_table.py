@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import SPEC
 
-from fvv_lib import DataFormatError, LazySupervisedDataset
+from fvv_lib import DataFormatError, LazySupervisedDataset, Medium
 from fvv_lib.course.tiny import build_tokenizer
 from fvv_lib.data import table
 from fvv_lib.data.checking import SampleText
@@ -50,10 +50,10 @@ def test_samples_names_and_media_are_those_of_the_files(annotate, tmp_path):
     names = [both.name(index).split("/")[-1] for index in range(len(both))]
     assert names[:4] == [f"one.json, sample {name}" for name in ("a (at 0)", "b", "a (at 2)", "3")]
     assert names[4:] == [f"two.json, sample {name}" for name in ("b", "a", "2")]
-    assert both.media(4) == [tmp_path / "clip.mp4", tmp_path / "short.mp4"]
+    assert both.media(4) == [Medium(tmp_path / "clip.mp4"), Medium(tmp_path / "short.mp4")]
     both.keep(np.array([False, True, True, True, False, True, True]))
     assert list(both) == SAMPLES[1:] + SAMPLES[2:]
-    assert both.real_media() == {os.fsencode(path) for path in both.media(0)}
+    assert both.real_media() == {os.fsencode(medium.source) for medium in both.media(0)}
     assert both.name(3).endswith("two.json, sample a")
 
 

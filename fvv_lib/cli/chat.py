@@ -18,6 +18,7 @@ from fvv_lib.errors import FvvError
 if TYPE_CHECKING:
     from fvv_lib.evaluation.dialogue import Chat
     from fvv_lib.video.frames import VideoFrames
+    from fvv_lib.video.medium import Medium
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class ChatSettings:
         metadata={
             "appended": True,
             "help": "A video; repeat the flag for more videos. The model gets all images first, then the videos.",
+        },
+    )
+    start: list[str] = field(
+        default_factory=list,
+        metadata={
+            "appended": True,
+            "help": "Show a video only from this time on: seconds, or H:MM:SS.mmm. With several videos, give one "
+            "for each, or none for its beginning.",
+        },
+    )
+    end: list[str] = field(
+        default_factory=list,
+        metadata={
+            "appended": True,
+            "help": "Show a video only up to this time. With several videos, give one for each, or none for its end.",
         },
     )
     question: str | None = field(
@@ -51,34 +67,49 @@ class ChatSettings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise FvvError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        for name in ("start", "end"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.video):
+                raise FvvError(f"--{name} must be given once for each --video: {len(given)} for {len(self.video)}.")
 
 
 def main(arguments: list[str]) -> None:
     settings = ChatSettings(**parse(flags_of(ChatSettings), arguments, "chat", ChatSettings.__doc__ or ""))
     with quick_imports():
         from fvv_lib.evaluation.dialogue import Chat
+        from fvv_lib.video.medium import Medium
         from fvv_lib.weights.loading import load_pretrained_model
 
+    videos = _videos(settings)
     loaded = load_pretrained_model(settings.model)
     chat = Chat(loaded, settings.max_new_tokens, settings.allow_special_tokens)
-    for path in settings.image:
-        _show(chat, path, as_video=False)
-    for path in settings.video:
-        _show(chat, path, as_video=True)
+    for image in map(Medium, settings.image):
+        _show(chat, image, as_video=False)
+    for video in videos:
+        _show(chat, video, as_video=True)
     if settings.question is None:
         _converse(chat)
     else:
         _answer(chat, settings.question)
 
 
-def _show(chat: "Chat", path: Path, as_video: bool) -> None:
-    from fvv_lib.video.kinds import is_video
+def _videos(settings: ChatSettings) -> list["Medium"]:
+    """Return the videos, or the parts of them that --start and --end name."""
+    from fvv_lib.video.medium import Medium, parse_segment
 
-    if path.exists() and is_video(path) != as_video:
+    missing = [None] * len(settings.video)
+    starts, ends = ([None if time.lower() == "none" else time for time in of] for of in (settings.start, settings.end))
+    parts = [parse_segment(*limits) for limits in zip(starts or missing, ends or missing, strict=True)]
+    return [Medium(path, *part) for path, part in zip(settings.video, parts, strict=True)]
+
+
+def _show(chat: "Chat", medium: "Medium", as_video: bool) -> None:
+    (path,) = medium.files
+    if Path(path).exists() and medium.is_video() != as_video:
         kind = "not a video: use --image" if as_video else "a video, or a folder of its frames: use --video"
         raise FvvError(f"{path}: it is {kind}.")
-    video = chat.show(path)
-    print(f"{path}: {_describe(video) if as_video else 'an image'}")
+    video = chat.show(medium)
+    print(f"{medium}: {_describe(video) if as_video else 'an image'}")
 
 
 def _describe(video: "VideoFrames") -> str:

@@ -6,7 +6,7 @@ container and codec; do it with the reader that you trust. This module knows not
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -96,6 +96,7 @@ def write_numbered(
     b_frames: int = 0,
     variable: bool = False,
     count: int = 72,
+    times: Sequence[float] | None = None,
     rotation: int = 0,
     codec_options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
@@ -107,6 +108,7 @@ def write_numbered(
         gop: maximum distance between key frames, in frames.
         b_frames: maximum number of B-frames in a row, if the encoder supports them.
         variable: show each frame for 15 to 119 ms; otherwise for 1/25 s.
+        times: when each frame is shown, in seconds, rounded to milliseconds; instead of `variable` and `count`.
         rotation: degrees by which a player must rotate the frames, as phones store it.
 
     Returns:
@@ -114,8 +116,12 @@ def write_numbered(
     """
     import av
 
+    if times is not None:
+        variable, count = True, len(times)
     steps = np.random.default_rng(0).integers(15, 120, count) if variable else np.full(count, 1000 // FPS)
-    times = np.concatenate([[0], np.cumsum(steps)[:-1]])  # milliseconds
+    shown = np.concatenate([[0], np.cumsum(steps)[:-1]])  # milliseconds
+    if times is not None:
+        shown = np.round(np.array(times) * 1000).astype(int)
     base = Fraction(1, 1000) if variable else Fraction(1, FPS)
     options = {**OPTIONS.get(codec, {}), **(codec_options or {})}
     with _same_priority(), av.open(str(path), "w", options=container_options or {}) as container:
@@ -131,7 +137,7 @@ def write_numbered(
             stream.set_display_rotation(rotation)
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(paint(number), format="rgb24")
-            frame.time_base, frame.pts = base, int(times[number]) if variable else number
+            frame.time_base, frame.pts = base, int(shown[number]) if variable else number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return times / 1000
+    return shown / 1000

@@ -1,6 +1,6 @@
 """Annotation files: read samples in LLaVA's format one by one, and check them.                             Lesson 5
 
-A sample has `image` or `video` (a path, or a list of paths) and `conversations`. Other fields are allowed and may
+A sample has `image` or `video` (see `media_of`) and `conversations`. Other fields are allowed and may
 differ from sample to sample, except fields whose name says that training should read them (`refused`). A null field
 counts as missing, in every format. Files are streamed, never loaded whole. This module opens no image or video.
 """
@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fvv_lib.data.refused import MEDIA_TAG, check_keys
-from fvv_lib.errors import DataFormatError
+from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import check_turns
+from fvv_lib.video.medium import Medium
 
 Sample = dict[str, Any]
 
@@ -82,18 +83,67 @@ def _filled(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def media_of(sample: Sample) -> Any:
-    """Return the images or videos of a sample as it names them: a list of paths, unless the sample is malformed."""
-    value: Any = sample.get("image", sample.get("video", []))
-    return [value] if isinstance(value, str) else value
+def media_of(sample: Sample, name: str = "sample") -> list[Medium]:
+    """Return the images and videos of a sample, with paths as it writes them.
+
+    Under `image` or `video` it has a path of a file or of a folder of frames; or an object, for a video whose frames
+    are files: `{"frames": a folder or a list of paths, "fps": 8}`; or a list of these. `start` and `end` say which part
+    of a video is used, see `Medium`. If the sample has several videos, each is a list with one time for each of them,
+    or null.
+
+    Raises:
+        DataFormatError: names the sample, the field, and what it accepts.
+    """
+    if "image" in sample and "video" in sample:
+        raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
+    key = "image" if "image" in sample else "video"
+    value = sample.get(key, [])
+    entries = value if isinstance(value, list) else [value]
+    if not entries:
+        return []
+    starts, ends = (_limits(sample, limit, len(entries), name) for limit in ("start", "end"))
+    media = []
+    for entry, start, end in zip(entries, starts, ends, strict=True):
+        source, fps = _frames_of(entry, name) if isinstance(entry, dict) else (entry, None)
+        if not all(map(_is_path, source if isinstance(source, tuple) else (source,))):
+            raise DataFormatError(
+                f"{name}: {key!r} must be a path or a list of paths, or {{'frames': [paths], 'fps': 8}} for a path, "
+                f"got {value!r}. If the sample has none, take the field out."
+            )
+        try:
+            media.append(Medium(source, start, end, fps))
+        except FvvError as error:
+            raise DataFormatError(f"{name}: {error}") from error
+    return media
 
 
-def is_path_list(media: Any) -> bool:
-    """Return whether this is a list of paths, each of which names something: "", "." and ".." do not."""
-    return isinstance(media, list) and all(map(_is_path, media))
+def _frames_of(entry: dict[str, Any], name: str) -> tuple[Any, Any]:
+    """Return the source and the rate of a video whose frames are files."""
+    frames, other = entry.get("frames"), sorted(set(entry) - {"frames", "fps"})
+    if other or not frames:
+        found = f"it has {other[0]!r}" if other else "its frames are missing"
+        raise DataFormatError(
+            f"{name}: a video of images must be {{'frames': a folder or a list of paths, 'fps': 8}}, but {found}. "
+            "Write 'start' and 'end' beside 'video'."
+        )
+    return (tuple(frames) if isinstance(frames, list) else frames), entry.get("fps")
+
+
+def _limits(sample: Sample, limit: str, count: int, name: str) -> list[Any]:
+    """Return the `start` or `end` of each of `count` videos."""
+    value = sample.get(limit)
+    if not isinstance(value, list):
+        value = [value] if count == 1 or value is not None else [None] * count
+    if len(value) != count:
+        raise DataFormatError(
+            f"{name}: {limit!r} must have one time for each of the {count} images and videos, or null, in a list; got "
+            f"{str(sample[limit])[:300]}."
+        )
+    return value
 
 
 def _is_path(path: Any) -> bool:
+    """Return whether this is a path that names something: "", "." and ".." do not."""
     return isinstance(path, str) and os.path.basename(path.strip().rstrip("/")) not in ("", ".", "..")
 
 
@@ -114,15 +164,7 @@ def check_sample(sample: Sample, name: str) -> None:
         ) from error
     check_turns(sample.get("conversations", []), name)
     check_keys(sample, name)
-    if "image" in sample and "video" in sample:
-        raise DataFormatError(f"{name}: it has both 'image' and 'video'. Use one, with a list for several.")
-    media = media_of(sample)
-    if not is_path_list(media):
-        key = "image" if "image" in sample else "video"
-        raise DataFormatError(
-            f"{name}: {key!r} must be a path or a list of paths, got {sample[key]!r}. If the sample has none, take the "
-            "field out."
-        )
+    media = media_of(sample, name)
     texts = [turn["value"] for turn in sample["conversations"]]
     placeholders = sum(text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
     if placeholders != len(media):

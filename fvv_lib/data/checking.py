@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from fvv_lib.data.annotations import check_sample
 from fvv_lib.data.choices import check_questions
 from fvv_lib.data.known import FILE, FOLDER, MISSING, Findings, find_in_files
+from fvv_lib.data.media_units import MediaUnits
 from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.data.table import Annotations, Checked
 from fvv_lib.errors import DataFormatError, VideoDecodeError
@@ -30,7 +31,9 @@ from fvv_lib.provenance import code_digest, versions
 from fvv_lib.settings import DataArguments
 from fvv_lib.video.frames import marked_times
 from fvv_lib.video.kinds import is_video
-from fvv_lib.video_config import FrameSpec
+from fvv_lib.video.medium import Medium
+from fvv_lib.video.read import count_sampled
+from fvv_lib.video_config import FrameSpec, sampling_of
 
 # Settings of DataArguments that change neither the length nor the labels of a sample.
 IGNORED_SETTINGS = {
@@ -75,21 +78,24 @@ class SampleText:
         self.frame_spec = frame_spec
         self.scored = scored
         self.kinds = self.media_kinds()
-        self.counts = np.where(self.kinds == VIDEO, data_args.num_video_frames, 1)[samples.files.places]
-        self.starts = samples.files.starts  # where the media of each row of the table begin in `counts`
+        units = MediaUnits(samples)
+        counts = self._count_all_frames(units)
+        self.counts, self.starts = counts[units.places], units.starts  # of all media of the table, and of each row
 
     def frame_counts(self, index: int) -> list[int]:
-        """Return the number of frames of each image (1) and video (`num_video_frames`) of a sample."""
+        """Return the number of frames of each image (1) and video of a sample."""
         row = self.samples.rows[index]
         return self.counts[self.starts[row] : self.starts[row + 1]].tolist()
 
     def turns(self, index: int, videos: Sequence[Any] | None = None) -> Turns:
         """Return the conversation with one `<image>` per frame. Time marks are written only if `videos` is given; only
-        their `timestamps` are read."""
-        marks = self.data_args.time_marks
-        times = None if videos is None else marked_times(self.samples.media(index), videos, marks)
-        source = self.samples[index]["conversations"]
-        return preprocess_multimodal([source], self.data_args, self.frame_counts(index), times)[0]
+        their `timestamps` are read, which also give the numbers of frames."""
+        args, source = self.data_args, self.samples[index]["conversations"]
+        if videos is None:
+            return preprocess_multimodal([source], args, self.frame_counts(index))[0]
+        counts = [len(video.timestamps) for video in videos]
+        times = marked_times(self.samples.media(index), videos, args.time_marks, args.time_origin)
+        return preprocess_multimodal([source], args, counts, times)[0]
 
     def tokens(self, index: int, turns: Turns, tokenizer: Any = None) -> Tokens:
         """Return `input_ids` and `labels` of a sample, int64 (L,)."""
@@ -105,7 +111,8 @@ class SampleText:
             TokenBudgetError: the sample takes more positions than the model can read.
         """
         spec, name = self.frame_spec, self.samples.name(index)
-        return check_token_budget(tokens["input_ids"], spec.tokens_per_frame, spec.max_length, name)
+        setting = "num_video_frames" if self.data_args.max_frames is None else "max_frames"
+        return check_token_budget(tokens["input_ids"], spec.tokens_per_frame, spec.max_length, name, setting)
 
     def check_all(self, stop: bool) -> Checked:
         """Check every sample. The result is cached until something that it depends on changes.
@@ -114,7 +121,7 @@ class SampleText:
             stop: raise the first error instead of collecting all errors.
         """
         settings = {name: value for name, value in asdict(self.data_args).items() if name not in IGNORED_SETTINGS}
-        files = self.kinds.tobytes()
+        files = self.kinds.tobytes() + self.counts.tobytes()
         check = partial(self.check, RememberingTokenizer(self.tokenizer))
         return self.samples.check(check, [self.tokenizer, settings, asdict(self.frame_spec), files, self.scored], stop)
 
@@ -128,6 +135,27 @@ class SampleText:
         videos = are_named | (looks.kinds == FOLDER) | (np.array(found, object) == "video")
         return np.where(looks.kinds == MISSING, 0, np.where(videos, VIDEO, 1)).astype(np.uint8)
 
+    def _count_all_frames(self, units: MediaUnits) -> np.ndarray:
+        """Return the number of frames of each unit: int32 (U,). With `max_frames` it is 0 for a unit that cannot be
+        read; `check` raises its error."""
+        args = self.data_args
+        if args.max_frames is None:
+            return np.where(units.are_videos(self.kinds == VIDEO), args.num_video_frames, 1).astype(np.int32)
+        findings = Findings(args.cache_dir, "frames", [reading_code(), sampling_of(args)], args.check_again)
+
+        def count(key: str) -> str | None:
+            try:
+                return str(self._count_frames(units.medium(os.fsencode(key))))
+            except VideoDecodeError:
+                return None
+
+        used = units.of_rows(self.samples.rows)
+        found = find_in_files(findings, units.paths, units.looks, count, used)
+        return np.array([int(number or 0) for number in found], np.int32)
+
+    def _count_frames(self, medium: Medium) -> int:
+        return count_sampled(medium, **sampling_of(self.data_args), timeout=self.data_args.decode_timeout or None)
+
     def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
         """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
         sample, name = self.samples[index], self.samples.name(index)
@@ -136,9 +164,10 @@ class SampleText:
             check_questions(sample, name)
         if not self.data_args.allow_special_tokens:
             check_texts(sample["conversations"], name, self.marks)
-        for path in self.samples.media(index):
-            if not os.path.exists(path):  # Path.exists raises if the path holds pixels: the name is too long
-                raise VideoDecodeError(f"{name}: {str(path)[:300]}: no such file. Check the path, or set image_folder.")
+        for medium in self.samples.media(index):
+            _check_medium(medium, name)
+        if self.data_args.max_frames is not None:
+            self._check_counts(index, name)
         answers = "".join(turn["value"] for turn in sample["conversations"][1::2])
         if self.data_args.time_marks != "none" and DEFAULT_IMAGE_TOKEN in answers:
             raise DataFormatError(
@@ -147,6 +176,35 @@ class SampleText:
             )
         tokens = self.tokens(index, self.turns(index), tokenizer)
         return self.length(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
+
+    def _check_counts(self, index: int, name: str) -> None:
+        """Raise the error of the first medium whose frames could not be counted."""
+        for medium, count in zip(self.samples.media(index), self.frame_counts(index), strict=True):
+            if count == 0:
+                try:
+                    self._count_frames(medium)
+                except VideoDecodeError as error:
+                    raise VideoDecodeError(f"{name}: {error}") from error
+                raise VideoDecodeError(f"{name}: {medium}: it changed while it was read. Start again.")
+
+
+def _check_medium(medium: Medium, name: str) -> None:
+    """Check that the files of a medium exist, and that it can have the part and the frame rate that the sample says.
+
+    Raises:
+        VideoDecodeError: a file does not exist.
+        DataFormatError: a part of a still image, or a frame rate of a file that is not a folder of frames.
+    """
+    for file in medium.files:
+        if not os.path.exists(file):  # Path.exists raises if the path holds pixels: the name is too long
+            raise VideoDecodeError(f"{name}: {str(file)[:300]}: no such file. Check the path, or set image_folder.")
+    if medium.fps is not None and not isinstance(medium.source, tuple) and not os.path.isdir(medium.source):
+        raise DataFormatError(
+            f"{name}: {medium.source}: 'frames' must be a folder of images or a list of images. A video file has times "
+            "of its own: write its path under 'video'."
+        )
+    if medium.is_part and not medium.is_video():
+        raise DataFormatError(f"{name}: {medium.source}: a still image has no part. Take out 'start' and 'end'.")
 
 
 def reading_code() -> list[Any]:

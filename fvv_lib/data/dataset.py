@@ -8,7 +8,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +26,10 @@ from fvv_lib.prompt.placeholders import (
 )
 from fvv_lib.settings import DataArguments
 from fvv_lib.video.frames import VideoFrames
-from fvv_lib.video.kinds import is_video
+from fvv_lib.video.medium import Medium
 from fvv_lib.video.pixels import preprocess_frames
 from fvv_lib.video.read import count_frames, read_media
-from fvv_lib.video_config import FrameSpec
+from fvv_lib.video_config import FrameSpec, sampling_of
 
 Checking = Generator[tuple[int, FvvError | None], None, None]
 
@@ -62,8 +61,9 @@ class LazySupervisedDataset(Dataset):
             these fields, and other data use these names for other things.
 
     Attributes:
-        lengths: int64 (N,), positions that each sample takes, frames included. Time marks are counted only
-            after `check_media` has read the sample: they hold the true times of the frames, which only the file gives.
+        lengths: int64 (N,), positions that each sample takes, frames included. With `max_frames`, the number of frames
+            comes from the times of the clip's packets; nothing is decoded where the container tells them. Time marks
+            are counted only after `check_media` has read the sample.
         dropped: names of the samples that were left out because nothing in them would be learned: all their answers are
             marked as not learned, or `mismatch` is not `exact` and the token counts of the sample do not match.
         media_counts: after `check_media`, the number of images and videos (`files`), and of those that an earlier check
@@ -121,7 +121,7 @@ class LazySupervisedDataset(Dataset):
 
     def show(self, index: int) -> Shown:
         """Read the images and videos of a sample, and write and check its prompt."""
-        videos = [self.read(path, index, place) for place, path in enumerate(self.media(index))]
+        videos = [self.read(medium, index, place) for place, medium in enumerate(self.media(index))]
         return Shown(*self.prompt(index, videos), self.pixels(videos))
 
     def prompt(self, index: int, videos: Sequence[Any]) -> tuple[Turns, Tokens]:
@@ -153,15 +153,15 @@ class LazySupervisedDataset(Dataset):
         ]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
-    def read(self, path: Path, index: int, place: int = 0) -> VideoFrames:
-        """Read one image or video of a sample: the frames that training uses in this epoch. `place` is its index among
-        the images and videos of the sample, so that `random` sampling draws other frames in each."""
+    def read(self, medium: Medium, index: int, place: int = 0) -> VideoFrames:
+        """Read one image or video of a sample, or the part of it that is used: the frames that training uses in this
+        epoch. `place` is its index among the images and videos of the sample, so that `random` sampling draws other
+        frames in each."""
         args = self.data_args
         try:
             return read_media(
-                path,
-                args.num_video_frames,
-                strategy=args.frame_sampling,
+                medium,
+                **sampling_of(args),
                 seed=self._draw(index, place),
                 backend=args.video_backend,
                 num_threads=1,
@@ -178,16 +178,16 @@ class LazySupervisedDataset(Dataset):
         seed = (self.seed, int(self.epoch), *map(int, self.identities[index]))
         return seed if place == 0 else (*seed, place)
 
-    def media(self, index: int) -> list[Path]:
-        """Return the paths of the images and videos of a sample, in the order of their `<image>`."""
+    def media(self, index: int) -> list[Medium]:
+        """Return the images and videos of a sample, in the order of their `<image>`."""
         return self.samples.media(index)
 
-    def read_all(self, path: Path, index: int, place: int = 0) -> VideoFrames:
-        """Read a file as `read` does. With `random` sampling, first decode all frames of a video, because training uses
-        other frames in each epoch."""
-        if self.data_args.frame_sampling == "random" and is_video(path):
-            count_frames(path, timeout=self.data_args.decode_timeout or None)
-        return self.read(path, index, place)
+    def read_all(self, medium: Medium, index: int, place: int = 0) -> VideoFrames:
+        """Read an image or video as `read` does. With `random` sampling, first decode all frames of a video, because
+        training uses other frames in each epoch."""
+        if self.data_args.frame_sampling == "random" and medium.is_video():
+            count_frames(medium.source, timeout=self.data_args.decode_timeout or None)
+        return self.read(medium, index, place)
 
     def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Checking:
         """Read everything that training will read of some samples (default: all), in threads (default: one per core).
@@ -200,7 +200,8 @@ class LazySupervisedDataset(Dataset):
         return self._check_media(inspector, range(len(self)) if some is None else some, threads or usable_cores())
 
     def _check_media(self, inspector: Inspector, indices: Sequence[int], threads: int) -> Checking:
-        are_done = inspector.done & (self.data_args.time_marks == "none")
+        are_measured = self.data_args.time_marks == "none" and self.data_args.max_frames is None
+        are_done = inspector.done & are_measured
 
         def check(index: int) -> tuple[int, FvvError | None]:
             try:

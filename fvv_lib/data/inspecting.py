@@ -3,14 +3,15 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fvv_lib.data.checking import reading_code
-from fvv_lib.data.known import Findings, look_into_folders
+from fvv_lib.data.known import Findings
+from fvv_lib.data.media_units import MediaUnits
 from fvv_lib.video.frames import VideoFrames
+from fvv_lib.video.medium import Medium
 
 if TYPE_CHECKING:
     from fvv_lib.data.dataset import LazySupervisedDataset
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 # Settings of DataArguments that do not change which frames are read, nor how.
 NOT_READING = {
     *("data_path", "validation_data_path", "test_data_path", "image_folder", "cache_dir", "cache_features"),
-    *("check_media", "check_again", "bad_samples", "time_marks", "frame_pool", "image_aspect_ratio", "version"),
+    *("check_media", "check_again", "bad_samples", "time_marks", "time_origin"),
+    *("frame_pool", "image_aspect_ratio", "version"),
     *("mismatch", "allow_special_tokens", "max_new_tokens"),
 }
 SAVE_EVERY = 60.0  # seconds
@@ -42,7 +44,7 @@ class MediaFacts:
 
 
 class Inspector:
-    """Read the images and videos of samples, except files that were read before and have not changed.
+    """Read the images, videos and parts of videos of samples, except those that were read before and have not changed.
 
     Only what can be read is remembered. A file with an error is read again each time: the cause may be elsewhere, such
     as a busy machine, a permission or a lost connection.
@@ -56,17 +58,17 @@ class Inspector:
 
     def __init__(self, dataset: "LazySupervisedDataset"):
         settings = {name: value for name, value in asdict(dataset.data_args).items() if name not in NOT_READING}
-        self.dataset, self.files = dataset, dataset.samples.files
-        self.looks = look_into_folders(self.files.paths, self.files.looks)
+        self.dataset, self.units = dataset, MediaUnits(dataset.samples)
+        self.looks = self.units.looks
         self.findings = Findings(
             dataset.data_args.cache_dir, "read", [reading_code(), settings], dataset.data_args.check_again
         )
-        self.known = self.findings.recall(self.files.paths, self.looks)
+        self.known = self.findings.recall(self.units.paths, self.looks)
         is_known = self.known.is_valid().to_numpy(zero_copy_only=False)
-        used = self.files.of_rows(dataset.samples.rows)
+        used = self.units.of_rows(dataset.samples.rows)
         self.counts = {"files": int(used.sum()), "known": int((used & is_known).sum())}
-        self.done = self.files.all_of(is_known)[dataset.samples.rows]
-        self.is_shared = np.bincount(self.files.places, minlength=len(used)) > 1
+        self.done = self.units.all_of(is_known)[dataset.samples.rows]
+        self.is_shared = np.bincount(self.units.places, minlength=len(used)) > 1
         self.shared: dict[int, str] = {}  # what was read now of files that several samples have
 
     def facts(self, index: int) -> Iterator[MediaFacts]:
@@ -75,19 +77,19 @@ class Inspector:
         Raises:
             VideoDecodeError: one cannot be read.
         """
-        start = int(self.files.starts[self.dataset.samples.rows[index]])
-        for place, path in enumerate(self.dataset.media(index)):
-            yield self._facts(start + place, path, index, place)
+        start = int(self.units.starts[self.dataset.samples.rows[index]])
+        for place, medium in enumerate(self.dataset.media(index)):
+            yield self._facts(start + place, medium, index, place)
 
-    def _facts(self, position: int, path: Path, index: int, place: int) -> MediaFacts:
-        file = int(self.files.places[position])
+    def _facts(self, position: int, medium: Medium, index: int, place: int) -> MediaFacts:
+        file = int(self.units.places[position])
         text = self.shared.get(file) or self.known[file].as_py()
         if text is not None:
             total_frames, duration, width, height, times = json.loads(text)
             return MediaFacts(total_frames, duration, width, height, np.array(times, np.float64))
-        facts = MediaFacts.of(self.dataset.read_all(path, index, place))
+        facts = MediaFacts.of(self.dataset.read_all(medium, index, place))
         text = json.dumps([facts.total_frames, facts.duration, facts.width, facts.height, facts.timestamps.tolist()])
-        self.findings.keep(self.files.paths[file].as_py(), self.looks, file, text)
+        self.findings.keep(self.units.paths[file].as_py(), self.looks, file, text)
         if self.is_shared[file] and self.looks.settled[file]:
             self.shared[file] = text
         return facts

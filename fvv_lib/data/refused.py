@@ -16,6 +16,7 @@ from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import Template
 from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
+READ = ("image", "video", "start", "end", "conversations")  # fields of a sample that training reads
 READS = (
     "Training reads the paths under 'image' or 'video' of a sample, with one <image> in a human turn for each picture "
     "or video."
@@ -41,7 +42,8 @@ NOTE_WORD = re.compile(
 SOUND_EXTENSIONS = (".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".opus")
 EXTENSIONS = (*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS, *PICTURE_EXTENSIONS, ".gif", *SOUND_EXTENSIONS)
 MEDIA_URL = re.compile(r"data:(?:image|video|audio)/|(?:file|s3|gs|hdfs|oss)://", re.IGNORECASE)
-# Keys for a part of a video, without case and separators: start, video_end, startTimeMs, time_range, segment.
+# Keys for a part of a video, without case and separators: Start, video_end, startTimeMs, time_range, segment. Training
+# reads `start` and `end` of a sample.
 OF = "(?:video|clip|media|frame|timestamp|time|t)*"
 IN = "(?:timestamp|time|second|sec|s|ms|frame|offset|start|end)*"
 PART_KEY = re.compile(
@@ -77,7 +79,7 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
     """
     has_media = bool(sample.get("image") or sample.get("video"))
     for key, value in sample.items():
-        if key not in ("image", "video", "conversations"):
+        if key not in READ:
             _check_key(key, value, name, has_media)
         if SYSTEM_KEY.fullmatch(_plain(key)) and value:
             raise DataFormatError(
@@ -99,8 +101,8 @@ def _check_key(key: str, value: Any, where: str, has_media: bool) -> None:
         raise DataFormatError(f"{where}: {key!r} is not read. {READS} Rename the field, or take it out.")
     if has_media and PART_KEY.fullmatch(_plain(key)) and _is_time(value):
         raise DataFormatError(
-            f"{where}: {key!r} is not read: training uses the whole video. Cut the video, name the shorter file, and "
-            "remove the field."
+            f"{where}: {key!r} is not read. Training uses the part of a video from 'start' to 'end' of the sample, "
+            "in seconds: write these fields, or remove this one."
         )
     if not has_media:
         _check_inner(value, f"{where}, in {key!r}")

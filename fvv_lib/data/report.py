@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,29 @@ from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_fil
 from fvv_lib.errors import FvvError
 from fvv_lib.machine import usable_cores
 from fvv_lib.settings import DataArguments
-from fvv_lib.video.kinds import is_video
 
 
 @dataclass(frozen=True)
 class MediaReport:
-    """One image or video: seconds (0 for an image), frames, and size in pixels."""
+    """One image or video.
+
+    Attributes:
+        path: the file or folder; of a list of frames, the first file and the number of the others.
+        seconds: length of the part that is used; 0 for an image.
+        frames: frames of the whole file.
+        width, height: pixels.
+        sampled: frames that training reads.
+        start, end: seconds, limits of the part that is used; `None`: from the first frame, to the last.
+    """
 
     path: str
     seconds: float
     frames: int
     width: int
     height: int
+    sampled: int
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,10 +103,12 @@ def _inspect(inspector: Inspector, index: int) -> SampleReport:
     media: list[MediaReport] = []
     facts: list[MediaFacts] = []
     try:
-        for path, one in zip(dataset.media(index), inspector.facts(index), strict=True):
+        for medium, one in zip(dataset.media(index), inspector.facts(index), strict=True):
             facts.append(one)
-            seconds = round(one.duration, 3) if is_video(path) else 0.0
-            media.append(MediaReport(str(path), seconds, one.total_frames, one.width, one.height))
+            seconds = round(medium.seconds(one.duration), 3) if medium.is_video() else 0.0
+            path, sampled = str(replace(medium, start=None, end=None)), len(one.timestamps)
+            size = one.width, one.height
+            media.append(MediaReport(path, seconds, one.total_frames, *size, sampled, medium.start, medium.end))
         tokens = dataset.measure(index, facts)
     except FvvError as error:
         if type(error) is FvvError:  # not the sample's fault, see `check_media`

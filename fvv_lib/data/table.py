@@ -1,8 +1,9 @@
 """Annotation files as one memory-mapped table.                                                             Lesson 5
 
-The fields of samples may differ, so the table has one row per sample with three columns: its JSON text, its id and its
-media. Arrow files are mapped into memory, not loaded: a million samples open at once, and all workers share them. This
-module knows nothing about what a sample means to a model.
+The fields of samples may differ, so the table has one row per sample with four columns: its JSON text, its id, the
+files of its media, and whether each of them is a whole image or video. Arrow files are mapped into memory, not loaded:
+a million samples open at once, and all workers share them. This module knows nothing about what a sample means to a
+model.
 """
 
 import hashlib
@@ -22,17 +23,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fvv_lib import errors
-from fvv_lib.data.annotations import Sample, is_path_list, media_of, read_annotations
-from fvv_lib.data.known import Looks, look, real_paths
+from fvv_lib.data.annotations import Sample, media_of, read_annotations
+from fvv_lib.data.known import FOLDER, Looks, look, real_paths
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.machine import usable_cores
 from fvv_lib.provenance import code_digest, digest_file
 from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, VIDEO_EXTENSIONS
+from fvv_lib.video.medium import Medium
 
 T = TypeVar("T")
 
 COLUMNS = datasets.Features(
-    {"sample": datasets.Value("string"), "id": datasets.Value("string"), "media": [datasets.Value("string")]}
+    {
+        "sample": datasets.Value("string"),
+        "id": datasets.Value("string"),
+        "media": [datasets.Value("string")],
+        "whole": datasets.Value("bool"),
+    }
 )
 CHECKED = datasets.Features(
     {
@@ -54,13 +61,36 @@ class Checked(NamedTuple):
     problems: dict[int, FvvError]
 
 
-class MediaFiles:
-    """The images and videos that annotation files name, each once for each annotation file that names it.
+class Named:
+    """What the rows of a table name: files, or media.
 
     Attributes:
-        paths: absolute paths of M files, large_binary (M,).
-        starts: where the files of each row of the table begin in `places`, int64 (N + 1,).
-        places: the files of all rows in order, indices of `paths`, int64.
+        paths: M paths or longer keys, large_binary (M,).
+        starts: where those of each row of the table begin in `places`, int64 (N + 1,).
+        places: those of all rows in order, indices of `paths`, int64.
+    """
+
+    def __init__(self, paths: pa.Array, starts: np.ndarray, places: np.ndarray):
+        self.paths, self.starts, self.places = paths, starts, places
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return which of them some rows of the table name: bool (M,)."""
+        chosen = np.zeros(len(self.starts) - 1, bool)
+        chosen[rows] = True
+        used = np.zeros(len(self.paths), bool)
+        used[self.places[np.repeat(chosen, np.diff(self.starts))]] = True
+        return used
+
+    def all_of(self, some: np.ndarray) -> np.ndarray:
+        """Return whether all of each row are among these, bool (M,): bool (N,)."""
+        others = np.cumsum(np.concatenate([[0], ~some[self.places]]))
+        return others[self.starts[1:]] == others[self.starts[:-1]]
+
+
+class MediaFiles(Named):
+    """The images and videos that annotation files name, each once for each annotation file that names it.
+
+    `paths` are absolute.
     """
 
     def __init__(self, columns: Sequence[pa.ChunkedArray], folders: Sequence[Path]):
@@ -77,9 +107,8 @@ class MediaFiles:
             counts.append(pc.list_value_length(column).to_numpy())
             total += len(named.dictionary)
             self.ends.append(total)
-        self.paths: pa.Array = pa.concat_arrays(paths)
-        self.places = np.concatenate(places)
-        self.starts = np.cumsum(np.concatenate(counts), dtype=np.int64)
+        starts = np.cumsum(np.concatenate(counts), dtype=np.int64)
+        super().__init__(pa.concat_arrays(paths), starts, np.concatenate(places))
 
     @cached_property
     def looks(self) -> Looks:
@@ -98,19 +127,6 @@ class MediaFiles:
         name = os.fsdecode(self.paths[file].as_py())
         folder = self.folders[int(np.searchsorted(self.ends, file, side="right"))]
         return str(folder / name.removeprefix(f"{os.path.abspath(folder)}/"))
-
-    def of_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Return which files some rows of the table name: bool (M,)."""
-        chosen = np.zeros(len(self.starts) - 1, bool)
-        chosen[rows] = True
-        used = np.zeros(len(self.paths), bool)
-        used[self.places[np.repeat(chosen, np.diff(self.starts))]] = True
-        return used
-
-    def all_of(self, files: np.ndarray) -> np.ndarray:
-        """Return whether all files of each row are among these, bool (M,): bool (N,)."""
-        others = np.cumsum(np.concatenate([[0], ~files[self.places]]))
-        return others[self.starts[1:]] == others[self.starts[:-1]]
 
 
 class Annotations(Sequence[Sample]):
@@ -167,14 +183,25 @@ class Annotations(Sequence[Sample]):
         place = f" (at {row - self.starts[file]})" if self.shares_id[row] else ""
         return f"{self.paths[file]}, sample {self._cell('id', index)}{place}"
 
-    def media(self, index: int) -> list[Path]:
-        """Return the paths of the images and videos of a sample, in the order of their `<image>`."""
-        folder = self.folders[self._file(index)]
-        return [folder / path for path in self._cell("media", index)]
+    def media(self, index: int) -> list[Medium]:
+        """Return the images and videos of a sample, in the order of their `<image>`."""
+        return self.media_of_row(int(self.rows[index]))
+
+    def media_of_row(self, row: int) -> list[Medium]:
+        """Return the images and videos of a row of the table."""
+        folder = self.folders[int(np.searchsorted(self.starts, row, side="right")) - 1]
+        if self._columns["whole"][row].as_py():
+            return [Medium(folder / file) for file in self._columns["media"][row].as_py()]
+        return [medium.under(folder) for medium in media_of(json.loads(self._columns["sample"][row].as_py()))]
+
+    def whole_rows(self) -> np.ndarray:
+        """Return whether all media of each row of the table are whole images and videos: bool (N,)."""
+        return np.asarray(self._columns["whole"].to_numpy(), dtype=bool)
 
     @cached_property
     def files(self) -> MediaFiles:
-        """Every image and video that the annotation files name, those of samples that were left out too."""
+        """The file or folder of every image and video that the annotation files name, and every file of a list of
+        frames; those of samples that were left out too."""
         column = self.table.data.column("media")
         parts = zip(self.starts[:-1].tolist(), np.diff(self.starts).tolist(), strict=True)
         return MediaFiles([column.slice(start, length) for start, length in parts], self.folders)
@@ -183,6 +210,11 @@ class Annotations(Sequence[Sample]):
         """Return the paths of the images and videos of all samples, without symbolic links."""
         files, used = self.files, self.files.of_rows(self.rows)
         return set(real_paths(files.paths.filter(pa.array(used)).to_pylist(), files.looks.links[used].tolist()))
+
+    @property
+    def have_folders(self) -> bool:
+        """Whether any video is a folder of frames."""
+        return bool((self.files.looks.kinds == FOLDER).any())
 
     def identities(self) -> np.ndarray:
         """Return two numbers that identify each sample regardless of its position, uint64 (N, 2): a digest of its text,
@@ -283,8 +315,9 @@ def table_digest(path: str | Path, content: str) -> str:
 def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> datasets.Dataset:
     """Return the table of one annotation file. It is made unless a file with the same digest was opened before.
 
-    Its columns: `sample`, JSON text; `id`, the sample's own or its position in the file; `media`, paths as the sample
-    names them. See `Annotations`.
+    Its columns: `sample`, JSON text; `id`, the sample's own or its position in the file; `media`, the files of its
+    images and videos as the sample names them; `whole`, False if a medium is a part of a video or a list of frames.
+    See `Annotations`.
     """
     with _bars_on_terminals_only():
         try:
@@ -303,12 +336,18 @@ def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> d
 
 def _rows(path: str) -> Iterator[dict[str, Any]]:
     for place, (text, sample) in enumerate(read_annotations(path)):
-        named, media = str(sample.get("id", place)), media_of(sample)
+        named = str(sample.get("id", place))
         if not _is_unicode(named):
             named = str(place)
-        if not (is_path_list(media) and all(map(_is_unicode, media))):
+        try:
+            media = media_of(sample)
+        except DataFormatError:
             media = []  # `check_sample` reports the error, here and above
-        yield {"sample": text, "id": named, "media": media}
+        files = [str(file) for medium in media for file in medium.files]
+        whole = all(isinstance(one.source, str) and one == Medium(one.source) for one in media)
+        if not all(map(_is_unicode, files)):
+            files, whole = [], True
+        yield {"sample": text, "id": named, "media": files, "whole": whole}
 
 
 def _is_unicode(text: str) -> bool:

@@ -4,6 +4,7 @@ Frames, prompt and tokens are the same as in training. The model's `fvv_config.j
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
 from fvv_lib.prompt.templates import get_template
 from fvv_lib.video.frames import VideoFrames, marked_times
+from fvv_lib.video.medium import Medium, parse_segment
 from fvv_lib.video.pixels import preprocess_frames
 from fvv_lib.video.read import read_media
+from fvv_lib.video_config import sampling_of
 from fvv_lib.weights.loading import LoadedModel
 
 
@@ -49,16 +52,26 @@ class Chat:
         self.turns: list[dict[str, str]] = []
         size = self.frame_spec.image_size
         self.images = torch.empty(0, 3, size, size, dtype=torch.uint8)
-        self._next: list[tuple[Path, VideoFrames]] = []  # shown, not yet asked about
+        self._next: list[tuple[Medium, VideoFrames]] = []  # shown, not yet asked about
 
-    def show(self, path: str | Path) -> VideoFrames:
-        """Show an image or video with the next question. Return the frames that the model will see.
+    def show(
+        self, path: Medium | str | Path, start: float | str | None = None, end: float | str | None = None
+    ) -> VideoFrames:
+        """Show an image, a video or a part of a video with the next question. Return the frames that the model will
+        see.
+
+        Args:
+            start, end: show only this part of the video, see `read_video`.
 
         Raises:
-            VideoDecodeError: the file cannot be read.
+            VideoDecodeError: the file cannot be read, or the video has no such part.
         """
-        video = read_media(path, self.config.num_video_frames, strategy=self.config.inference_sampling)
-        self._next.append((Path(path), video))
+        medium = path if isinstance(path, Medium) else Medium(path)
+        if start is not None or end is not None:
+            first, last = parse_segment(start, end)
+            medium = replace(medium, start=first, end=last)
+        video = read_media(medium, **{**sampling_of(self.config), "strategy": self.config.inference_sampling})
+        self._next.append((medium, video))
         return video
 
     def prompt(self, question: str) -> list[int]:
@@ -80,7 +93,8 @@ class Chat:
         name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens reserved for its answer"
         room = self.frame_spec.max_length - self.max_new_tokens
         try:
-            check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name)
+            setting = "num_video_frames" if self.config.max_frames is None else "max_frames"
+            check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name, setting)
         except TokenBudgetError as error:
             remedy = " Or start a new dialogue." if self.turns else ""
             raise TokenBudgetError(f"{error}{remedy}") from error
@@ -123,17 +137,17 @@ class Chat:
         return answer
 
     def _turn(self, question: str) -> dict[str, str]:
-        paths, videos = [path for path, _ in self._next], [video for _, video in self._next]
+        media, videos = [medium for medium, _ in self._next], [video for _, video in self._next]
         if DEFAULT_IMAGE_TOKEN not in question:
             question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(videos) + question
-        times = marked_times(paths, videos, self.config.time_marks)
+        times = marked_times(media, videos, self.config.time_marks, self.config.time_origin)
         turn = {"from": "human", "value": question}
         return preprocess_multimodal([[turn]], None, [len(video.frames) for video in videos], times)[0][0]
 
 
 def ask(
     loaded: LoadedModel,
-    media: str | Path | Sequence[str | Path],
+    media: Medium | str | Path | Sequence[Medium | str | Path],
     question: str,
     max_new_tokens: int = 128,
     allow_special_tokens: bool = False,
@@ -141,11 +155,11 @@ def ask(
     """Ask one question about a video, an image, or several, in the way the model was trained: a `Chat` of one turn.
 
     Args:
-        media: one path, several, or none (`[]`).
+        media: one path or `Medium`, several, or none (`[]`).
 
     Raises the same errors as `Chat.show` and `Chat.ask`.
     """
     chat = Chat(loaded, max_new_tokens, allow_special_tokens)
-    for path in [media] if isinstance(media, str | Path) else media:
-        chat.show(path)
+    for one in [media] if isinstance(media, Medium | str | Path) else media:
+        chat.show(one)
     return chat.ask(question)

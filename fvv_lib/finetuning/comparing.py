@@ -38,7 +38,9 @@ MEDIA_FOLDER = "image_folder"
 # Compared by value.
 COMPARED = (
     *("tunable_parts", "lora_rank", "lora_alpha", "lora_dropout"),
-    *("num_video_frames", "frame_sampling", "time_marks", "frame_pool", "video_backend"),
+    *("num_video_frames", "frame_sampling", "sample_fps", "max_frames", "min_frames"),
+    *("time_marks", "time_origin", "frame_pool"),
+    "video_backend",
     *("image_aspect_ratio", "version", "mismatch", "max_new_tokens", "bad_samples", "allow_special_tokens"),
     *("model_max_length", "learning_rate", "vision_tower_lr", "projector_lr"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay"),
@@ -56,7 +58,8 @@ def _validation_chooses(settings: Settings) -> bool:
 
 def _lengths_need_media(settings: Settings) -> bool:
     """Return True if the order of samples depends on lengths that are only known after reading the media."""
-    return settings.get("train_sampling_strategy") == "group_by_length" and settings.get("time_marks") != "none"
+    known = settings.get("time_marks") == "none" and settings.get("max_frames") is None
+    return settings.get("train_sampling_strategy") == "group_by_length" and not known
 
 
 def _skips(settings: Settings) -> bool:

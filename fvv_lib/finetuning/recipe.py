@@ -234,7 +234,8 @@ def report_plan(model: torch.nn.Module, data: OpenedData) -> None:
     unread = ", time marks not counted" if args.time_marks != "none" and not args.check_media else ""
     print(f"{len(lengths)} samples of {min(lengths)} to {max(lengths)} tokens{unread}")
     size = f"{spec.image_size}x{spec.image_size}"
-    print(f"a video gives {args.num_video_frames} frames of {size} pixels, {spec.tokens_per_frame} tokens each")
+    frames = args.num_video_frames if args.max_frames is None else f"{args.min_frames or 1} to {args.max_frames}"
+    print(f"a video gives {frames} frames of {size} pixels, {spec.tokens_per_frame} tokens each")
     for name, dataset in data.samples.items():
         if dataset.dropped:
             print(f"{name}: {len(dataset.dropped)} samples dropped {dataset.why_dropped}")

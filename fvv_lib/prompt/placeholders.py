@@ -164,9 +164,14 @@ def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
 
 
 def check_token_budget(
-    input_ids: Sequence[int] | torch.Tensor, tokens_per_frame: int, max_length: int, sample: str
+    input_ids: Sequence[int] | torch.Tensor,
+    tokens_per_frame: int,
+    max_length: int,
+    sample: str,
+    setting: str = "num_video_frames",
 ) -> int:
-    """Return the expanded length of a sample. Raise an error if it exceeds `max_length`.
+    """Return the expanded length of a sample. Raise an error if it exceeds `max_length`. It names the `setting`
+    that limits the number of frames.
 
     The described system truncates long samples. With 8 frames of 256 tokens and `model_max_length=2048`, this removes
     the whole answer: no labels remain and the loss is 0 or NaN.
@@ -181,7 +186,7 @@ def check_token_budget(
         frames = _count_frames(input_ids)
         text = length - frames * tokens_per_frame
         fit = (max_length - text) // tokens_per_frame
-        fewer = f"at most {fit} frames in all (num_video_frames), " if frames and fit > 0 else ""
+        fewer = f"at most {fit} frames in all ({setting}), " if frames and fit > 0 else ""
         smaller = "smaller pictures (fewer tokens per frame), " if frames else ""
         raise TokenBudgetError(
             f"{sample}: {length} tokens = {text} of text + {frames} frames x {tokens_per_frame}, but model_max_length "

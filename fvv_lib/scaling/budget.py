@@ -65,7 +65,7 @@ class MemoryPrediction:
 
     def __str__(self) -> str:
         settings = self.settings
-        text, frames = settings.text_tokens, settings.num_video_frames
+        text, frames = settings.text_tokens, settings.frames
         rows = {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "peak")}
         return "\n".join(
             [

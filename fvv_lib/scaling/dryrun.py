@@ -142,7 +142,7 @@ def _open(settings: MemorySettings) -> _Opened:
 
 def _run_step(model: VideoMixin, settings: MemorySettings, image_size: int, length: int) -> None:
     """Run a forward and a backward pass on fake tensors, as the Trainer and `VideoMixin.forward` do."""
-    batch, frames = settings.per_device_train_batch_size, settings.num_video_frames
+    batch, frames = settings.per_device_train_batch_size, settings.frames
     images = torch.empty(batch, frames, 3, image_size, image_size, dtype=torch.uint8)
     ids = torch.zeros(settings.text_tokens + frames, dtype=torch.long)
     repeated = torch.zeros(length, dtype=torch.long)  # position in `ids` of each of the L embeddings
@@ -196,10 +196,10 @@ def dry_run(settings: MemorySettings) -> Step:
     opened = _open(settings)
     model = opened.model
     spec = make_frame_spec(opened, model.video_config, image_size=opened.image_size)
-    length = settings.text_tokens + settings.num_video_frames * spec.tokens_per_frame
+    length = settings.text_tokens + settings.frames * spec.tokens_per_frame
     if length > spec.max_length:
         raise TokenBudgetError(
-            f"{length} tokens = {settings.text_tokens} of text + {settings.num_video_frames} frames x "
+            f"{length} tokens = {settings.text_tokens} of text + {settings.frames} frames x "
             f"{spec.tokens_per_frame}, but {settings.model} reads {spec.max_length} at most. Use fewer frames, "
             "smaller images, or frame_pool."
         )

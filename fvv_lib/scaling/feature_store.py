@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from fvv_lib.errors import FvvError
-from fvv_lib.video.kinds import is_video
+from fvv_lib.video.medium import Medium
 from fvv_lib.video.read import readable
 from fvv_lib.video.stills import numbered_pictures
 
@@ -52,11 +52,12 @@ class FeatureStore:
                 if time.time() - file.stat().st_mtime > KILLED_AFTER:
                     file.unlink()
 
-    def name(self, path: Path) -> str:
-        """Return the name of a clip: a digest (32 hex digits) of its file, or its folder's files, and `depends_on`."""
-        digest = hashlib.blake2b(self.depends_on["video" if is_video(path) else "picture"].encode(), digest_size=16)
-        with readable(path):
-            for file in numbered_pictures(path) if path.is_dir() else [path]:
+    def name(self, medium: Medium) -> str:
+        """Return the name of a clip: a digest (32 hex digits) of its files, the part that is used, and `depends_on`."""
+        digest = hashlib.blake2b(self.depends_on["video" if medium.is_video() else "picture"].encode(), digest_size=16)
+        digest.update(f"{medium.start} {medium.end} {medium.fps}".encode())
+        with readable(medium):
+            for file in _files_of(medium):
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "blake2b").digest())
         return digest.hexdigest()
@@ -98,3 +99,9 @@ class FeatureStore:
             raise FvvError(f"{self.folder}: cannot be written ({error}). Free disk space, or set cache_dir.") from error
         finally:
             aside.unlink(missing_ok=True)
+
+
+def _files_of(medium: Medium) -> list[Path]:
+    """Return the files of a medium; of a folder of frames, its images in order."""
+    files = [Path(file) for file in medium.files]
+    return numbered_pictures(files[0]) if files[0].is_dir() else files

@@ -29,11 +29,12 @@ from fvv_lib.model.video_model import VideoMixin
 from fvv_lib.provenance import code_digest
 from fvv_lib.scaling.feature_store import Clip, FeatureStore
 from fvv_lib.settings import DataArguments
-from fvv_lib.video_config import FrameSpec
+from fvv_lib.video.medium import Medium
+from fvv_lib.video_config import FrameSpec, sampling_of
 
 PACKAGES = ("av", "pillow", "torch", "torchvision", "timm", "transformers")  # whose versions affect features
 
-Clips = dict[Path, tuple[LazySupervisedDataset, int]]  # images and videos, each with a sample that contains it
+Clips = dict[Medium, tuple[LazySupervisedDataset, int]]  # images and videos, each with a sample that contains it
 
 
 class FeatureDataset(Dataset):
@@ -48,11 +49,11 @@ class FeatureDataset(Dataset):
     Lesson: 09.
     """
 
-    def __init__(self, dataset: LazySupervisedDataset, store: FeatureStore, names: dict[Path, str]):
+    def __init__(self, dataset: LazySupervisedDataset, store: FeatureStore, names: dict[Medium, str]):
         media = [dataset.media(index) for index in range(len(dataset))]
         self.dataset, self.store, self.lengths = dataset, store, dataset.lengths
         # An array, because each worker would soon hold a copy of a dictionary, see benchmarks/big_index.py.
-        self.names = np.array([names[path] for paths in media for path in paths], dtype="S32")
+        self.names = np.array([names[medium] for some in media for medium in some], dtype="S32")
         self.starts = np.cumsum([0, *map(len, media)])
         some = store.read(next(iter(names.values()))).features
         self.none = some.new_empty(0, *some.shape[1:])
@@ -90,7 +91,7 @@ def use_features(
     args, frame_spec = datasets["train"].data_args, datasets["train"].frame_spec
     first = training_args.process_index == 0
     used = {name: dataset for name, dataset in datasets.items() if name != "test"}  # test data are evaluated on frames
-    clips: Clips = {path: (data, i) for data in used.values() for i in range(len(data)) for path in data.media(i)}
+    clips: Clips = {medium: (data, i) for data in used.values() for i in range(len(data)) for medium in data.media(i)}
     if args.frame_sampling == "random" or not clips:
         why = "random sampling takes other frames in each epoch" if clips else "the data have no pictures or videos"
         if first:
@@ -108,13 +109,13 @@ def use_features(
 
 def _fill(
     store: FeatureStore, model: VideoMixin, clips: Clips, training_args: TrainingArguments
-) -> tuple[dict[Path, str], dict[str, int]]:
+) -> tuple[dict[Medium, str], dict[str, int]]:
     """Name all clips, and compute those that are not stored. Each process does a share. Return names and counts."""
     mine = list(clips)[training_args.process_index :: training_args.world_size]
     with ThreadPoolExecutor(usable_cores()) as pool:
         names = dict(zip(mine, pool.map(store.name, mine), strict=True))
-    missing = {names[path]: path for path in mine if not store.holds(names[path])}
-    _compute(model, _Frames(store, [(name, path, *clips[path]) for name, path in missing.items()]), training_args)
+    missing = {names[medium]: medium for medium in mine if not store.holds(names[medium])}
+    _compute(model, _Frames(store, [(name, medium, *clips[medium]) for name, medium in missing.items()]), training_args)
     counts = {"computed": len(missing), "found": len(set(names.values())) - len(missing)}
     everywhere = gather_object([counts])  # waits for all processes
     counts = {key: sum(part[key] for part in everywhere) for key in counts}
@@ -124,17 +125,17 @@ def _fill(
 class _Frames(Dataset):
     """Clips to compute for a store, each as its name, frames uint8 (T, 3, S, S), and times (T,)."""
 
-    def __init__(self, store: FeatureStore, clips: list[tuple[str, Path, LazySupervisedDataset, int]]):
+    def __init__(self, store: FeatureStore, clips: list[tuple[str, Medium, LazySupervisedDataset, int]]):
         self.store, self.clips = store, clips
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, i: int) -> tuple[str, torch.Tensor, np.ndarray]:
-        name, path, dataset, index = self.clips[i]
-        video = dataset.read(path, index)
-        if self.store.name(path) != name:
-            raise VideoDecodeError(f"{dataset.names[index]}: {path}: it changed while it was read. Start again.")
+        name, medium, dataset, index = self.clips[i]
+        video = dataset.read(medium, index)
+        if self.store.name(medium) != name:
+            raise VideoDecodeError(f"{dataset.names[index]}: {medium}: it changed while it was read. Start again.")
         return name, dataset.pixels([video]), video.timestamps
 
 
@@ -169,5 +170,5 @@ def depends_on(
         *(config.vision_feature_layer, config.vision_feature_select_strategy),
         *(code_digest(), [version(package) for package in PACKAGES]),
     ]
-    video = [*picture, args.num_video_frames, args.frame_sampling, args.video_backend]
+    video = [*picture, sampling_of(args), args.video_backend]
     return {"picture": repr(picture), "video": repr(video)}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fvv_lib.video.kinds import is_video
+from fvv_lib.video.medium import Medium
 
 Source = str | Path | Sequence[str | Path]
 
@@ -70,9 +70,16 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
     return ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def marked_times(paths: Sequence[Path], videos: Sequence[Any], time_marks: str) -> list[list[float]] | None:
+def marked_times(
+    media: Sequence[Medium], videos: Sequence[Any], time_marks: str, time_origin: str
+) -> list[list[float]] | None:
     """Return the times to write before the frames: a list for each video, an empty list for an image. `None` if
-    `time_marks` is `none`."""
+    `time_marks` is `none`. Only the `timestamps` of `videos` are read. Times count from the start of the part that is
+    used or, with `time_origin="file"`, from the first frame of the file."""
     if time_marks == "none":
         return None
-    return [video.timestamps.tolist() if is_video(path) else [] for path, video in zip(paths, videos, strict=True)]
+    times: list[list[float]] = []
+    for medium, video in zip(media, videos, strict=True):
+        origin = (medium.start or 0.0) if time_origin == "segment" else 0.0
+        times.append((video.timestamps - origin).tolist() if medium.is_video() else [])
+    return times

@@ -15,16 +15,26 @@ from PIL import Image
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.video import isolation
 from fvv_lib.video.decord_backend import read_decord
-from fvv_lib.video.exact.reader import frame_times, read_exact
+from fvv_lib.video.exact.reader import frame_times, listed_times, read_exact
 from fvv_lib.video.exact.truncation import check_size
 from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
 from fvv_lib.video.kinds import is_animation, is_video
+from fvv_lib.video.medium import Medium, parse_segment
 from fvv_lib.video.sampling import sample_frame_indices
-from fvv_lib.video.stills import animation_times, load_image, numbered_pictures, read_animation, read_pictures
+from fvv_lib.video.stills import (
+    animation_times,
+    load_image,
+    numbered_pictures,
+    picture_times,
+    read_animation,
+    read_pictures,
+)
 from fvv_lib.video_config import CHOICES
 
 BACKENDS = CHOICES["video_backend"]
 ACCURACIES = ("exact", "keyframe")
+# Seconds. Annotations often have whole seconds, or the end of the sound, which is seldom that of the video.
+END_TOLERANCE = 1.0
 
 
 def load_video_frames(video_path: Source, num_frames: int = 8, **options: Any) -> list[Image.Image]:
@@ -43,8 +53,10 @@ def read_video(
     strategy: str = "uniform",
     seed: int | Sequence[int] | None = None,
     sample_fps: float = 1.0,
-    start: float | None = None,
-    end: float | None = None,
+    max_frames: int | None = None,
+    min_frames: int | None = None,
+    start: float | str | None = None,
+    end: float | str | None = None,
     backend: str = "auto",
     accuracy: str = "exact",
     picture_rate: float = 1.0,
@@ -57,9 +69,11 @@ def read_video(
         video_path: a video file of any name, in a container that FFmpeg knows; an animated GIF, PNG, WebP or AVIF; a
             folder of numbered images; or a list of image files. Playlists and scripts are refused, and nothing that
             they name is opened.
-        num_frames: number of frames; exactly this many are returned.
-        strategy, seed, sample_fps: see `sampling.sample_frame_indices`.
-        start, end: seconds; only frames with start <= time < end are sampled.
+        num_frames: number of frames; exactly this many are returned, unless `max_frames` is given.
+        strategy, seed, sample_fps, max_frames, min_frames: see `sampling.sample_frame_indices`.
+        start, end: seconds, or texts like "1:02:03.5" (`medium.parse_time`). Only frames with start <= time < end are
+            sampled, so not the frame that is on the screen at `start` since before. `end` may be later than the end of
+            the clip by `END_TOLERANCE`.
         backend: `pyav` is exact. `decord` is the described system's; it silently returns wrong frames for most H.264
             `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and cannot open AV1. `auto` is `pyav`.
         accuracy: `keyframe` returns the key frame nearest to each requested frame, so no other frame is decoded. It
@@ -72,8 +86,9 @@ def read_video(
 
     Raises:
         VideoDecodeError: the file is missing, empty, damaged, too large or not a video, takes longer than `timeout`,
-            crashes the decoder, or has no frame between start and end.
-        FvvError: an argument is invalid, for example an unknown backend, accuracy or strategy.
+            crashes the decoder, has no frame between start and end, or ends before `end`.
+        FvvError: an argument is invalid, for example an unknown backend, accuracy or strategy, or an `end` before
+            `start`.
 
     Lesson: 01.
     """
@@ -86,24 +101,26 @@ def read_video(
         raise FvvError("accuracy='keyframe' needs backend='pyav'.")
     if not isinstance(num_threads, int) or num_threads < 0:
         raise FvvError(f"num_threads must be 0 (one per core) or more, got {num_threads!r}.")
+    first, last = parse_segment(start, end)
     if timeout is not None:
         return _in_child("read_video", {**arguments, "timeout": None}, timeout)
 
-    name = str(video_path) if isinstance(video_path, str | Path) else f"{len(video_path)} images"
+    name = _name(video_path)
     asked = np.empty(0, dtype=np.int64)
 
     def choose(times: np.ndarray) -> np.ndarray:
         """Map frame times in seconds, float64 (total_frames,), to the indices of the frames to read."""
         nonlocal asked
-        first = 0 if start is None else int(np.searchsorted(times, start, side="left"))
-        last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
-        window = np.arange(first, last)
-        if len(window) == 0:
-            raise VideoDecodeError(
-                f"{name}: no frame between start={start} and end={end} seconds; the last frame is at {times[-1]:.2f} s."
-            )
+        window = _window(times, first, last, name)
         chosen = sample_frame_indices(
-            len(window), num_frames, strategy, seed=seed, video_fps=_average_fps(times), sample_fps=sample_fps
+            len(window),
+            num_frames,
+            strategy,
+            seed=seed,
+            times=times[window],
+            sample_fps=sample_fps,
+            max_frames=max_frames,
+            min_frames=min_frames,
         )
         asked = window[chosen]
         return asked
@@ -115,22 +132,80 @@ def read_video(
     return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors, aspect)
 
 
-def read_media(path: str | Path, num_frames: int, **options: Any) -> VideoFrames:
-    """Read a video with `read_video`, or a still image as a video of one frame."""
-    if is_video(path):
-        return read_video(path, num_frames, **options)
+def read_media(medium: Medium | str | Path, num_frames: int, **options: Any) -> VideoFrames:
+    """Read a video, or the part of it that is used, with `read_video`; or a still image as a video of one frame.
+
+    Raises:
+        VideoDecodeError: as `read_video`; or a part of a still image is asked for.
+    """
+    medium = medium if isinstance(medium, Medium) else Medium(medium)
+    if medium.is_video():
+        rate = medium.fps or 1.0
+        return read_video(medium.source, num_frames, start=medium.start, end=medium.end, picture_rate=rate, **options)
+    (file,) = medium.files
+    if medium.is_part:
+        raise VideoDecodeError(f"{file}: it is a still image, which has no part. Take out start and end.")
     nothing = np.zeros(1)
-    return VideoFrames(load_image(path), nothing.astype(np.int64), nothing, 1.0, 1, 1.0, nothing)
+    return VideoFrames(load_image(file), nothing.astype(np.int64), nothing, 1.0, 1, 1.0, nothing)
 
 
-def count_frames(video_path: str | Path, *, num_threads: int = 1, timeout: float | None = None) -> int:
-    """Count the frames of a video by decoding all of them; none is kept. The images of a folder are not decoded.
+def count_sampled(
+    medium: Medium,
+    num_frames: int,
+    *,
+    strategy: str = "uniform",
+    sample_fps: float = 1.0,
+    max_frames: int | None = None,
+    min_frames: int | None = None,
+    timeout: float | None = None,
+) -> int:
+    """Return how many frames `read_media` returns with these arguments. Where the container tells when each packet is
+    shown, nothing is decoded.
+
+    Raises:
+        VideoDecodeError: as `read_video`.
+    """
+    if not medium.is_video():
+        return 1
+    if max_frames is None:
+        return num_frames
+    times = video_times(medium.source, picture_rate=medium.fps or 1.0, timeout=timeout)
+    times = times[_window(times, medium.start, medium.end, _name(medium.source))]
+    rate = {"sample_fps": sample_fps, "max_frames": max_frames, "min_frames": min_frames}
+    return len(sample_frame_indices(len(times), num_frames, strategy, times=times, **rate))
+
+
+def video_times(
+    video_path: Source, *, picture_rate: float = 1.0, num_threads: int = 1, timeout: float | None = None
+) -> np.ndarray:
+    """Return when each frame of a video is shown, in seconds from the first: float64 (F,). Where the container tells,
+    nothing is decoded.
+
+    Raises:
+        VideoDecodeError: as `read_video`.
+    """
+    arguments = locals()
+    if timeout is not None:
+        return _in_child("video_times", {**arguments, "timeout": None}, timeout)
+    if not isinstance(video_path, str | Path):
+        return picture_times(len(video_path), picture_rate)
+    path = Path(video_path)
+    with readable(path):
+        if path.is_dir():
+            return picture_times(len(numbered_pictures(path)), picture_rate)
+        return animation_times(path) if is_animation(_existing(path)) else listed_times(path, num_threads)
+
+
+def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | None = None) -> int:
+    """Count the frames of a video by decoding all of them; none is kept. Images of a folder or list are not decoded.
 
     Raises:
         VideoDecodeError: as `read_video`, for damage anywhere in the file.
     """
     if timeout is not None:
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
+    if not isinstance(video_path, str | Path):
+        return len(video_path)
     path = Path(video_path)
     with readable(path):
         if path.is_dir():
@@ -174,13 +249,39 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _window(times: np.ndarray, start: float | None, end: float | None, name: str) -> np.ndarray:
+    """Return the indices of the frames with start <= time < end.
+
+    Raises:
+        VideoDecodeError: there is none, or `end` is after the end of the clip.
+    """
+    duration = len(times) / _average_fps(times)
+    # A recording that stands still for a minute may do so at its end, and the times do not tell for how long.
+    longest = float(np.diff(times).max()) if len(times) > 1 else 0.0
+    if end is not None and end > duration + max(END_TOLERANCE, longest):
+        raise VideoDecodeError(f"{name}: end={end:g} s is after the end of the clip, which is {duration:.2f} s long.")
+    first = 0 if start is None else int(np.searchsorted(times, start, side="left"))
+    last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
+    if first == last:
+        shown = f" The frame that is shown then begins at {times[first - 1]:.3f} s." if 0 < first < len(times) else ""
+        raise VideoDecodeError(
+            f"{name}: no frame between start={start} and end={end} seconds. The clip is {duration:.2f} s long.{shown}"
+        )
+    return np.arange(first, last)
+
+
+def _name(source: Source) -> str:
+    """Return the name of a source in errors."""
+    return str(source) if isinstance(source, str | Path) else str(Medium(tuple(source)))
+
+
 def _average_fps(times: np.ndarray) -> float:
     """Return the frames per second between the times of the first and the last frame; 1 for a single frame."""
     return float((len(times) - 1) / (times[-1] - times[0])) if len(times) > 1 and times[-1] > times[0] else 1.0
 
 
 def _in_child(function: str, arguments: dict[str, Any], timeout: float) -> Any:
-    name = arguments["video_path"]
+    name = _name(arguments["video_path"])
     try:
         return isolation.call(f"{__name__}.{function}", arguments, timeout)
     except isolation.ChildTimeoutError as error:

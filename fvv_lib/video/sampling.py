@@ -5,13 +5,16 @@ few frames, spread over the clip, are enough for most questions. This module onl
 about files, images or tensors.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from fvv_lib.errors import FvvError
+from fvv_lib.video_config import check_limits
 
-STRATEGIES = ("uniform", "segment", "random", "fps")
+STRATEGIES = ("uniform", "segment", "random", "uniform_time", "fps")
+ROUNDING = 1e-6  # seconds by which computed times of the same moment may differ
 
 
 def sample_frame_indices(
@@ -22,6 +25,9 @@ def sample_frame_indices(
     seed: int | Sequence[int] | None = None,
     video_fps: float | None = None,
     sample_fps: float = 1.0,
+    times: np.ndarray | None = None,
+    max_frames: int | None = None,
+    min_frames: int | None = None,
 ) -> np.ndarray:
     """Choose `num_frames` of `total_frames` frames.
 
@@ -30,13 +36,25 @@ def sample_frame_indices(
         segment: the middle frame of each of `num_frames` equal parts of the clip (TSN at test time).
         random: one random frame of each part (TSN and ClipBERT at training time). Requires `seed`, so that a run can
             be repeated.
-        fps: `sample_fps` frames per second of a clip that plays at `video_fps`, thinned evenly if there are more than
-            `num_frames`. The frames are equally spaced in time if the clip's rate is constant.
+        uniform_time: the frames that are shown at `num_frames` equally spaced times, from the first frame to the last.
+        fps: the frames that are shown `sample_fps` times per second, from the first frame on. With `max_frames`, a clip
+            has as many frames as its length gives: more than `max_frames` are thinned evenly, and fewer than
+            `min_frames` (default: 1) become `min_frames` as by `uniform_time`. Without `max_frames`, `num_frames` are
+            returned: more are thinned evenly, and of fewer some are repeated. A rate above the fastest of the clip is
+            lowered to it.
+
+    `uniform`, `segment` and `random` count frames. `uniform_time` and `fps` go by the times of the frames. They differ
+    for a clip of variable rate: a frame that stands for a minute counts once, but is shown at many of the times, and is
+    then repeated.
+
+    Args:
+        times: when each frame is shown, in seconds, ascending: float64 (total_frames,); for `uniform_time` and `fps`.
+        video_fps: instead of `times`, the constant rate of a clip.
 
     Returns:
-        int64 (num_frames,), sorted, each in [0, total_frames). A clip with fewer frames than requested repeats some,
-        because the prompt is expanded for exactly `num_frames` frames (the described system returns fewer and fails
-        later).
+        int64 (N,), sorted, each in [0, total_frames). N is `num_frames` or, for `fps` with `max_frames`, from
+        `min_frames` to `max_frames`. A clip with fewer frames than requested repeats some, because the prompt is
+        expanded for exactly N frames (the described system returns fewer and fails later).
 
     Raises:
         FvvError: a count is below 1, the strategy is unknown, or an argument that it needs is missing.
@@ -45,8 +63,10 @@ def sample_frame_indices(
     """
     if total_frames < 1 or num_frames < 1:
         raise FvvError(f"Cannot sample {num_frames} frames of {total_frames}: both counts must be at least 1.")
+    if strategy != "fps" and (max_frames, min_frames) != (None, None):
+        raise FvvError(f"max_frames and min_frames are for the strategy 'fps', but the strategy is {strategy!r}.")
     if strategy == "uniform":
-        return _thin(np.arange(total_frames), num_frames)
+        return np.linspace(0, total_frames - 1, num_frames, dtype=np.int64)
     if strategy == "segment":
         return (2 * np.arange(num_frames) + 1) * total_frames // (2 * num_frames)
     if strategy == "random":
@@ -54,17 +74,48 @@ def sample_frame_indices(
             raise FvvError("The strategy 'random' needs a seed, so that a run can be repeated: pass seed=0.")
         offsets = np.random.default_rng(seed).random(num_frames)
         return np.floor((np.arange(num_frames) + offsets) * total_frames / num_frames).astype(np.int64)
+    if strategy == "uniform_time":
+        return _evenly(_times(total_frames, strategy, video_fps, times), num_frames)
     if strategy == "fps":
-        if not video_fps or video_fps <= 0 or sample_fps <= 0:
-            raise FvvError(
-                f"The strategy 'fps' needs two rates above 0, got video_fps={video_fps}, sample_fps={sample_fps}."
-            )
-        step = max(video_fps / sample_fps, 1.0)
-        candidates = np.arange(0, total_frames, step).astype(np.int64)
-        return _thin(candidates[candidates < total_frames], num_frames)  # rounding can make arange overshoot
+        if not 0 < sample_fps < math.inf:
+            raise FvvError(f"The strategy 'fps' needs two rates above 0, got a sample_fps of {sample_fps}.")
+        check_limits(max_frames, min_frames)
+        shown = _times(total_frames, strategy, video_fps, times)
+        return _at_rate(shown, num_frames, sample_fps, max_frames, min_frames or 1)
     raise FvvError(f"Unknown sampling strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
 
 
-def _thin(indices: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` of the indices, evenly from the first to the last. Repeat some if there are fewer."""
-    return indices[np.linspace(0, len(indices) - 1, count, dtype=np.int64)]
+def _times(total: int, strategy: str, video_fps: float | None, times: np.ndarray | None) -> np.ndarray:
+    """Return the time of each frame in seconds: float64 (total,)."""
+    if times is None:
+        if not video_fps or not 0 < video_fps < math.inf:
+            raise FvvError(
+                f"The strategy {strategy!r} needs the times of the frames, or rates above 0; got video_fps={video_fps}."
+            )
+        return np.arange(total) / video_fps
+    if len(times) != total:
+        raise FvvError(f"There are {total} frames, but {len(times)} times.")
+    return times
+
+
+def _at_rate(times: np.ndarray, num_frames: int, rate: float, most: int | None, least: int) -> np.ndarray:
+    """Return the frames that are shown `rate` times per second; see `fps`."""
+    shortest = float(np.diff(times).min()) if len(times) > 1 else 0.0
+    if shortest * rate > 1:
+        rate = 1 / shortest
+    length = times[-1] - times[0] + shortest  # the last frame is shown for an unknown time, at least this long
+    moments = max(1, math.ceil(length * rate - ROUNDING))
+    if most is not None and moments < least:
+        return _evenly(times, least)
+    count = num_frames if most is None else min(moments, most)
+    return _shown_at(times, times[0] + np.linspace(0, moments - 1, count, dtype=np.int64) / rate)
+
+
+def _evenly(times: np.ndarray, count: int) -> np.ndarray:
+    """Return the frames that are shown at `count` equally spaced times, from the first frame to the last."""
+    return _shown_at(times, np.linspace(times[0], times[-1], count))
+
+
+def _shown_at(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Return the frame that is on the screen at each moment: float64 (N,) -> int64 (N,)."""
+    return np.searchsorted(times, moments + ROUNDING, side="right") - 1

@@ -157,6 +157,18 @@ def numbered_pictures(folder: Path) -> list[Path]:
     )
 
 
+def picture_times(count: int, rate: float) -> np.ndarray:
+    """Return the time of each of `count` images that are the frames of a video, at `rate` frames per second: float64
+    (count,).
+
+    Raises:
+        FvvError: there are no images, or the rate is 0 or less.
+    """
+    if not count or rate <= 0:
+        raise FvvError(f"A video of images needs an image and a picture_rate above 0, got {count} and {rate}.")
+    return np.arange(count) / rate
+
+
 def read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
     """Read images as the frames of a video, at `rate` frames per second.
 
@@ -164,9 +176,7 @@ def read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
         FvvError: there are no images, or the rate is 0 or less.
         VideoDecodeError: an image cannot be read, or the images differ in size.
     """
-    if not files or rate <= 0:
-        raise FvvError(f"A video of images needs an image and a picture_rate above 0, got {len(files)} and {rate}.")
-    times = np.arange(len(files)) / rate
+    times = picture_times(len(files), rate)
     indices = choose(times)
     frames = {i: load_image(files[i])[0] for i in set(indices.tolist())}
     if len({frame.shape for frame in frames.values()}) > 1:

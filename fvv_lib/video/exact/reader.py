@@ -180,6 +180,14 @@ def _run(
     yield None
 
 
+def listed_times(path: Path, num_threads: int) -> np.ndarray:
+    """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the packets, or
+    by a full decode where the container does not tell them."""
+    with open_video(path, probe=False) as (container, stream):
+        packets = list_packets(path, container, stream)
+    return frame_times(path, num_threads) if packets is None else packets.times
+
+
 def frame_times(path: Path, num_threads: int) -> np.ndarray:
     """Return the time of every frame in seconds from the first frame, by a full decode: float64 (F,). A frame without a
     time gets one from the average rate."""
