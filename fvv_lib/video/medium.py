@@ -81,6 +81,8 @@ class Medium:
     def __post_init__(self) -> None:
         if self.source == ():
             raise FvvError("A video of images needs an image, got none.")
+        if self.start is None and self.end is None and self.fps is None:
+            return
         start, end = parse_segment(self.start, self.end)
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "end", end)
