@@ -97,6 +97,26 @@ def pixels(record: Record) -> str:
 {table(["pipeline", "pixels, ms", "file to tensor, ms"], rows)}"""
 
 
+def uneven(record: Record) -> str:
+    names = {
+        "ours": "fvv_lib",
+        "torchcodec": "torchcodec",
+        "decord": "decord",
+        "transformers": "transformers",
+    }
+    found = [name for name in names if name in next(iter(record["clips"].values()))["readers"]]
+    rows = []
+    for title, clip in record["clips"].items():
+        errors = [clip["readers"][name] for name in found]
+        rows.append([title, *(f"{one['mean error, s']:.2f} / {one['largest error, s']:.2f}" for one in errors)])
+    return f"""Each reader is asked for frames at equal times, one or two per second, of clips whose frames show
+their numbers. The table has the seconds by which frames are too early or too late, mean / largest; 0 is the frame on
+the screen. fvv_lib samples with `strategy="fps"`, torchcodec with its time-based sampler, transformers with
+`load_video(fps=...)`, and decord, which has no sampling by time, with the average rate.
+
+{table(["clip", *(names[name] for name in found)], rows)}"""
+
+
 def fuzz(record: Record) -> str:
     more = json.loads((RESULTS / "fuzz_more.json").read_text())
     kinds = {
@@ -293,6 +313,7 @@ def tests(record: Record) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "decode": ("Exact frames", decode),
     "pixels": ("From file to tensor", pixels),
+    "uneven": ("Uneven clips", uneven),
     "fuzz": ("Damaged files", fuzz),
     "leak": ("Memory of a reader", leak),
     "mismatch": ("Labels by counting", mismatch),
