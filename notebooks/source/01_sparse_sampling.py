@@ -7,7 +7,7 @@
 # %% [markdown]
 # ## What you will be able to do
 #
-# - choose frames with four strategies, and say when each is the right one
+# - choose frames by their number or by their time, and say when each is the right way
 # - say what a number of frames can show, and what it cannot
 # - compute what frames cost, in tokens
 # - catch a video reader that hands out wrong frames
@@ -155,15 +155,18 @@ plt.show()
 # frames, **kept in order**, can. Shuffle them and the answer is gone again.
 
 # %% [markdown]
-# ### Four strategies
+# ### Strategies
 #
 # - `uniform` takes both ends, and evenly between them.
 # - `segment` cuts the clip into equal parts and takes the middle of each. In a clip with
 #   more than twice as many frames as you take, that leaves out the very first and the
 #   very last, where clips often fade or are cut.
 # - `random` takes one frame anywhere in each part, with a seed so that you can repeat it.
-# - `fps` takes frames at equal steps of *time*. You get as many as you asked for all the
-#   same: a long clip is thinned, a short one repeats some. Training does not use it.
+# - `fps` takes so many frames of each second. You get as many as you asked for all the
+#   same: a long clip is thinned, a short one repeats some.
+#
+# The first three count frames. `fps` goes by time, and so does one more, `uniform_time`;
+# you will see below which clips need them.
 
 # %%
 total = clip.total_frames
@@ -298,7 +301,8 @@ plt.show()
 
 # %%
 settings = {"random": {"seed": 0}, "fps": {"video_fps": 8}}
-for strategy in ("uniform", "segment", "random", "fps"):
+settings["uniform_time"] = {"video_fps": 8}
+for strategy in ("uniform", "segment", "random", "uniform_time", "fps"):
     for total in range(1, 40):
         for n in range(1, 40):
             more = settings.get(strategy, {})
@@ -307,7 +311,7 @@ for strategy in ("uniform", "segment", "random", "fps"):
             assert chosen.min() >= 0
             assert chosen.max() < total
             assert (np.diff(chosen) >= 0).all()
-    print(f"{strategy:<8} always as many as asked for, sorted, in range")
+    print(f"{strategy:<12} always as many as asked for, sorted, in range")
 
 # %% [markdown]
 # ### Frames that you did not ask for
@@ -411,6 +415,75 @@ for extension in (".mp4", ".m4v", ".mov", ".mkv", ".flv", ".avi", ".wmv", ".webm
     print(f"{extension:<6}", np.array_equal(read.frames, every))
 
 # %% [markdown]
+# ### A clip that stands still
+#
+# **Break it.** A screen recording has a new frame only when something changes; a phone
+# has fewer frames in the dark. Here is a recording that shows something new for a second,
+# stands still for a minute, and goes on for another second.
+
+# %%
+from fvv_lib.course.numbered import read_numbers, write_numbered
+
+second = np.arange(25) / 25
+times = np.concatenate([second, 60 + second])
+recording = Path(temporary.name) / "recording.mp4"
+write_numbered(recording, times=times)
+
+read = fvv_lib.read_video(recording, 8)
+print(f"{read.total_frames} frames in {times[-1]:.0f} seconds")
+print("frames   ", read.indices.tolist())
+print("shown at ", read.timestamps.round(1).tolist(), "seconds")
+
+# %% [markdown]
+# **Symptom.** Half of the frames are from the first second, half from the last. The
+# minute between them has gone: for the model this is a clip of two seconds.
+#
+# **Measure.** At any moment the frame on the screen is the last one whose time has come.
+# Compare it with the frame that was taken, at equally spaced moments.
+
+# %%
+moments = np.linspace(0, times[-1], 8)
+on_screen = np.searchsorted(times, moments + 1e-6, side="right") - 1
+print("moments  ", moments.round(1).tolist())
+print("on screen", on_screen.tolist())
+print("taken    ", read.indices.tolist())
+print(f"up to {np.abs(read.timestamps - moments).max():.0f} seconds off")
+
+# %% [markdown]
+# **Mend.** `uniform_time` takes the frames that are on the screen at equally spaced
+# moments. A frame that stands comes again and again, as a viewer sees it. (Each frame of
+# this recording shows its own number; `read_numbers` reads them.)
+
+# %%
+even = fvv_lib.read_video(recording, 8, strategy="uniform_time")
+print("on screen", on_screen.tolist())
+print("got      ", read_numbers(even.frames))
+
+# %% [markdown]
+# And why as many frames for a second as for an hour? With `max_frames`, `fps` gives each
+# clip as many as its length needs: at least `min_frames`, at most `max_frames`.
+
+# %%
+rate = {"sample_fps": 1, "max_frames": 32, "min_frames": 2}
+for name, file in (("short", short), ("clip", path), ("recording", recording)):
+    some = fvv_lib.read_video(file, strategy="fps", **rate)
+    print(f"{name:<10}{some.duration:5.1f} seconds, {len(some.frames):>2} frames")
+
+# %% [markdown]
+# Training does the same: `--frame_sampling fps --sample_fps 1 --max_frames 32
+# --min_frames 2`. It knows how many frames each clip has before it reads any.
+#
+# **Guard.** Look at the times of *your* files. The container lists them, so no frame need
+# be decoded. If the longest step is far from the shortest, go by time.
+
+# %%
+from fvv_lib.video.read import video_times
+
+for name, file in (("clip", path), ("recording", recording)):
+    steps = np.diff(video_times(file))
+    print(f"{name:<10}steps of {steps.min():.2f} to {steps.max():.2f} seconds")
+
+# %% [markdown]
 # ### What need not be decoded
 #
 # Exact need not be slow. A frame is stored as what changes from others; a key frame needs
@@ -486,9 +559,10 @@ temporary.cleanup()
 # ## Takeaways
 #
 # - What you do not sample does not exist for the model.
-# - `uniform` takes both ends, `segment` the middles, `random` is for training, `fps`
-#   where frames must be equally far apart in time (and the clip's rate is constant).
-# - You always get as many frames as you ask for; a short clip repeats some.
+# - `uniform` takes both ends, `segment` the middles, `random` is for training. They count
+#   frames; `uniform_time` and `fps` go by the clock.
+# - You always get as many frames as you ask for; a short clip repeats some. Only `fps`
+#   with `max_frames` gives a long clip more than a short one.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.
 # - A file that cannot be read is an error, within a time that you set.

@@ -7,7 +7,7 @@
 # %% [markdown]
 # ## What you will be able to do
 #
-# - write annotations in LLaVA's format
+# - write annotations in LLaVA's format, for whole videos and for parts of them
 # - say when pixels are read, and what a sample costs until then
 # - make a batch of text, pictures and videos
 # - hold out clips for validation, and recognise a validation set that leaks
@@ -162,6 +162,43 @@ except fvv_lib.VideoDecodeError as error:
 # Length known, pixels never seen. The error comes when the sample is asked for, and it
 # names the file, the sample and the clip.
 #
+# ### A part of a video
+#
+# A lecture takes an hour, and your question is about a minute of it. `start` and `end` of
+# a sample say which: in seconds, or as `"0:02"`. You need not cut the file.
+
+# %%
+times = {"whole": {}, "start": {"end": 1}, "middle": {"start": 1, "end": "0:02"}}
+parts = open_data(
+    write("parts.json", [{**sample, **part} for part in times.values()]),
+    num_video_frames=4,
+    time_marks="seconds",
+)
+for index, name in enumerate(times):
+    read = parts.read(parts.media(index)[0], index)
+    marked = parts.show(index).turns[0]["value"].splitlines()[0]
+    print(f"{name:<7}{read.indices.tolist()!s:<16}", marked.replace("<image>", " "))
+
+# %% [markdown]
+# A part has the frames with start <= time < end, to the frame. Time marks count from the
+# start of the part, because the model sees nothing before it; `time_origin="file"`
+# counts from the start of the file.
+#
+# A video may also be a pile of pictures, as robots and data sets of short clips store it.
+# Then the sample says how fast they are shown:
+
+# %%
+from PIL import Image
+
+pictures = [f"{mine}/{number}.png" for number in range(4)]
+for picture, frame in zip(pictures, read.frames, strict=True):
+    Image.fromarray(frame).save(picture)
+piled = {**sample, "video": {"frames": pictures, "fps": 8}}
+pile = open_data(write("pile.json", [piled]), num_video_frames=4)
+print("times:", pile.read(pile.media(0)[0], 0).timestamps.tolist())
+print("frames:", tuple(pile[0]["images"].shape))
+
+# %% [markdown]
 # ### A batch of everything
 #
 # A text, a picture and a video have different lengths and different numbers of frames.
@@ -315,6 +352,18 @@ try:
     fvv_lib.make_supervised_data_module(base.tokenizer, args, frame_spec=spec)
 except fvv_lib.FvvError as error:
     print(type(error).__name__, "before the first step")
+
+# %% [markdown]
+# Two parts of one video are one clip, too: they show the same room and the same people.
+
+# %%
+halves = [{**sample, "start": 1.5}], [{**sample, "end": 1.5}]
+try:
+    check_disjoint(
+        *(open_data(write(f"half{i}.json", s)) for i, s in enumerate(halves))
+    )
+except fvv_lib.DataFormatError as error:
+    print(type(error).__name__, "although no frame is in both")
 
 # %% [markdown]
 # It knows files by their paths. A copy under another name goes through, as here; an
