@@ -6,7 +6,7 @@ opens only local files, in formats that hold the video themselves. It decodes no
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from fvv_lib.errors import VideoDecodeError
 
@@ -49,6 +49,12 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> "av.con
             "not opened as videos. Encode a video of another format as H.264 in .mp4, pass the video that a playlist "
             "names, or correct the extension of an image."
         ) from error
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for what is read without FFmpeg: headers, indexes, single packets. Each read takes just the bytes that
+    it asks for: reading ahead would read most of a file of which only the headers of its packets are needed."""
+    return open(path, "rb", buffering=0)
 
 
 def video_streams(container: "av.container.InputContainer") -> list["av.VideoStream"]:

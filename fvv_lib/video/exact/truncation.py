@@ -5,9 +5,12 @@ store the size of the file in their first bytes. (MP4 has a list of its frames i
 module knows nothing about frames.
 """
 
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.video.exact.containers import open_bytes
 
 EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 UNKNOWN = 0xFFFFFFFF  # of RIFF: written to a pipe, so the header could not be updated at the end
@@ -17,7 +20,8 @@ ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
 
 def check_size(path: Path) -> None:
     """Raise a `VideoDecodeError` if a file has fewer bytes than its header states."""
-    promised, size = promised_size(path), path.stat().st_size
+    with open_bytes(path) as file:
+        promised, size = promised_size(file), file.seek(0, os.SEEK_END)
     if promised is not None and size < promised:
         raise VideoDecodeError(
             f"{path}: it has {size:,} of the {promised:,} bytes that its header states: it is cut short. Download or "
@@ -25,19 +29,18 @@ def check_size(path: Path) -> None:
         )
 
 
-def promised_size(path: Path) -> int | None:
+def promised_size(file: BinaryIO) -> int | None:
     """Return the size in bytes that a file's header states; `None` if it states none (live recordings, MP4 and others).
 
     Source: RFC 8794 (EBML), RFC 9559 (Matroska), Microsoft's ASF specification 3.2, and RIFF's chunk size.
     """
-    with path.open("rb") as file:
-        head = file.read(8192)
+    head = file.read(8192)
     if head.startswith(EBML):
-        size, start = _ebml_size(head, 4)
+        size, start = ebml_size(head, 4)
         segment = start + (size or 0)
         if head[segment : segment + 4] != SEGMENT:
             return None
-        size, start = _ebml_size(head, segment + 4)
+        size, start = ebml_size(head, segment + 4)
         return None if size is None else start + size
     if head.startswith(ASF) and ASF_PROPERTIES in head[:-92]:
         properties = head[head.index(ASF_PROPERTIES) :]
@@ -49,7 +52,7 @@ def promised_size(path: Path) -> int | None:
     return None
 
 
-def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
+def ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
     """Return the EBML size at an offset, `None` if it is unknown (all ones), and the offset after it. The leading zeros
     of the first byte are the number of bytes that follow."""
     if at >= len(data) or data[at] == 0:
