@@ -4,10 +4,11 @@
     python benchmarks/fuzz.py --seed 1 --each 400 --output benchmarks/results/fuzz_more.json   # 16,000 others
 
 A seeded generator damages eight clips in seven containers in five ways. Each file is read in a child process, so that a
-crash of the decoder is counted and does not end the benchmark. Every second file is read like a large clip: with two
-threads, seeking to each packet again. A returned frame is right in two cases: a sequential decode of the file returns
-the same frame at that index (or anywhere, if the number of decoded frames differs from the container's), or it equals
-the frame of the undamaged clip with this number or time. Any other frame is *wrong*.
+crash of the decoder is counted and does not end the benchmark. The files are read in turn like small and like large
+clips: with two threads, by the index of the file or seeking to each packet again. A returned frame is right in two
+cases: a sequential decode of the file returns the same frame at that index (or anywhere, if the number of decoded
+frames differs from the container's), or it equals the frame of the undamaged clip with this number or time. Any other
+frame is *wrong*.
 """
 
 import argparse
@@ -26,11 +27,16 @@ import numpy as np
 from fvv_lib import VideoDecodeError, VideoFrames, read_video
 from fvv_lib.course.numbered import FPS, write_numbered
 from fvv_lib.video import isolation
-from fvv_lib.video.exact import packets, reader
+from fvv_lib.video.exact import index, packets, reader
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 20.0  # seconds
-USUAL = reader.MIN_CLIP_PIXELS, packets.KEPT_BYTES
+WAYS = {  # limits of the reader: pixels to decode for threads, bytes to keep, bytes of a file for its index
+    "small clip": (reader.MIN_CLIP_PIXELS, packets.KEPT_BYTES, index.MIN_BYTES),
+    "by index": (0, 0, 0),
+    "small clip, by index": (reader.MIN_CLIP_PIXELS, packets.KEPT_BYTES, 0),
+    "by seeking": (0, 0, index.MIN_BYTES),
+}
 CLIPS = {
     "clip.mp4": ("libx264", {"b_frames": 2}),
     "first.mp4": ("libx264", {"b_frames": 2, "container_options": {"movflags": "faststart"}}),
@@ -102,16 +108,16 @@ def sequential(path: str) -> list[str]:
     return frames
 
 
-def read(path: str, other_way: bool) -> VideoFrames:
-    """Read eight frames; with `other_way`, read like a large clip: two threads, seeking to each packet again."""
-    reader.MIN_CLIP_PIXELS, packets.KEPT_BYTES = (0, 0) if other_way else USUAL
-    return read_video(path, 8, num_threads=2 if other_way else 1)
+def read(path: str, way: str) -> VideoFrames:
+    """Read eight frames, like a large clip if the limits say so."""
+    reader.MIN_CLIP_PIXELS, packets.KEPT_BYTES, index.MIN_BYTES = WAYS[way]
+    return read_video(path, 8, num_threads=1 if way.startswith("small") else 2)
 
 
-def examine(path: Path, undamaged: list[str], other_way: bool) -> str:
+def examine(path: Path, undamaged: list[str], way: str) -> str:
     """Return `right`, `error`, `timeout`, `crash` (of the child; the caller gets an error), or `wrong`."""
     try:
-        video = isolation.call("fuzz.read", {"path": str(path), "other_way": other_way}, TIMEOUT)
+        video = isolation.call("fuzz.read", {"path": str(path), "way": way}, TIMEOUT)
     except VideoDecodeError:
         return "error"
     except isolation.ChildTimeoutError:
@@ -123,9 +129,9 @@ def examine(path: Path, undamaged: list[str], other_way: bool) -> str:
     except Exception as error:
         return f"wrong: no reference ({type(error).__name__})"
     as_many = len(reference) == video.total_frames
-    for frame, index, seconds in zip(video.frames, video.indices, video.timestamps, strict=True):
-        own = {undamaged[i] for i in (index, round(seconds * FPS)) if i < len(undamaged)}
-        given = {reference[index]} if as_many else set(reference)
+    for frame, number, seconds in zip(video.frames, video.indices, video.timestamps, strict=True):
+        own = {undamaged[i] for i in (number, round(seconds * FPS)) if i < len(undamaged)}
+        given = {reference[number]} if as_many else set(reference)
         if digest(frame) not in own | given:
             return "wrong"
     return "right"
@@ -153,7 +159,7 @@ def main() -> None:
                     damage(rng, data)
                     damaged.write_bytes(data)
                     start = time.monotonic()
-                    result = examine(damaged, undamaged, other_way=number % 2 == 1)
+                    result = examine(damaged, undamaged, tuple(WAYS)[number % len(WAYS)])
                     slowest = max(slowest, time.monotonic() - start)
                     counts[name][result.split(":")[0]] += 1
                     if settings.keep and result.startswith(("wrong", "crash")):

@@ -19,11 +19,14 @@ from PIL import Image, ImageOps
 
 from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, OPTIONS, WIDTH, paint, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.video.exact import packets, reader
+from fvv_lib.video.exact import index, mp4, packets, reader
 from fvv_lib.video.kinds import is_video
 from fvv_lib.video.read import count_frames, read_video
 
 COUNT = 72
+
+
+SMALL = index.MIN_BYTES  # of a file that is read without its index
 
 
 def copy_packets(source, target, change):
@@ -51,20 +54,22 @@ def test_an_encoder_does_not_leave_this_process_with_real_time_scheduling(tmp_pa
 def test_frames_and_times_are_those_of_a_sequential_decode(
     tmp_path, monkeypatch, codec, container, gop, b_frames, variable
 ):
-    """With packets that are kept or read again by a seek; decoded by one thread, by three that share groups, or by two
-    that decode consecutive frames."""
+    """With packets that an index lists, or that are read and kept or read again by a seek; decoded by one thread, by
+    three that share groups, or by two that decode consecutive frames."""
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg cannot encode with {codec}")
     path = tmp_path / f"clip.{container}"
     count = 320 if gop == 300 else COUNT
     times = write_numbered(path, codec, gop=gop, b_frames=b_frames, variable=variable, count=count)
     reference = decode_all(path)
-    for kept_bytes, few, arguments in (
-        (packets.KEPT_BYTES, reader.MIN_CLIP_PIXELS, {}),
-        (0, 0, {"strategy": "random", "seed": 1, "num_threads": 1}),
-        (0, 0, {"num_threads": 3}),
-        (packets.KEPT_BYTES, reader.MIN_CLIP_PIXELS, {"num_threads": 2}),
+    for small, kept_bytes, few, arguments in (
+        (0, packets.KEPT_BYTES, reader.MIN_CLIP_PIXELS, {}),
+        (0, 0, 0, {"strategy": "random", "seed": 0, "num_threads": 3}),
+        (SMALL, 0, 0, {"strategy": "random", "seed": 1, "num_threads": 1}),
+        (SMALL, 0, 0, {"num_threads": 3}),
+        (SMALL, packets.KEPT_BYTES, reader.MIN_CLIP_PIXELS, {"num_threads": 2}),
     ):
+        monkeypatch.setattr(index, "MIN_BYTES", small)
         monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
         monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", few)
         video = read_video(path, 8, **arguments)
@@ -122,8 +127,8 @@ def test_a_display_matrix_rotates_and_mirrors_as_players_do(tmp_path, name, code
     set_matrix(path, matrix)
     for arguments in ({}, {"num_threads": 2}):
         video = read_video(path, 6, **arguments)
-        for index, frame in zip(video.indices, video.frames, strict=True):
-            assert np.array_equal(frame, upright(plain[index]))
+        for number, frame in zip(video.indices, video.frames, strict=True):
+            assert np.array_equal(frame, upright(plain[number]))
 
 
 def exif(orientation):
@@ -499,9 +504,13 @@ def test_targets_that_share_a_key_frame_are_decoded_in_one_run(tmp_path, decoded
     assert len(decoded) == len(set(decoded)) == 50
 
 
-@pytest.mark.parametrize("kept_bytes", [packets.KEPT_BYTES, 0])
+@pytest.mark.parametrize(
+    ("small", "kept_bytes"),
+    [(0, 0), (SMALL, packets.KEPT_BYTES), (SMALL, 0)],
+    ids=("index", "kept", "seek"),
+)
 @pytest.mark.parametrize("num_threads", [1, 2, 9])
-def test_threads_share_the_groups(tmp_path, monkeypatch, decoded, num_threads, kept_bytes):
+def test_threads_share_the_groups(tmp_path, monkeypatch, decoded, num_threads, small, kept_bytes):
     """Each group is decoded once, by any thread. Each thread has one decoder, which also gets the first packet."""
     write_numbered(tmp_path / "clip.mp4", gop=12)
     opened, open_video = [], reader.open_video
@@ -509,6 +518,7 @@ def test_threads_share_the_groups(tmp_path, monkeypatch, decoded, num_threads, k
         reader, "open_video", lambda *args, **kwargs: opened.append(args) or open_video(*args, **kwargs)
     )
     monkeypatch.setattr(reader, "MIN_CLIP_PIXELS", 0)
+    monkeypatch.setattr(index, "MIN_BYTES", small)
     monkeypatch.setattr(packets, "KEPT_BYTES", kept_bytes)
     video = read_video(tmp_path / "clip.mp4", 8, num_threads=num_threads)
     assert read_numbers(video.frames) == video.indices.tolist()
@@ -861,6 +871,9 @@ def test_a_frame_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("container", ["mp4", "avi"])
 def test_a_clip_with_more_frames_than_the_limit_is_refused(tmp_path, monkeypatch, container):
     write_numbered(tmp_path / f"clip.{container}")
-    monkeypatch.setattr(packets, "MAX_FRAMES", 50)
-    with pytest.raises(VideoDecodeError, match="more than 50 frames"):
-        read_video(tmp_path / f"clip.{container}", 8)
+    for module in (packets, mp4):
+        monkeypatch.setattr(module, "MAX_FRAMES", 50)
+    for small in (0, SMALL):
+        monkeypatch.setattr(index, "MIN_BYTES", small)
+        with pytest.raises(VideoDecodeError, match="more than 50 frames"):
+            read_video(tmp_path / f"clip.{container}", 8)

@@ -86,7 +86,8 @@ def read_video(
 
     Raises:
         VideoDecodeError: the file is missing, empty, damaged, too large or not a video, takes longer than `timeout`,
-            crashes the decoder, has no frame between start and end, or ends before `end`.
+            crashes the decoder, has no frame between start and end, or ends before `end`. Of a long file only the parts
+            that the frames need are read, so damage elsewhere is not found; `count_frames` decodes all.
         FvvError: an argument is invalid, for example an unknown backend, accuracy or strategy, or an `end` before
             `start`.
 

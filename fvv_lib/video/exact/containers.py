@@ -52,8 +52,8 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> "av.con
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for what is read without FFmpeg: headers, indexes, single packets. Each read takes just the bytes that
-    it asks for: reading ahead would read most of a file of which only the headers of its packets are needed."""
+    """Open a file for what is read without FFmpeg: headers, indexes, single packets. Nothing is read ahead, since that
+    would read most of a file of which only the head of each packet is needed."""
     return open(path, "rb", buffering=0)
 
 

@@ -1,7 +1,7 @@
 """List the packets of a file: how many frames, when each is shown, where decoding may start.               Lesson 1
 
-A container lists its packets, and reading that list is cheap. A packet is nearly always a frame. This module determines
-when that is certain, and which packets a frame needs. It decodes nothing.
+A container lists its packets, in an index (`index`) or packet by packet. A packet is nearly always a frame. This module
+determines when that is certain, and which packets a frame needs. It decodes nothing.
 """
 
 from dataclasses import dataclass
@@ -61,9 +61,14 @@ class Packets:
         return (shown - shown[0]) * float(self.time_base)
 
     @cached_property
+    def order(self) -> np.ndarray:
+        """The packets in presentation order: int64 (P,). They are nearly in order, so a stable sort is the fastest."""
+        return np.argsort(self.pts, kind="stable")
+
+    @cached_property
     def shown_pts(self) -> np.ndarray:
         """The pts of the shown frames, in presentation order: int64 (F,)."""
-        return np.sort(self.pts[self.shown])
+        return self.pts[self.order][self.shown[self.order]]
 
     @cached_property
     def position(self) -> dict[int, int]:
@@ -75,6 +80,18 @@ class Packets:
         keys = np.sort(self.pts[self.key & self.shown])
         nearest = np.abs(self.shown_pts[indices][:, None] - keys).argmin(axis=1)  # (N,)
         return np.searchsorted(self.shown_pts, keys[nearest])
+
+
+@dataclass(frozen=True)
+class IndexedPackets(Packets):
+    """What the index of a file says about its packets. None of them was read.
+
+    Attributes:
+        offset, size: int64 (P,), where each packet begins in the file, and its bytes.
+    """
+
+    offset: np.ndarray
+    size: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -187,7 +204,7 @@ def starts_at_key_frames(packets: Packets, codec: str) -> bool:
     if (
         not packets.timed
         or codec not in SEEKABLE
-        or len(np.unique(packets.pts)) < len(packets.pts)
+        or (np.diff(packets.pts[packets.order]) == 0).any()
         or len(keys) == 0
         or keys[0] > 0
     ):
@@ -201,8 +218,8 @@ def starts_at_key_frames(packets: Packets, codec: str) -> bool:
         return False  # a frame decoded before a key frame is shown after it
     # An open GOP: frames that follow a key frame but are shown before it. HEVC's decoder recognizes and drops them if
     # decoding starts there. H.264's does not, and its list of references would differ from that of a full decode.
-    key_of = keys[np.searchsorted(keys, np.arange(len(packets.pts)), side="right") - 1]
-    return codec == "hevc" or not (packets.pts < packets.pts[key_of]).any()
+    key_pts = packets.pts[keys][np.cumsum(packets.key) - 1]  # (P,) of the key frame at or before each packet
+    return codec == "hevc" or not (packets.pts < key_pts).any()
 
 
 def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
@@ -212,10 +229,11 @@ def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
     key frame in the file but need the key frame before it.
     """
     keys = np.flatnonzero(packets.key)
-    members: dict[int, list[int]] = {}
-    for pts in sorted(set(targets.tolist())):
-        first = int(keys[np.searchsorted(packets.pts[keys], pts, side="right") - 1])
-        members.setdefault(first, []).append(pts)
-    return [
-        Group(first, max(packets.position[pts] for pts in some), frozenset(some)) for first, some in members.items()
-    ]
+    targets = np.unique(targets)
+    firsts = keys[np.searchsorted(packets.pts[keys], targets, side="right") - 1]
+    places = packets.order[np.searchsorted(packets.pts, targets, sorter=packets.order)]
+    groups = []
+    for first in np.unique(firsts).tolist():
+        mine = firsts == first
+        groups.append(Group(first, int(places[mine].max()), frozenset(targets[mine].tolist())))
+    return groups

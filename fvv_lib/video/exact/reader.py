@@ -4,7 +4,8 @@ A frame's index is its place in presentation order. The frames are bit for bit t
 to the last. A full decode for eight frames is slow, so the reader has three methods and uses the fastest safe one:
 
 1. *by key frame*: start at the key frame before a group of targets, skip frames that no other frame refers to, and stop
-   at the last target. Groups are independent, so threads share them;
+   at the last target. Groups are independent, so threads share them. If the file has an index, only the packets of the
+   groups are read, so damage elsewhere is not found; otherwise all packets are listed first;
 2. *in order*: decode all frames once, keep the targets, and check the number of frames against the packets;
 3. *twice*: decode once only to count, then again for the targets.
 
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -24,9 +25,11 @@ from fvv_lib.errors import VideoDecodeError
 from fvv_lib.machine import usable_cores
 from fvv_lib.video.exact.bitstream import is_disposable
 from fvv_lib.video.exact.canvas import Canvas, orientation
-from fvv_lib.video.exact.containers import NO_PROBE, choose_stream, open_container, video_streams
+from fvv_lib.video.exact.containers import NO_PROBE, choose_stream, open_bytes, open_container, video_streams
+from fvv_lib.video.exact.index import index_packets, read_packets
 from fvv_lib.video.exact.packets import (
     Group,
+    IndexedPackets,
     Packets,
     clock_of,
     group_by_key_frame,
@@ -34,6 +37,7 @@ from fvv_lib.video.exact.packets import (
     list_packets,
     starts_at_key_frames,
 )
+from fvv_lib.video.exact.truncation import is_matroska
 from fvv_lib.video.frames import Chooser, Frames
 
 if TYPE_CHECKING:
@@ -57,15 +61,11 @@ def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool 
         VideoDecodeError: the file is not a video, cut short, larger than the limits, or damaged (HEVC's decoder does
             not notice all damage).
     """
-    with open_video(path, probe=False) as (container, stream):
-        packets = list_packets(path, container, stream)
-        if packets is not None and starts_at_key_frames(packets, stream.codec.canonical_name):
-            indices = choose(packets.times)
-            if nearest_key:
-                indices = packets.nearest_key_frames(indices)
-            canvas = _read_groups(path, container, stream, packets, packets.shown_pts[indices], num_threads)
-            if canvas is not None:
-                return Frames(packets.times, indices, canvas.frames, canvas.pixel_aspect)
+    packets, frames = _read_by_key_frame(path, choose, num_threads, nearest_key, use_index=True)
+    if frames is None and isinstance(packets, IndexedPackets):
+        packets, frames = _read_by_key_frame(path, choose, num_threads, nearest_key, use_index=False)
+    if frames is not None:
+        return frames
     timed = packets is None or packets.timed
     for times in (None if packets is None else packets.times, None):
         if times is None:
@@ -80,8 +80,28 @@ def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool 
     raise VideoDecodeError(f"{path}: two decodes of the file differ{cause}. Copy or encode it again.")
 
 
+def _read_by_key_frame(
+    path: Path, choose: Chooser, num_threads: int, nearest_key: bool, use_index: bool
+) -> tuple[Packets | None, Frames | None]:
+    """Return the list of packets, and the frames unless decoding cannot start at the file's key frames."""
+    with open_video(path, probe=False) as (container, stream), open_bytes(path) as file:
+        packets: Packets | None = index_packets(file, container, stream) if use_index else None
+        if packets is None:
+            packets = list_packets(path, container, stream)
+        if packets is None or not starts_at_key_frames(packets, stream.codec.canonical_name):
+            return packets, None
+        indices = choose(packets.times)
+        if nearest_key:
+            indices = packets.nearest_key_frames(indices)
+        canvas = _read_groups(path, file, container, stream, packets, packets.shown_pts[indices], num_threads)
+        if canvas is None:
+            return packets, None
+        return packets, Frames(packets.times, indices, canvas.frames, canvas.pixel_aspect)
+
+
 def _read_groups(
     path: Path,
+    file: BinaryIO,
     container: "av.container.InputContainer",
     stream: "av.VideoStream",
     packets: Packets,
@@ -97,14 +117,14 @@ def _read_groups(
     threads = 1 if pixels < MIN_CLIP_PIXELS else min(len(groups), num_threads or usable_cores())
     if threads == 1:
         _share_frames(stream, num_threads)
-        clean = _decode_groups(container, stream, packets, groups, canvas)
+        clean = _decode_groups(file, container, stream, packets, groups, canvas)
     else:
         waiting = iter(groups)
 
         def work(_: int) -> bool:
-            with open_video(path, probe=False) as opened:
+            with open_video(path, probe=False) as opened, open_bytes(path) as own_file:
                 try:
-                    return _decode_groups(*opened, packets, waiting, canvas)
+                    return _decode_groups(own_file, *opened, packets, waiting, canvas)
                 finally:
                     list(waiting)  # after a failure, the other threads stop too
 
@@ -114,6 +134,7 @@ def _read_groups(
 
 
 def _decode_groups(
+    file: BinaryIO,
     container: "av.container.InputContainer",
     stream: "av.VideoStream",
     packets: Packets,
@@ -130,7 +151,8 @@ def _decode_groups(
         for group in _after_first_packet(groups):
             context.flush_buffers()
             latest = -math.inf
-            for packet in _run(container, stream, packets, group):
+            first = int(packets.pts[group.first])
+            for packet in _run(file, container, stream, packets, group):
                 if packet is not None:
                     needed = packet.pts in group.pts or not is_disposable(memoryview(packet), codec, extradata)
                     context.skip_frame = "DEFAULT" if needed else "NONREF"
@@ -139,6 +161,8 @@ def _decode_groups(
                         return False
                     if frame.pts is None or frame.pts <= latest:  # the container and the decoder disagree
                         return False
+                    if frame.pts == first and isinstance(packets, IndexedPackets) and not frame.key_frame:
+                        return False  # the index is wrong about it
                     latest = frame.pts
                     if frame.pts in group.pts:
                         canvas.put(frame.pts, frame, reformatter, pixel_aspect(container, stream))
@@ -157,11 +181,18 @@ def _after_first_packet(groups: Iterable[Group]) -> Iterator[Group]:
 
 
 def _run(
-    container: "av.container.InputContainer", stream: "av.VideoStream", packets: Packets, group: Group
+    file: BinaryIO,
+    container: "av.container.InputContainer",
+    stream: "av.VideoStream",
+    packets: Packets,
+    group: Group,
 ) -> Iterator["av.Packet | None"]:
     """Yield the packets of a group, then `None`. Yield nothing if a seek goes past the first packet."""
-    if packets.kept:
-        yield from packets.kept[group.first : group.last + 1]
+    if packets.kept or isinstance(packets, IndexedPackets):
+        if isinstance(packets, IndexedPackets):
+            yield from read_packets(file, packets, group)
+        else:
+            yield from packets.kept[group.first : group.last + 1]
         yield None  # flush: the decoder returns the frames that it still holds
         return
     expected, pts_given = group.first, has_pts(container, stream.codec.canonical_name)
@@ -249,13 +280,17 @@ def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.I
     On opening a file, FFmpeg decodes the first frames to learn what the header does not say: the pixel format, and how
     many frames are held back for reordering. This can take a tenth of the time of reading 8 frames. `probe=False` skips
     it, for readers that take the frame list from the packets. H.264 must then hold back as many frames as its level
-    allows (`strict`); otherwise the decoder drops frames that come late.
+    allows (`strict`); otherwise the decoder drops frames that come late. Of Matroska FFmpeg would still read 5 seconds
+    to learn the frame rate, which can be megabytes.
     """
     import av
     from av.stream import Discard
 
+    options = {} if probe else NO_PROBE
+    if not probe and is_matroska(path):
+        options = options | {"analyzeduration": "1"}  # microsecond
     try:
-        with open_container(path, {} if probe else NO_PROBE) as container:
+        with open_container(path, options) as container:
             videos = video_streams(container)
             if not videos:
                 raise VideoDecodeError(f"{path}: the file has no video stream. Is it audio only?")

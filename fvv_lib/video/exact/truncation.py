@@ -29,6 +29,12 @@ def check_size(path: Path) -> None:
         )
 
 
+def is_matroska(path: Path) -> bool:
+    """Return whether a file is Matroska or WebM, by its first bytes."""
+    with open_bytes(path) as file:
+        return file.read(len(EBML)) == EBML
+
+
 def promised_size(file: BinaryIO) -> int | None:
     """Return the size in bytes that a file's header states; `None` if it states none (live recordings, MP4 and others).
 

@@ -1,0 +1,86 @@
+"""List the packets of a file by its index, and read single packets from their places.                        Lesson 1
+
+Listing packets by reading them reads the whole file. MP4, MOV, Matroska and WebM can be listed without the packets, so
+that of an hour of video only some seconds are read. What the index says is compared with FFmpeg's own index where it
+has one, and with the decoder where packets are read (`reader`). If anything is unusual or does not hold, the packets
+are listed by reading them.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from fvv_lib.errors import FvvError
+from fvv_lib.video.exact import matroska, mp4
+from fvv_lib.video.exact.containers import video_streams
+from fvv_lib.video.exact.packets import SEEKABLE, Group, IndexedPackets
+
+if TYPE_CHECKING:
+    import av
+
+MIN_BYTES = 2**20  # the packets of a smaller file are read as fast as its index
+COMPARED = 500  # packets of which FFmpeg's index must say the same
+
+
+def index_packets(
+    file: BinaryIO, container: "av.container.InputContainer", stream: "av.VideoStream"
+) -> IndexedPackets | None:
+    """Return the packets that the index of a file lists. None is read, so damage in a packet that is not decoded later
+    is not found (`count_frames` decodes all).
+
+    Return `None` if the file is small, if its container has no index that this module knows, if the index is unusual,
+    damaged, or lists a packet past the end of the file, or if files of this codec are decoded in order.
+    """
+    name, end = container.format.name.split(",")[0], file.seek(0, os.SEEK_END)
+    if end < MIN_BYTES or stream.codec.canonical_name not in SEEKABLE:
+        return None
+    try:
+        if name == "mov":
+            packets, listed = mp4.read_packets(file, stream.id)
+            agrees = _agrees(stream, packets, listed)
+        elif name == "matroska" and len(video_streams(container)) == 1:
+            packets, agrees = matroska.read_packets(file), True
+        else:
+            return None
+    except FvvError:  # the file cannot be read
+        raise
+    except (ValueError, LookupError, OverflowError, struct.error):
+        return None
+    exists = (packets.size > 0) & (packets.offset >= 0) & (packets.offset + packets.size <= end)
+    return packets if agrees and exists.all() and packets.time_base == stream.time_base else None
+
+
+def _agrees(stream: "av.VideoStream", packets: IndexedPackets, listed: int) -> bool:
+    """Return whether FFmpeg's index has the same packets. Of a fragmented file it has read the first fragments only."""
+    entries = stream.index_entries
+    count = len(entries)
+    if count != listed if listed else not 0 < count <= len(packets.pts):
+        return False
+    begin = entries[0].timestamp
+    for i in np.linspace(0, count - 1, min(count, COMPARED), dtype=int).tolist():
+        entry = entries[i]
+        found = (entry.pos, entry.size, entry.timestamp - begin, entry.is_keyframe, entry.is_discard)
+        told = (packets.offset[i], packets.size[i], packets.dts[i] - packets.dts[0], packets.key[i], False)
+        if found != told:
+            return False
+    return True
+
+
+def read_packets(file: BinaryIO, packets: IndexedPackets, group: Group) -> Iterator["av.Packet"]:
+    """Read the packets of a group from their places in the file. Stop if the file has become shorter."""
+    import av
+
+    for i in range(group.first, group.last + 1):
+        size = int(packets.size[i])
+        file.seek(int(packets.offset[i]))
+        content = file.read(size)
+        if len(content) < size:
+            return
+        packet = av.Packet(size)  # unlike a packet made of bytes, it has the padding that decoders read
+        packet.update(content)
+        packet.pts, packet.time_base = int(packets.pts[i]), packets.time_base
+        packet.is_keyframe = bool(packets.key[i])
+        yield packet
