@@ -6,7 +6,7 @@ import pytest
 from conftest import decode_all
 
 from fvv_lib.course.numbered import read_numbers, write_numbered
-from fvv_lib.video.exact.bitstream import has_b_slice, is_disposable
+from fvv_lib.video.exact.bitstream import has_b_slice, is_disposable, is_p_picture
 
 LAYERS = {"x265-params": "log-level=none:temporal-layers=3:bframes=3:b-adapt=0:keyint=48:no-open-gop=1"}
 
@@ -91,6 +91,17 @@ def test_a_picture_that_a_higher_temporal_layer_refers_to_is_not_disposable(tmp_
         np.testing.assert_array_equal(frame, reference[number])
     highest = [content for content in packets if content[5] & 7 == 3]
     assert len(list(decode(lambda content: content not in highest))) < len(highest)
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_the_first_bytes_of_a_packet_show_whether_it_is_a_p_picture(tmp_path, b_frames):
+    write_numbered(tmp_path / "clip.avi", b_frames=b_frames)
+    packets, _, extradata = packets_of(tmp_path / "clip.avi")
+    pictures = packets[1:12]  # the packets before the second key frame
+    assert [is_p_picture(packet[:64]) for packet in pictures] == [not has_b_slice(p, extradata) for p in pictures]
+    assert sum(map(is_p_picture, pictures)) == 11 if b_frames == 0 else 0 < sum(map(is_p_picture, pictures)) < 11
+    assert not is_p_picture(packets[0][:64])  # a key frame begins with parameters
+    assert not is_p_picture(packets[1][3:64])  # no start code
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "mpeg4", "vp9", "av1"])

@@ -86,6 +86,21 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("gop", [1, 12])
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_the_index_of_an_avi_is_read_if_its_frames_are_in_decoding_order(tmp_path, codec, gop):
+    write_numbered(tmp_path / "clip.avi", codec, gop=gop, count=COUNT)
+    assert_same_lists(tmp_path / "clip.avi")
+
+
+@pytest.mark.parametrize(("codec", "b_frames"), [("libx264", 2), ("mpeg4", 0), ("mpeg4", 2)])
+def test_an_avi_that_may_have_b_frames_is_listed_by_reading_it(tmp_path, codec, b_frames):
+    path = tmp_path / "clip.avi"
+    write_numbered(path, codec, b_frames=b_frames, count=COUNT)
+    assert both_lists(path)[0] is None
+    assert_true_frames(read_video(path, 8), decode_all(path))
+
+
 @pytest.mark.parametrize("b_frames", [0, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_index_is_read_in_every_layout(tmp_path, layout, b_frames):
@@ -324,6 +339,17 @@ def unknown_kind(content, packets):
     content[start] = 0x99
 
 
+def change_length(content, value):
+    start = content.index(b"strh") + 8 + 32  # the number of frames of the stream
+    content[start : start + 4] = value.to_bytes(4, "little")
+
+
+def fill(content, packets):
+    """Put nothing in place of the start of a P picture."""
+    start = int(packets.offset[5])
+    content[start : start + 100] = bytes(100)
+
+
 UNCLEAR = {
     "two kinds of packets": ("mp4", in_box(b"stsd", 4, 2)),
     "fewer durations than packets": ("mp4", in_box(b"stts", 8, COUNT - 1)),
@@ -341,6 +367,9 @@ UNCLEAR = {
     "a time before 0": ("mkv", in_block(0, -3, lambda _: 0xFF)),
     "an element of an unknown kind": ("mkv", unknown_kind),
     "something after the segment": ("mkv", lambda content, _: content.extend(bytes(10))),
+    "fewer packets than frames": ("avi", lambda content, _: change_length(content, COUNT + 1)),
+    "a packet that is not in its place": ("avi", in_block(3, -4, lambda size: size ^ 1)),
+    "packets whose picture begins late": ("avi", lambda content, packets: fill(content, packets)),
     "a codec of another system": ("mkv", lambda content, _: replace(content, b"V_MPEG4/ISO/AVC", b"V_MS/VFW/FOURCC")),
 }
 
@@ -354,7 +383,7 @@ def replace(content, old, new):
 def test_an_index_that_is_unusual_or_wrong_is_not_used(tmp_path, name):
     container, change = UNCLEAR[name]
     path = tmp_path / f"clip.{container}"
-    write_numbered(path, b_frames=2, count=COUNT)
+    write_numbered(path, b_frames=0 if container == "avi" else 2, count=COUNT)
     told, _, _ = both_lists(path)
     content = bytearray(path.read_bytes())
     change(content, told)
@@ -388,7 +417,9 @@ def test_an_index_that_ffmpeg_reads_otherwise_is_not_used(tmp_path, monkeypatch,
     assert_true_frames(video, decode_all(path))
 
 
-@pytest.mark.parametrize(("codec", "container"), [("libvpx", "webm"), ("wmv2", "avi"), ("libx264", "flv")])
+@pytest.mark.parametrize(
+    ("codec", "container"), [("libvpx", "webm"), ("wmv2", "avi"), ("libx264", "flv"), ("libvpx-vp9", "avi")]
+)
 def test_other_codecs_and_containers_have_no_index_here(tmp_path, codec, container):
     path = tmp_path / f"clip.{container}"
     write_numbered(path, codec, count=COUNT)
@@ -456,6 +487,7 @@ TOLD = {
     "mp4": {},
     "fragments.mp4": {"movflags": "frag_keyframe+empty_moov"},
     "mkv": {},
+    "avi": {},
 }
 
 
@@ -463,7 +495,7 @@ TOLD = {
 def test_damage_to_an_index_is_never_an_error_of_another_kind(tmp_path, name):
     """Bits, numbers and lengths are changed in what is read: all but the packets."""
     path = tmp_path / f"clip.{name.split('.')[-1]}"
-    write_numbered(path, b_frames=2, count=COUNT, container_options=TOLD[name])
+    write_numbered(path, b_frames=0 if name == "avi" else 2, count=COUNT, container_options=TOLD[name])
     with reader.open_video(path, probe=False) as (container, stream), open_bytes(path) as file:
         told = index_packets(file, container, stream)
         content = path.read_bytes()

@@ -871,7 +871,7 @@ def test_a_frame_larger_than_the_limit_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("container", ["mp4", "avi"])
 def test_a_clip_with_more_frames_than_the_limit_is_refused(tmp_path, monkeypatch, container):
     write_numbered(tmp_path / f"clip.{container}")
-    for module in (packets, mp4):
+    for module in (packets, mp4, index):
         monkeypatch.setattr(module, "MAX_FRAMES", 50)
     for small in (0, SMALL):
         monkeypatch.setattr(index, "MIN_BYTES", small)

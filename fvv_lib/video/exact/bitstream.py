@@ -19,6 +19,13 @@ def has_b_slice(data: Data, extradata: bytes) -> bool:
     return any(head[0] & 31 == 1 and 0x9C <= head[1] <= 0xAF for head in heads)
 
 
+def is_p_picture(data: Data) -> bool:
+    """Return whether the first bytes of a packet of H.264 show a picture without slices of type B, after a start code.
+    False if they show no picture."""
+    slices = [head for head in START.findall(data) if head[0] & 31 == 1 and head[1] >= 0x80]
+    return bool(slices) and not has_b_slice(data, b"")
+
+
 def is_disposable(data: Data, codec: str, extradata: bytes) -> bool:
     """Return whether certainly no other picture refers to the one in this packet, so that it need not be decoded.
 

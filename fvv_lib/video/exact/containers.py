@@ -24,6 +24,8 @@ CONTAINERS = (
 )
 # On opening a file, FFmpeg decodes the first frames to learn what the header does not say. This option prevents that.
 NO_PROBE = {"codec_whitelist": "none"}
+# It still reads 5 seconds of Matroska to learn the frame rate, which can be megabytes. This prevents that too.
+BRIEF = NO_PROBE | {"analyzeduration": "1"}  # microsecond
 
 
 def open_container(path: Path, options: dict[str, str] | None = None) -> "av.container.InputContainer":

@@ -1,7 +1,7 @@
 """List the packets of a file by its index, and read single packets from their places.                        Lesson 1
 
-Listing packets by reading them reads the whole file. MP4, MOV, Matroska and WebM can be listed without the packets, so
-that of an hour of video only some seconds are read. What the index says is compared with FFmpeg's own index where it
+Listing packets by reading them reads the whole file. MP4, MOV, Matroska, WebM and AVI can be listed without packets,
+so that of an hour of video only some seconds are read. What the index says is compared with FFmpeg's own index where it
 has one, and with the decoder where packets are read (`reader`). If anything is unusual or does not hold, the packets
 are listed by reading them.
 """
@@ -15,13 +15,15 @@ import numpy as np
 
 from fvv_lib.errors import FvvError
 from fvv_lib.video.exact import matroska, mp4
+from fvv_lib.video.exact.bitstream import is_p_picture
 from fvv_lib.video.exact.containers import video_streams
-from fvv_lib.video.exact.packets import SEEKABLE, Group, IndexedPackets
+from fvv_lib.video.exact.packets import MAX_FRAMES, SEEKABLE, Group, IndexedPackets
 
 if TYPE_CHECKING:
     import av
 
 MIN_BYTES = 2**20  # the packets of a smaller file are read as fast as its index
+PICTURE_HEAD = 64  # bytes of a packet in which its picture begins, unless it has much to say before
 COMPARED = 500  # packets of which FFmpeg's index must say the same
 
 
@@ -43,6 +45,8 @@ def index_packets(
             agrees = _agrees(stream, packets, listed)
         elif name == "matroska" and len(video_streams(container)) == 1:
             packets, agrees = matroska.read_packets(file), True
+        elif name == "avi":
+            packets, agrees = _read_avi(file, stream), True
         else:
             return None
     except FvvError:  # the file cannot be read
@@ -51,6 +55,28 @@ def index_packets(
         return None
     exists = (packets.size > 0) & (packets.offset >= 0) & (packets.offset + packets.size <= end)
     return packets if agrees and exists.all() and packets.time_base == stream.time_base else None
+
+
+def _read_avi(file: BinaryIO, stream: "av.VideoStream") -> IndexedPackets:
+    """Return the packets of an AVI by its table, which FFmpeg has read. In the file, each follows its stream and size.
+
+    AVI has no presentation times, so frames must be shown in decoding order. The first bytes of each packet of H.264
+    tell this. A codec with B-frames otherwise has no index here.
+    """
+    entries, codec = stream.index_entries, stream.codec.canonical_name
+    if codec not in ("h264", "mjpeg") or len(entries) != stream.frames or len(entries) > MAX_FRAMES:
+        raise ValueError("the order of the frames is unknown, or the table is not whole or too long")
+    rows = [(entry.timestamp, entry.pos + 8, entry.size, entry.is_keyframe) for entry in entries if entry.size]
+    number = f"{stream.index:02}".encode()
+    for _, offset, size, is_key in rows:
+        file.seek(offset - 8)
+        head = file.read(8 + PICTURE_HEAD)
+        if head[:2] != number or int.from_bytes(head[4:8], "little") != size:
+            raise ValueError("a packet is not where the table says")
+        if codec == "h264" and not is_key and not is_p_picture(head[8 : 8 + size]):
+            raise ValueError("it may have B-frames")
+    pts, offset, size, key = map(np.array, zip(*rows, strict=True))
+    return IndexedPackets(pts, pts, key, np.ones(len(pts), bool), stream.time_base, True, [], offset, size)
 
 
 def _agrees(stream: "av.VideoStream", packets: IndexedPackets, listed: int) -> bool:

@@ -139,15 +139,16 @@ class Blocks:
         unknown size is that of the file; then the next element that cannot be in a cluster ends it."""
         first, group_end = len(self.heads), end
         seek, read = file.seek, file.read
+        add_head, add_start, add_end = self.heads.append, self.starts.append, self.ends.append
         while at < end:
             seek(at)
             head = read(HEAD)
             if head[0] in BLOCKS:  # nearly every element is a block, and there may be a million: `packets` checks them
                 length = SIZE_LENGTH[head[1]]
-                self.heads.append(head)
-                self.starts.append(at)
+                add_head(head)
+                add_start(at)
                 at += 1 + length + (int.from_bytes(head[1 : 1 + length], "big") & SIZE_MASK[length])
-                self.ends.append(at)
+                add_end(at)
                 continue
             kind, body, size = _element(head, at, end)
             if kind == CLUSTER or kind in OTHERS:
@@ -171,12 +172,12 @@ class Blocks:
 
     def packets(self, track: int, scale: int) -> IndexedPackets:
         """Return the packets of a track. `scale` is the unit of time in nanoseconds."""
-        joined = b"".join(head.ljust(HEAD, b"\0") for head in self.heads)  # the last one of a file may be shorter
-        heads = np.frombuffer(joined, np.uint8).reshape(-1, HEAD).astype(np.int64)  # (B, HEAD)
+        last = [head.ljust(HEAD, b"\0") for head in self.heads[-HEAD:]]  # the file may end after a small packet
+        heads = np.frombuffer(b"".join(self.heads[:-HEAD] + last), np.uint8).reshape(-1, HEAD)  # (B, HEAD)
         starts, ends, rows = np.array(self.starts), np.array(self.ends), np.arange(len(heads))
         length = np.array(SIZE_LENGTH)[heads[:, 1]]
         body = 1 + length  # track, time and flags follow kind and size
-        number, high, low, flags = (heads[rows, body + i] for i in range(4))
+        number, high, low, flags = (heads[rows, body + i].astype(np.int64) for i in range(4))
         key = (heads[:, 0] == BLOCK) | (flags >= 0x80)
         key[self.dependent] = False
         firsts, times = np.array(self.clusters, np.int64).reshape(-1, 2).T

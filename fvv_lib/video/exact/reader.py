@@ -25,7 +25,7 @@ from fvv_lib.errors import VideoDecodeError
 from fvv_lib.machine import usable_cores
 from fvv_lib.video.exact.bitstream import is_disposable
 from fvv_lib.video.exact.canvas import Canvas, orientation
-from fvv_lib.video.exact.containers import NO_PROBE, choose_stream, open_bytes, open_container, video_streams
+from fvv_lib.video.exact.containers import BRIEF, NO_PROBE, choose_stream, open_bytes, open_container, video_streams
 from fvv_lib.video.exact.index import index_packets, read_packets
 from fvv_lib.video.exact.packets import (
     Group,
@@ -84,7 +84,7 @@ def _read_by_key_frame(
     path: Path, choose: Chooser, num_threads: int, nearest_key: bool, use_index: bool
 ) -> tuple[Packets | None, Frames | None]:
     """Return the list of packets, and the frames unless decoding cannot start at the file's key frames."""
-    with open_video(path, probe=False) as (container, stream), open_bytes(path) as file:
+    with open_bytes(path) as file, open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
         packets: Packets | None = index_packets(file, container, stream) if use_index else None
         if packets is None:
             packets = list_packets(path, container, stream)
@@ -122,9 +122,9 @@ def _read_groups(
         waiting = iter(groups)
 
         def work(_: int) -> bool:
-            with open_video(path, probe=False) as opened, open_bytes(path) as own_file:
+            with open_bytes(path) as own, open_video(path, probe=False, brief=is_matroska(own)) as opened:
                 try:
-                    return _decode_groups(own_file, *opened, packets, waiting, canvas)
+                    return _decode_groups(own, *opened, packets, waiting, canvas)
                 finally:
                     list(waiting)  # after a failure, the other threads stop too
 
@@ -273,22 +273,22 @@ def _decode(
 
 
 @contextmanager
-def open_video(path: Path, probe: bool = True) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+def open_video(
+    path: Path, probe: bool = True, brief: bool = False
+) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
     """Open the video stream that a player shows (`choose_stream`), for decoding with one thread. Every FFmpeg error
     becomes a `VideoDecodeError`.
 
     On opening a file, FFmpeg decodes the first frames to learn what the header does not say: the pixel format, and how
     many frames are held back for reordering. This can take a tenth of the time of reading 8 frames. `probe=False` skips
     it, for readers that take the frame list from the packets. H.264 must then hold back as many frames as its level
-    allows (`strict`); otherwise the decoder drops frames that come late. Of Matroska FFmpeg would still read 5 seconds
-    to learn the frame rate, which can be megabytes.
+    allows (`strict`); otherwise the decoder drops frames that come late. `brief` reads even less, for a container that
+    describes its streams at its beginning.
     """
     import av
     from av.stream import Discard
 
-    options = {} if probe else NO_PROBE
-    if not probe and is_matroska(path):
-        options = options | {"analyzeduration": "1"}  # microsecond
+    options = {} if probe else BRIEF if brief else NO_PROBE
     try:
         with open_container(path, options) as container:
             videos = video_streams(container)

@@ -29,10 +29,9 @@ def check_size(path: Path) -> None:
         )
 
 
-def is_matroska(path: Path) -> bool:
+def is_matroska(file: BinaryIO) -> bool:
     """Return whether a file is Matroska or WebM, by its first bytes."""
-    with open_bytes(path) as file:
-        return file.read(len(EBML)) == EBML
+    return file.read(len(EBML)) == EBML
 
 
 def promised_size(file: BinaryIO) -> int | None:
