@@ -13,6 +13,7 @@ FAMILY = {name for name, value in vars(errors).items() if isinstance(value, type
 OTHERS = {
     ("video/isolation.py", "ChildTimeoutError"),  # `read` turns these two into an error that names the file
     ("video/isolation.py", "ChildCrashError"),
+    *((f"video/exact/{name}.py", "ValueError") for name in ("index", "matroska", "mp4")),  # the index is then not used
     ("data/annotations.py", "self.wrong"),  # this method makes a DataFormatError that names file and line
     ("data/annotations.py", "reader.wrong"),
     ("course/environment.py", "RuntimeError"),  # the doctor reports it as a failed check
