@@ -51,6 +51,12 @@ def side_name(side: str) -> str:
     return SIDES.get(first, first) + comma + rest
 
 
+def reader_name(reader: str) -> str:
+    """Return the name of a reader on the page: `ours, exact` is `fvv_lib, exact`."""
+    first, comma, rest = reader.partition(",")
+    return {"ours": "fvv_lib", "old": "fvv_lib, old build"}.get(first, first) + comma + rest
+
+
 def all_clips(record: Record, threads: str) -> dict[str, dict[str, float | None]]:
     return {**record["generated, 60 s of 1080p"][threads]["milliseconds"], **record["real"][threads]["milliseconds"]}
 
@@ -132,6 +138,21 @@ def fuzz(record: Record) -> str:
 {table(["damaged files", *kinds.values()], rows)}
 
 All wrong frames are in HEVC files: FFmpeg's decoder does not detect all damage in HEVC."""
+
+
+def long_video(record: Record) -> str:
+    rows = []
+    for name, measured in record["local"].items():
+        for reader, values in measured["rows"].items():
+            rows.append([name, reader_name(reader), values["seconds"], values["MB read"], percent(values["share"])])
+    sizes = [measured["MB"] for measured in record["local"].values()]
+    return f"""{record["frames"]} frames of an hour of 1080p (H.264, 30 frames per second, {min(sizes):.0f} to
+{max(sizes):.0f} MB), one thread. The old build is commit {record["old"]} of this repository. Both return the same
+frames.
+
+{table(["file", "reader", "seconds", "MB read", "of the file"], rows)}
+
+The file is in the cache of the system. From a disk or a network, the bytes that are not read count more."""
 
 
 def leak(record: Record) -> str:
@@ -312,6 +333,7 @@ def tests(record: Record) -> str:
 #: The title and the section of each benchmark, in the order of the lessons.
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "decode": ("Exact frames", decode),
+    "long_video": ("Long videos", long_video),
     "pixels": ("From file to tensor", pixels),
     "uneven": ("Uneven clips", uneven),
     "fuzz": ("Damaged files", fuzz),
