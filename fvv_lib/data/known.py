@@ -197,19 +197,21 @@ class Findings:
 
     def _read(self, parts: Sequence[Path]) -> pa.Table | None:
         """Read files of findings, and delete those that cannot be read. Return `None` if there are none."""
-        tables = []
-        for part in parts:
-            try:
-                table = pq.read_table(part, page_checksum_verification=True)
-                if table.schema.remove_metadata() != STORED:
-                    raise pa.ArrowInvalid("other columns")
-                tables.append(table)
-            except FileNotFoundError:  # another process has joined it with others
-                continue
-            except (pa.ArrowException, OSError):
-                with suppress(OSError):
-                    part.unlink()
+        tables = [table for table in map(self._read_part, parts) if table is not None]
         return pa.concat_tables(tables).combine_chunks() if tables else None
+
+    def _read_part(self, part: Path) -> pa.Table | None:
+        try:
+            table = pq.read_table(part, page_checksum_verification=True)
+        except FileNotFoundError:  # another process has joined it with others
+            return None
+        except (pa.ArrowException, OSError):
+            table = None
+        if table is not None and table.schema.remove_metadata() == STORED:
+            return table
+        with suppress(OSError):
+            part.unlink()
+        return None
 
     def _write(self, table: pa.Table) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
