@@ -265,6 +265,12 @@ def test_a_log_without_one_of_the_losses_shows_the_other(log, count):
     assert (axis.get_legend() is not None) == (count > 0)
 
 
+def test_a_loss_of_a_single_step_is_visible():
+    (axis,) = plot_loss(LOG[:1]).axes
+    (line,) = axis.lines
+    assert line.get_marker() == "o"
+
+
 def test_a_stack_is_as_long_as_its_parts_and_has_its_mark():
     bars = {"one": {"weights": 1.0, "states": 2.0}, "other": {"weights": 0.5, "states": 0.25}}
     (axis,) = plot_stacks(bars, "GiB", {"other": 0.6}, "peak", {"a card": 2.5}).axes
