@@ -180,6 +180,31 @@ def big_index(record: Record) -> str:
 The first opening of a file checks every sample; the first batch then comes after {first} seconds."""
 
 
+def known_media(record: Record) -> str:
+    rows = []
+    for key, what in (("open", "open, and compare the two sets"), ("read clips", "read every clip")):
+        row = record[key]
+        columns = ("old, first, s", "ours, first, s", "old, again, s", "ours, again, s", "ours / old, again")
+        rows.append([what, f"{row['samples']:,}", *(row[column] for column in columns)])
+    titles = [
+        "what",
+        "training samples",
+        "old, first, s",
+        "now, first, s",
+        "old, again, s",
+        "now, again, s",
+        "now / old",
+    ]
+    ends = record["ours, compare the start and end of each file, s"]
+    return f"""A training and a validation set with {record["files"]:,} files in all, each another. A file that has not
+changed since it was read is not read again. The old build is commit {record["old"]} of this repository.
+
+{table(titles, rows)}
+
+A run also compares the start and end of each file with those of the run that it resumes, which the old build does not:
+{ends["first"]} seconds at first, then {ends["again"]} seconds."""
+
+
 def motion(record: Record) -> str:
     rows = []
     for run in record["runs"]:
@@ -341,6 +366,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "mismatch": ("Labels by counting", mismatch),
     "labels": ("Exact labels of long conversations", labels),
     "big_index": ("A million samples", big_index),
+    "known_media": ("A million files", known_media),
     "motion": ("What fine-tuning teaches", motion),
     "backwards": ("Played backwards", backwards),
     "kill": ("Killed and resumed", kill),
