@@ -48,7 +48,8 @@ class MediaUnits(Named):
 
     def _add_parts(self, samples: Annotations, looks: Looks, whole: np.ndarray) -> None:
         """Make units of the media of rows that are not only whole files: `whole`, bool (N,), is False."""
-        files, number = samples.files, {}
+        files = samples.files
+        number: dict[bytes, int] = {}
         units: list[int] = []  # of the media of these rows
         states: list[tuple[np.ndarray, bool, int]] = []
         counts = np.diff(files.starts)
@@ -74,12 +75,11 @@ class MediaUnits(Named):
         self.places[np.repeat(whole, counts)] = files.places[np.repeat(whole, np.diff(files.starts))]
         self.places[np.repeat(~whole, counts)] = units
         self.paths = pa.concat_arrays([files.paths, pa.array(list(number), pa.large_binary())])
-        rows, settled, kinds = (np.array(values) for values in zip(*states, strict=True)) if states else ([], [], [])
         self.looks = Looks(
-            np.concatenate([looks.kinds, kinds]).astype(np.uint8),
+            np.concatenate([looks.kinds, np.array([kind for _, _, kind in states], np.uint8)]),
             np.concatenate([looks.links, np.zeros(len(states), bool)]),
-            np.concatenate([looks.states, np.reshape(rows, (-1, 3)).astype(np.int64)]),
-            np.concatenate([looks.settled, settled]).astype(bool),
+            np.concatenate([looks.states, np.array([state for state, _, _ in states], np.int64).reshape(-1, 3)]),
+            np.concatenate([looks.settled, np.array([settled for _, settled, _ in states], bool)]),
         )
 
 

@@ -172,8 +172,16 @@ def count_sampled(
         return num_frames
     times = video_times(medium.source, picture_rate=medium.fps or 1.0, timeout=timeout)
     times = times[_window(times, medium.start, medium.end, _name(medium.source))]
-    rate = {"sample_fps": sample_fps, "max_frames": max_frames, "min_frames": min_frames}
-    return len(sample_frame_indices(len(times), num_frames, strategy, times=times, **rate))
+    chosen = sample_frame_indices(
+        len(times),
+        num_frames,
+        strategy,
+        times=times,
+        sample_fps=sample_fps,
+        max_frames=max_frames,
+        min_frames=min_frames,
+    )
+    return len(chosen)
 
 
 def video_times(
