@@ -212,10 +212,12 @@ def _run(
 
 
 def listed_times(path: Path, num_threads: int) -> np.ndarray:
-    """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the packets, or
-    by a full decode where the container does not tell them."""
-    with open_video(path, probe=False) as (container, stream):
-        packets = list_packets(path, container, stream)
+    """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the file's index
+    or of its packets, or by a full decode where the container does not tell them."""
+    with open_video(path, probe=False) as (container, stream), open_bytes(path) as file:
+        packets: Packets | None = index_packets(file, container, stream)
+        if packets is None:
+            packets = list_packets(path, container, stream)
     return frame_times(path, num_threads) if packets is None else packets.times
 
 
