@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from conftest import decode_all
+from shared import decode_all
 
 from fvv_lib.course.numbered import read_numbers, write_numbered
 from fvv_lib.video.exact.bitstream import has_b_slice, is_disposable, is_p_picture

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from conftest import ROOT as REPOSITORY
 from notebook_rules import ALL, LESSONS, ROOT, code_cells, read
+from shared import ROOT as REPOSITORY
 from test_docs import GUIDES
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SPEC
+from shared import SPEC
 
 from fvv_lib import (
     IMAGE_TOKEN_INDEX,

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SPEC
 from PIL import Image
+from shared import SPEC
 
 from fvv_lib import FvvError, LazySupervisedDataset
 from fvv_lib.data.report import check_data, format_problems

@@ -11,7 +11,7 @@ from typing import Literal
 import build_flags
 import pytest
 import transformers
-from conftest import ROOT
+from shared import ROOT
 
 from fvv_lib import DataArguments, ModelArguments, TrainingArguments
 from fvv_lib.cli import VERBS, check

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC
 from PIL import Image
+from shared import SPEC
 from torch.utils.data import DataLoader
 
 from fvv_lib import (

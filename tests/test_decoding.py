@@ -6,8 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import assert_true_frames, decode_all, join_streams
 from PIL import Image
+from shared import assert_true_frames, decode_all, join_streams
 
 from fvv_lib.course.numbered import FPS, HEIGHT, WIDTH, _same_priority, paint, read_numbers, write_numbered
 from fvv_lib.course.scenes import motion_clip

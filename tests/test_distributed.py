@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, SPEC
 from safetensors.torch import load_file
+from shared import ROOT, SPEC
 from starting import ENVIRONMENT, finetune
 
 from fvv_lib import FvvError, LazySupervisedDataset, encode_images, load_pretrained_model

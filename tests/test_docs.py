@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 import yaml
-from conftest import ROOT
+from shared import ROOT
 
 import fvv_lib
 from fvv_lib.cli import VERBS

@@ -4,7 +4,7 @@ import re
 import tomllib
 
 import pytest
-from conftest import ROOT
+from shared import ROOT
 
 from fvv_lib.__main__ import main
 from fvv_lib.course import environment

@@ -4,7 +4,7 @@ import ast
 import pickle
 
 import pytest
-from conftest import ROOT
+from shared import ROOT
 
 import fvv_lib
 from fvv_lib import FvvError, errors

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SPEC
+from shared import ROOT, SPEC
 from starting import FORKSERVER
 
 from fvv_lib import (

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SPEC
 from PIL import Image
+from shared import ROOT, SPEC
 from test_training import MIXED, sample
 
 from fvv_lib import (

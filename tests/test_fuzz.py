@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import ROOT
+from shared import ROOT
 
 
 def test_damaged_files_give_right_frames_or_an_error(tmp_path):

@@ -6,7 +6,7 @@ import shlex
 from importlib import import_module
 
 import pytest
-from conftest import ROOT
+from shared import ROOT
 from test_docs import GUIDES, flags_of_verb
 
 from fvv_lib import FvvError, errors

@@ -7,8 +7,8 @@ import sys
 import host_notebooks
 import nbformat
 import pytest
-from conftest import ROOT
 from notebook_rules import ALL, read
+from shared import ROOT
 
 FOLDER = ROOT / "notebooks"
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from conftest import Pipe, assert_true_frames, decode_all, join_streams
+from shared import Pipe, assert_true_frames, decode_all, join_streams
 
 from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SPEC
 from PIL import Image
+from shared import SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LazySupervisedDataset, VideoDecodeError
 from fvv_lib.data import known

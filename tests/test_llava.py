@@ -124,7 +124,9 @@ def test_labels_are_the_answers_and_padding_is_the_mean_colour(save_llava, annot
     learned = loaded.tokenizer.decode(labels[labels != IGNORE_INDEX])
     assert learned.replace(" ", "") == "Itmovesleft.</s>Yes</s>"
     wide = torch.zeros(1, 20, 40, 3, dtype=torch.uint8).numpy()
-    dataset.read = lambda path, index, place: type("Frames", (), {"frames": wide, "pixel_aspect": 1.0})
+    dataset.read = lambda path, index, place: type(
+        "Frames", (), {"frames": wide, "pixel_aspect": 1.0, "timestamps": [0.0]}
+    )
     assert dataset[0]["images"][0, :, 0, 0].tolist() == [int(255 * mean) for mean in MEAN]
     normalized = loaded.model.normalize(dataset[0]["images"])[0, :, 0, 0]
     assert normalized.abs().max() < 0.02  # nearly 0

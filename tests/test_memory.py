@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SPEC
+from shared import ROOT, SPEC
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fvv_lib import FvvError, LazySupervisedDataset, MemorySettings, predict_memory

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 from notebook_rules import LESSONS as NOTEBOOKS
+from shared import ROOT
 
 import fvv_lib
 

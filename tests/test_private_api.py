@@ -12,8 +12,8 @@ from pydoc import locate
 
 import pytest
 from accelerate import Accelerator
-from conftest import ROOT
 from packaging.requirements import Requirement
+from shared import ROOT
 from starting import run_as_rank
 from torch import nn
 from torch.utils.data import DataLoader

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from shared import ROOT
 
 from fvv_lib import FvvError, provenance
 from fvv_lib.provenance import code_digest, git_commit, hardware, versions

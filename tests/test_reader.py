@@ -14,8 +14,8 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from conftest import Pipe, assert_true_frames, decode_all, join_streams
 from PIL import Image, ImageOps
+from shared import Pipe, assert_true_frames, decode_all, join_streams
 
 from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, OPTIONS, WIDTH, paint, read_numbers, write_numbered
 from fvv_lib.errors import VideoDecodeError

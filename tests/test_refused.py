@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from conftest import SPEC
+from shared import SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LabelMismatchError, LazySupervisedDataset
 from fvv_lib.data.annotations import check_sample

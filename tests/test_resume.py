@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from safetensors.torch import load_file
+from shared import ROOT
 from starting import Run, finetune
 
 from fvv_lib import FvvError, load_pretrained_model

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SPEC
 from PIL import Image
 from safetensors.torch import load_file
+from shared import SPEC
 
 from fvv_lib.course.samples import SPLITS, Split, backwards, write_samples, write_split
 from fvv_lib.course.scenes import DIRECTIONS

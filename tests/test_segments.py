@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC
 from PIL import Image
+from shared import SPEC
 
 from fvv_lib import (
     Chat,

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import SPEC
+from shared import SPEC
 
 from fvv_lib import DataFormatError, LazySupervisedDataset, Medium
 from fvv_lib.course.tiny import build_tokenizer

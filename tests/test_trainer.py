@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC
+from shared import SPEC
 from torch import nn
 from torch.utils.data import Dataset
 

@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 import torch
 import transformers.trainer
-from conftest import SPEC
 from hub import Hub
+from shared import SPEC
 from test_convert import QUESTION, ask_stock
 from transformers import AutoModelForImageTextToText, AutoProcessor
 

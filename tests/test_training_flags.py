@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from conftest import SPEC
+from shared import SPEC
 
 from fvv_lib import DataArguments, FvvError, LazySupervisedDataset, TrainingArguments
 from fvv_lib.cli.finetune import transformers_flags

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import SPEC
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import SPEC
 from test_training import sample
 
 from fvv_lib import (

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import av
 import pytest
-from conftest import Pipe
+from shared import Pipe
 
 from fvv_lib.course.numbered import write_numbered
 from fvv_lib.errors import VideoDecodeError

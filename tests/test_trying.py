@@ -6,7 +6,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
+from shared import ROOT
 
 from fvv_lib import DataArguments, FvvError, ModelArguments, TrainingArguments, train
 from fvv_lib.finetuning.trying import check_deepspeed, read_deepspeed, try_settings

@@ -18,8 +18,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from chromium import browser  # noqa: F401
-from conftest import ROOT as REPOSITORY
 from notebook_rules import ALL, ROOT, code_cells, read
+from shared import ROOT as REPOSITORY
 
 pytestmark = pytest.mark.browser
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from chromium import browser  # noqa: F401
-from conftest import ROOT
+from shared import ROOT
 
 pytestmark = pytest.mark.browser
 
