@@ -28,6 +28,11 @@ def commands_of(checkout: Path) -> list[str]:
     return [line for line in shown.splitlines() if "pytest" in line]
 
 
+def commit_of(checkout: Path) -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def run(checkout: Path, logs: Path, side: str) -> None:
     """Run the tests of a checkout and stop at the first failure."""
     environment = {**os.environ, "PYTEST_ADDOPTS": f"--durations={2 * SLOWEST} --durations-min=0.5"}
@@ -67,8 +72,8 @@ def main() -> None:
     record = {
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "new / old": round(new["seconds"] / old["seconds"], 3),
-        "old": {"build": "0c0ac90", "commands": commands_of(arguments.old), **old},
-        "new": {"commands": commands_of(arguments.new), **new},
+        "old": {"build": commit_of(arguments.old), "commands": commands_of(arguments.old), **old},
+        "new": {"build": commit_of(arguments.new), "commands": commands_of(arguments.new), **new},
     }
     RESULT.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps({**record, "old": old["seconds"], "new": new["seconds"]}, indent=2))
