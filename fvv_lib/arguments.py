@@ -16,8 +16,10 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 import transformers
+from transformers.integrations import is_deepspeed_available
 
 from fvv_lib.errors import FvvError, reason_of
+from fvv_lib.private_api import skip_compiled_all_reduce
 from fvv_lib.settings import TrainingSettings
 
 _OWN_LOSS = "is not supported: the model computes embeddings and loss itself. Leave it out."
@@ -121,6 +123,8 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
             has_gpu = torch.cuda.is_available() and not self.use_cpu and not self.fp16
             self.bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory &= torch.cuda.is_available()  # without a GPU, pinning only warns
+        if self.deepspeed and is_deepspeed_available():
+            skip_compiled_all_reduce()
         super().__post_init__()
         for name, (fine, why) in REFUSED_ACCELERATOR.items():
             value = getattr(self.accelerator_config, name)

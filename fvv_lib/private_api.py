@@ -32,6 +32,7 @@ __all__ = [
     "length_grouped_sampler",
     "model_from_config",
     "save_without_upload",
+    "skip_compiled_all_reduce",
     "tied_weights",
     "torch_loader",
     "tree_leaves",
@@ -158,6 +159,15 @@ def torch_loader(loader: Any) -> DataLoader:
 
 
 # --- DeepSpeed --------------------------------------------------------------------------------------------------------
+
+
+def skip_compiled_all_reduce() -> None:
+    """Keep DeepSpeed from compiling an all-reduce in C++ when it starts on CPUs. That takes a compiler and up to a
+    minute, and only inference calls it. DeepSpeed has no setting for this."""
+    import deepspeed
+
+    if deepspeed.get_accelerator().device_name() == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def is_sharded(parameter: torch.Tensor) -> bool:

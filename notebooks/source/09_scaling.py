@@ -16,8 +16,8 @@
 # %% [markdown]
 # ## Minutes and hardware
 #
-# 60 minutes. Any computer with Linux and a C++ compiler, which DeepSpeed calls once; no
-# GPU, no network. Two CPU processes stand for two GPUs.
+# 60 minutes. Any computer with Linux; no GPU, no network. Two CPU processes stand for two
+# GPUs.
 
 # %% [markdown]
 # ## The problem, seen with your own eyes
