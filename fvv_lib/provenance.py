@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ PACKAGE = Path(__file__).parent
 PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "deepspeed", "av", "numpy")
 
 
+@cache
 def code_digest(modules: str = "**/*") -> str:
     """Return a digest of the source of this package, by default of all rooms. A cache with another digest is not read.
+    The source is read once: later changes to it do not run in this process.
 
     Args:
         modules: a glob pattern without `.py`, like `data/annotations`.

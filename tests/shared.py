@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -124,13 +125,20 @@ def annotate(tmp_path):
     return write
 
 
+@pytest.fixture(scope="session")
+def media_written_once(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("media"), np.random.default_rng(0)
+    write_video(folder / "clip.mp4", motion_clip(rng, "left")[0])
+    write_video(folder / "short.mp4", motion_clip(rng, "up", 5)[0])
+    Image.fromarray(still(rng)[0]).save(folder / "still.png")
+    return folder
+
+
 @pytest.fixture
-def media(tmp_path):
+def media(tmp_path, media_written_once):
     """`clip.mp4` (24 frames), `short.mp4` (5 frames) and `still.png` in `tmp_path`."""
-    rng = np.random.default_rng(0)
-    write_video(tmp_path / "clip.mp4", motion_clip(rng, "left")[0])
-    write_video(tmp_path / "short.mp4", motion_clip(rng, "up", 5)[0])
-    Image.fromarray(still(rng)[0]).save(tmp_path / "still.png")
+    for file in media_written_once.iterdir():
+        shutil.copy(file, tmp_path)
     return tmp_path
 
 

@@ -46,12 +46,15 @@ def test_peak_memory_grows_with_allocations():
 
 
 @pytest.mark.parametrize("file", ["video/exact/reader.py", "model/encoder.py", "errors.py", "data/new.py"])
-def test_digest_covers_the_code_of_every_room(tmp_path, monkeypatch, file):
+def test_digest_covers_the_code_of_every_room(tmp_path, monkeypatch, request, file):
     """A cache that other code wrote must not be read."""
+    request.addfinalizer(code_digest.cache_clear)
     shutil.copytree(ROOT / "fvv_lib", tmp_path / "fvv_lib", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "fvv_lib")
+    code_digest.cache_clear()
     before, tables = code_digest(), code_digest("data/annotations")
     (tmp_path / "fvv_lib" / file).open("a").write("# another line\n")
+    code_digest.cache_clear()
     assert code_digest() != before
     assert code_digest("data/annotations") == tables
 

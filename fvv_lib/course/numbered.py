@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,19 @@ ENCODINGS = [  # (codec, container, frames between key frames, B-frames, variabl
 ]
 
 
+@cache
 def paint(number: int) -> np.ndarray:
     """Draw the frame of a number below 1024: uint8 (64, 160, 3).
 
     The top row of cells shows the bits, and the bottom row shows the inverted bits. The wave between them moves from
-    frame to frame, so that the codec has motion to predict.
+    frame to frame, so that the codec has motion to predict. The array is read-only: each call returns the same.
     """
     bits = np.kron((number >> np.arange(BITS)) & 1, np.ones((HEIGHT // 2, CELL)))
     picture = 32 + 192 * np.concatenate([bits, 1 - bits])
     picture[24:40] = 128 + 60 * np.sin((np.arange(WIDTH) + 5 * number) / 7)
-    return np.repeat(picture[..., None], 3, axis=2).astype(np.uint8)
+    frame = np.repeat(picture[..., None], 3, axis=2).astype(np.uint8)
+    frame.flags.writeable = False
+    return frame
 
 
 def read_number(frame: np.ndarray) -> int:
