@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from shared import assert_true_frames, decode_all, join_streams
 
 from fvv_lib.course.numbered import FPS, HEIGHT, WIDTH, _same_priority, paint, read_numbers, write_numbered
@@ -202,6 +203,16 @@ def test_an_animation_is_a_video_with_its_frames_and_times(tmp_path, extension):
     assert count_frames(path) == 8
     part = read_video(path, 3, start=0.3, end=0.6, timeout=30)
     assert read_numbers(part.frames) == part.indices.tolist() == [3, 4, 5]
+
+
+def test_an_animated_png_is_a_video_wherever_it_says_that_it_is_animated(tmp_path):
+    about = PngInfo()
+    about.add_text("about", "long " * 2000)
+    write_animation(tmp_path / "clip.png", [paint(number) for number in range(8)], pnginfo=about)
+    assert (tmp_path / "clip.png").read_bytes().index(b"acTL") > 8192
+    Image.fromarray(paint(0)).save(tmp_path / "still.png", pnginfo=about)
+    assert is_video(tmp_path / "clip.png")
+    assert not is_video(tmp_path / "still.png")
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])

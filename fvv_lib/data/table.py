@@ -11,9 +11,11 @@ import json
 import os
 import re
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,6 +51,7 @@ CHECKED = datasets.Features(
         "problem": datasets.Value("string"),
     }
 )
+ROWS_PER_BATCH = 1000  # of a table, while it is written
 SAMPLES_PER_PROCESS = 50_000  # with twice as many samples or more, several processes check
 
 
@@ -319,22 +322,28 @@ def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> d
     images and videos as the sample names them; `whole`, False if a medium is a part of a video or a list of frames.
     See `Annotations`.
     """
-    with _bars_on_terminals_only():
-        try:
-            return datasets.Dataset.from_generator(
-                _rows,
-                features=COLUMNS,
-                cache_dir=cache_dir,
-                gen_kwargs={"path": str(path)},
-                fingerprint=digest,
-            )
-        except datasets.exceptions.DatasetGenerationError as error:
-            if isinstance(error.__cause__, FvvError):
-                raise error.__cause__ from None
-            raise
+    file = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "tables" / f"{digest}.arrow"
+    if not file.is_file():
+        _write_table(path, file)
+    return datasets.Dataset.from_file(str(file))
 
 
-def _rows(path: str) -> Iterator[dict[str, Any]]:
+def _write_table(path: str | Path, file: Path) -> None:
+    """Write the table of an annotation file. It appears when it is complete."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{uuid.uuid4().hex}.unfinished")
+    schema, rows = COLUMNS.arrow_schema, _rows(str(path))
+    try:
+        with pa.ipc.new_stream(aside, schema) as writer:
+            while batch := list(islice(rows, ROWS_PER_BATCH)):
+                writer.write_batch(pa.record_batch(list(map(list, zip(*batch, strict=True))), schema))
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rows(path: str) -> Iterator[tuple[str, str, list[str], bool]]:
+    """Yield the columns of each sample."""
     for place, (text, sample) in enumerate(read_annotations(path)):
         named = str(sample.get("id", place))
         if not _is_unicode(named):
@@ -347,7 +356,7 @@ def _rows(path: str) -> Iterator[dict[str, Any]]:
         whole = all(isinstance(one.source, str) and one == Medium(one.source) for one in media)
         if not all(map(_is_unicode, files)):
             files, whole = [], True
-        yield {"sample": text, "id": named, "media": files, "whole": whole}
+        yield text, named, files, whole
 
 
 def _is_unicode(text: str) -> bool:

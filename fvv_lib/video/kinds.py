@@ -70,13 +70,26 @@ def last_picture(picture: Image.Image) -> int:
 
 def _head(path: str | Path) -> bytes:
     with open(path, "rb") as file:
-        return file.read(64)
+        return file.read(4096)
 
 
 def _may_be_animated(head: bytes) -> bool:
-    """Return whether a file with these first bytes can be animated: GIF, PNG, or a WebP or AVIF marked as animated."""
-    if head.startswith((b"GIF8", b"\x89PNG\r\n\x1a\n")):
+    """Return whether a file with these first bytes can be animated: GIF, or a PNG, WebP or AVIF marked as animated."""
+    if head.startswith(b"GIF8"):
         return True
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _is_or_may_be_apng(head)
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
         return bool(head[20] & 2)
     return head[4:8] == b"ftyp" and b"avis" in head[8:64]
+
+
+def _is_or_may_be_apng(head: bytes) -> bool:
+    """Return False if the first bytes of a PNG show that it is no animation: its pixels (IDAT) come before any acTL."""
+    place = 8
+    while place + 8 <= len(head):
+        kind = head[place + 4 : place + 8]
+        if kind in (b"acTL", b"IDAT"):
+            return kind == b"acTL"
+        place += 12 + int.from_bytes(head[place : place + 4])
+    return True

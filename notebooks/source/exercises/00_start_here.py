@@ -64,10 +64,10 @@ print(f"not yet: {hints[0]}" if hints else "passed")
 #
 # *Medium, 15 minutes.* One answer is no result. Write `count_right`: of these samples,
 # how many questions of a kind are answered rightly? `answer(video, question)` returns the
-# model's answer. A sample has its file under `video` or `image`; `kinds`, a name for each
-# question; `conversations`, in which question and true answer take turns; and `choices`,
-# for each question the words of which an answer must name the right one.
-# `is_correct(generated, expected, choices)` compares.
+# model's answer: give it the path as the sample has it. A sample has its file under
+# `video` or `image`; `kinds`, a name for each question; `conversations`, in which
+# question and true answer take turns; and `choices`, for each question the words of which
+# an answer must name the right one. `is_correct(generated, expected, choices)` compares.
 
 
 # %%
@@ -112,7 +112,7 @@ once = sorted(video for video, _ in asked) == sorted(files)
 tests = [
     (isinstance(none, int), "of no samples, 0 are right"),
     (colour, "ask questions of this kind only, without '<image>\\n'"),
-    (once, "ask once for each sample, with its `video` or `image`"),
+    (once, "ask once for each sample, with its path as it stands there, no folder before"),
     (mine == truly_red, "question i is turn 2 * i; its answer follows it"),
 ]
 hints = [hint for right, hint in tests if not right]
