@@ -249,7 +249,8 @@ def test_kinds_links_and_names_that_are_no_text(tmp_path):
 @pytest.mark.parametrize("slow", [0.0, 1.0])
 def test_looking_in_threads_gives_the_same_order(tmp_path, monkeypatch, slow):
     monkeypatch.setattr(known, "AT_ONCE", 2)
-    monkeypatch.setattr(known, "SLOW", slow)
+    monkeypatch.setattr(known, "FIRST", 3)
+    monkeypatch.setattr(known, "LONG", slow)
     names = [os.fsencode(write(tmp_path / f"{size}", "x" * size)) for size in range(9)]
     assert look(names).states[:, 0].tolist() == list(range(9))
 

@@ -99,7 +99,7 @@ class SampleText:
 
     def tokens(self, index: int, turns: Turns, tokenizer: Any = None) -> Tokens:
         """Return `input_ids` and `labels` of a sample, int64 (L,)."""
-        args, has_image = self.data_args, bool(self.samples.media(index))
+        args, has_image = self.data_args, bool(self.frame_counts(index))
         names = [self.samples.name(index)]
         both = preprocess([turns], tokenizer or self.tokenizer, has_image, args.version, args.mismatch, names)
         return {key: values[0] for key, values in both.items()}
@@ -174,7 +174,8 @@ class SampleText:
                 f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, so the model would learn its time marks as text. Write "
                 f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
             )
-        tokens = self.tokens(index, self.turns(index), tokenizer)
+        (turns,) = preprocess_multimodal([sample["conversations"]], self.data_args, self.frame_counts(index))
+        tokens = self.tokens(index, turns, tokenizer)
         return self.length(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
 
     def _check_counts(self, index: int, name: str) -> None:

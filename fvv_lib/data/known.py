@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 import datasets
@@ -36,8 +37,8 @@ Out = TypeVar("Out")
 MISSING, FILE, FOLDER, OTHER = range(4)  # OTHER: a named pipe or a device
 RECENT = 2.0  # seconds; the coarsest file times in use, those of FAT, count in steps of two seconds
 READERS = 16  # threads that wait for a slow disk
-AT_ONCE = 256  # files that a thread takes at a time
-SLOW = 50e-6  # seconds that the system needs to look at a file; above, several threads look
+FIRST, AT_ONCE = 16, 256  # files that are looked at to see whether threads help; files that a thread takes at a time
+SLOW, LONG = 50e-6, 1e-3  # seconds that a function waits for a file, and that it takes; above, threads are used
 MOST_PARTS = 16  # files in a folder of findings before they are joined
 
 STORED = pa.schema(
@@ -70,11 +71,7 @@ class Looks(NamedTuple):
 
 def look(paths: Sequence[bytes]) -> Looks:
     """Look at files; none is opened. A path that the system does not accept is MISSING."""
-    start = time.perf_counter()
-    rows = _look_at(paths[:AT_ONCE])
-    slow = time.perf_counter() - start > SLOW * AT_ONCE
-    rows += in_batches(_look_at, paths[AT_ONCE:], READERS if slow else 1)
-    table = np.array(rows, np.int64).reshape(-1, 5)
+    table = np.array(in_batches(_look_at, paths), np.int64).reshape(-1, 5)
     kinds, states = table[:, 0].astype(np.uint8), table[:, 2:]
     return Looks(kinds, table[:, 1] > 0, states, (kinds == FILE) & _old(states[:, 1:].max(axis=1, initial=0)))
 
@@ -121,15 +118,21 @@ def look_into_folders(paths: pa.Array, looks: Looks) -> Looks:
     return looks._replace(states=states, settled=settled)
 
 
-def in_batches(
-    function: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In], threads: int = READERS
-) -> list[Out]:
-    """Return the results of a function of several items, called with `AT_ONCE` of them at a time, in threads."""
-    parts = [items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE)]
-    if threads == 1 or len(parts) == 1:
-        return list(chain.from_iterable(map(function, parts)))
-    with ThreadPoolExecutor(threads) as pool:
-        return list(chain.from_iterable(pool.map(function, parts)))
+def in_batches(function: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) -> list[Out]:
+    """Return the results of a function of several items, called with `AT_ONCE` of them at a time. Use threads if the
+    first items show that they help: if the function waits for a disk, or takes long, which means that it decodes. Python
+    runs only one thread at a time of a short function that does not wait."""
+    found, took, waited = list[Out](), list[float](), list[float]()
+    for item in items[:FIRST]:
+        clock, worked = time.perf_counter(), time.thread_time()
+        found += function([item])
+        took.append(time.perf_counter() - clock)
+        waited.append(took[-1] - (time.thread_time() - worked))
+    parts = [items[start : start + AT_ONCE] for start in range(FIRST, len(items), AT_ONCE)]
+    if not parts or (median(took) < LONG and median(waited) < SLOW):
+        return found + list(chain.from_iterable(map(function, parts)))
+    with ThreadPoolExecutor(READERS) as pool:
+        return found + list(chain.from_iterable(pool.map(function, parts)))
 
 
 class Findings:

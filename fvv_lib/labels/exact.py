@@ -9,6 +9,7 @@ import re
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -143,7 +144,12 @@ def own_tokens(tokenizer: Any) -> OwnTokens:
     """
     if not getattr(tokenizer, "is_fast", False) or tokenizer.split_special_tokens:
         return OwnTokens(None, frozenset())
-    raw = [token for token in tokenizer.added_tokens_decoder.values() if not token.normalized and token.content]
+    return _own_tokens(tuple(tokenizer.added_tokens_decoder.values()))
+
+
+@lru_cache(maxsize=8)  # samples share their tokenizer
+def _own_tokens(added: tuple[Any, ...]) -> OwnTokens:
+    raw = [token for token in added if not token.normalized and token.content]
     cutting = frozenset(
         token.content
         for token in raw
@@ -169,17 +175,15 @@ def tokenize_pieces(pieces: Sequence[Piece], tokenizer: Any) -> tuple[list[int],
     start = bos_ids(tokenizer)
     ids, labels = list(start), [IGNORE_INDEX] * len(start)
     own = own_tokens(tokenizer)
-    seen: dict[str, list[int]] = {}  # many parts repeat: end marks, starts of answers
 
+    @cache  # many parts repeat: end marks, starts of answers
     def ids_of(text: str) -> list[int]:
-        if text not in seen:
-            seen[text] = tokenizer(text, add_special_tokens=False).input_ids
-        return seen[text]
+        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return found
 
-    for number, stretch in enumerate(_between_images(pieces)):
-        if number > 0:
-            ids.append(IMAGE_TOKEN_INDEX)
-            labels.append(IGNORE_INDEX)
+    @cache  # between the frames of a video, all are equal
+    def tokens_of(stretch: tuple[Piece, ...]) -> tuple[list[int], list[int]]:
+        new_ids, new_labels = list[int](), list[int]()
         run, run_ids = "", list[int]()  # the text since the last cut, and its tokens
         for part, starts_run in _parts(stretch, own):
             if starts_run:
@@ -190,21 +194,30 @@ def tokenize_pieces(pieces: Sequence[Piece], tokenizer: Any) -> tuple[list[int],
             else:
                 new = ids_of(part.text)
                 run, run_ids = part.text, new
-            ids += new
-            labels += new if part.learned else [IGNORE_INDEX] * len(new)
+            new_ids += new
+            new_labels += new if part.learned else [IGNORE_INDEX] * len(new)
+        return new_ids, new_labels
+
+    for number, stretch in enumerate(_between_images(pieces)):
+        if number > 0:
+            ids.append(IMAGE_TOKEN_INDEX)
+            labels.append(IGNORE_INDEX)
+        new_ids, new_labels = tokens_of(stretch)
+        ids += new_ids
+        labels += new_labels
     return ids, labels
 
 
-def _between_images(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+def _between_images(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, ...]]:
     """Yield the pieces before the first `<image>`, between the first and the second, ... and after the last."""
     stretch: list[Piece] = []
     for piece in pieces:
         first, *others = piece.text.split(DEFAULT_IMAGE_TOKEN)
         stretch.append(Piece(first, piece.learned))
         for text in others:
-            yield stretch
+            yield tuple(stretch)
             stretch = [Piece(text, piece.learned)]
-    yield stretch
+    yield tuple(stretch)
 
 
 def _parts(stretch: Sequence[Piece], own: OwnTokens) -> Iterator[tuple[Piece, bool]]:

@@ -15,7 +15,7 @@ OTHER_VIDEO_EXTENSIONS = (
 PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
-JPEG, BMP, TIFF = b"\xff\xd8\xff", b"BM", (b"II*\0", b"MM\0*")
+PNG, JPEG, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", (b"II*\0", b"MM\0*")
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"avci", b"jpeg")  # still images in an MP4-like container
 
 
@@ -40,7 +40,11 @@ def is_video(path: str | Path) -> bool:
         return False  # reading the file raises the error
     if _may_be_animated(head):
         return is_animation(path)
-    if head.startswith((JPEG, BMP, *TIFF)) or head[8:12] == b"WEBP" or (head[4:8] == b"ftyp" and head[8:12] in HEIF):
+    if (
+        head.startswith((PNG, JPEG, BMP, *TIFF))
+        or head[8:12] == b"WEBP"
+        or (head[4:8] == b"ftyp" and head[8:12] in HEIF)
+    ):
         return False
     from fvv_lib.video.exact.containers import is_container  # imports FFmpeg, which few files need
 
@@ -77,7 +81,7 @@ def _may_be_animated(head: bytes) -> bool:
     """Return whether a file with these first bytes can be animated: GIF, or a PNG, WebP or AVIF marked as animated."""
     if head.startswith(b"GIF8"):
         return True
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(PNG):
         return _is_or_may_be_apng(head)
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
         return bool(head[20] & 2)

@@ -112,7 +112,10 @@ once = sorted(video for video, _ in asked) == sorted(files)
 tests = [
     (isinstance(none, int), "of no samples, 0 are right"),
     (colour, "ask questions of this kind only, without '<image>\\n'"),
-    (once, "ask once for each sample, with its path as it stands there, no folder before"),
+    (
+        once,
+        "ask once for each sample, with its path as it stands there, no folder before",
+    ),
     (mine == truly_red, "question i is turn 2 * i; its answer follows it"),
 ]
 hints = [hint for right, hint in tests if not right]
