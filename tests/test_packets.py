@@ -10,6 +10,7 @@ import pytest
 from fvv_lib.course.numbered import write_numbered
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import packets
+from fvv_lib.video.exact.containers import open_bytes
 from fvv_lib.video.exact.packets import (
     SEEKABLE,
     Clock,
@@ -225,7 +226,9 @@ def test_decoding_starts_at_key_frames_of_codecs_whose_packets_are_frames(write,
 
 
 def test_av1_is_read_by_key_frame(write):
-    found = read_exact(write("libsvtav1", "webm"), lambda times: np.array([7]), 1, nearest_key=True)
+    path = write("libsvtav1", "webm")
+    with open_bytes(path) as file:
+        found = read_exact(path, file, lambda times: np.array([7]), 1, nearest_key=True)
     assert found.indices.tolist() == [GOP]
 
 

@@ -10,7 +10,7 @@ from shared import Pipe
 from fvv_lib.course.numbered import write_numbered
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import truncation
-from fvv_lib.video.exact.truncation import EBML, SEGMENT, check_size
+from fvv_lib.video.exact.truncation import EBML, SEGMENT
 
 TELL = (("mpeg4", "avi"), ("libx264", "avi"), ("libx264", "mkv"), ("libvpx-vp9", "webm"), ("wmv2", "wmv"))
 
@@ -18,6 +18,11 @@ TELL = (("mpeg4", "avi"), ("libx264", "avi"), ("libx264", "mkv"), ("libvpx-vp9",
 def promised_size(path):
     with open(path, "rb") as file:
         return truncation.promised_size(file)
+
+
+def check_size(path):
+    with open(path, "rb") as file:
+        truncation.check_size(path, file)
 
 
 def record_live(codec, container):

@@ -7,7 +7,7 @@ A video is a file, an animation, a folder of numbered images or a list of images
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from PIL import Image
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.video import isolation
 from fvv_lib.video.decord_backend import read_decord
+from fvv_lib.video.exact.containers import open_bytes
 from fvv_lib.video.exact.reader import frame_times, listed_times, read_exact
 from fvv_lib.video.exact.truncation import check_size
 from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
@@ -202,7 +203,8 @@ def video_times(
     with readable(path):
         if path.is_dir():
             return picture_times(len(numbered_pictures(path)), picture_rate)
-        return animation_times(path) if is_animation(_existing(path)) else listed_times(path, num_threads)
+        with _opened(path) as file:
+            return animation_times(path) if is_animation(path) else listed_times(path, file, num_threads)
 
 
 def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | None = None) -> int:
@@ -219,7 +221,8 @@ def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | N
     with readable(path):
         if path.is_dir():
             return len(numbered_pictures(path))
-        return len(animation_times(path) if is_animation(_existing(path)) else frame_times(path, num_threads))
+        with _opened(path):
+            return len(animation_times(path) if is_animation(path) else frame_times(path, num_threads))
 
 
 @contextmanager
@@ -239,23 +242,26 @@ def _read(
     path = Path(source)
     if path.is_dir():
         return read_pictures(numbered_pictures(path), choose, picture_rate)
-    _existing(path)
-    if is_animation(path):
-        return read_animation(path, choose)
-    if not is_video(path):
-        return read_pictures([path], choose, picture_rate)
-    if backend == "decord":
-        return read_decord(path, choose, num_threads)
-    return read_exact(path, choose, num_threads, nearest_key=accuracy == "keyframe")
+    with _opened(path) as file:
+        if is_animation(path):
+            return read_animation(path, choose)
+        if not is_video(path):
+            return read_pictures([path], choose, picture_rate)
+        if backend == "decord":
+            return read_decord(path, choose, num_threads)
+        return read_exact(path, file, choose, num_threads, nearest_key=accuracy == "keyframe")
 
 
-def _existing(path: Path) -> Path:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that exists, is not empty, and is as long as its header states."""
     if not path.is_file():
         raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.")
     if path.stat().st_size == 0:
         raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
-    check_size(path)
-    return path
+    with open_bytes(path) as file:
+        check_size(path, file)
+        yield file
 
 
 def _window(times: np.ndarray, start: float | None, end: float | None, name: str) -> np.ndarray:

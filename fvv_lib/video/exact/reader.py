@@ -49,10 +49,11 @@ MIN_CLIP_PIXELS = 4_000_000  # of all frames to decode (about 10 milliseconds), 
 MAX_PIXELS = 8192 * 8192  # of one frame; a damaged header can state any size
 
 
-def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool = False) -> Frames:
+def read_exact(path: Path, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool = False) -> Frames:
     """Read the chosen frames of a video, and the times of all its frames.
 
     Args:
+        file: the same file, opened by `containers.open_bytes`.
         choose: maps the times of all frames to the indices of the frames to read.
         nearest_key: instead of each chosen frame, read the key frame nearest to it, which needs no other frame. Ignored
             if decoding cannot start at the file's key frames.
@@ -61,9 +62,9 @@ def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool 
         VideoDecodeError: the file is not a video, cut short, larger than the limits, or damaged (HEVC's decoder does
             not notice all damage).
     """
-    packets, frames = _read_by_key_frame(path, choose, num_threads, nearest_key, use_index=True)
+    packets, frames = _read_by_key_frame(path, file, choose, num_threads, nearest_key, use_index=True)
     if frames is None and isinstance(packets, IndexedPackets):
-        packets, frames = _read_by_key_frame(path, choose, num_threads, nearest_key, use_index=False)
+        packets, frames = _read_by_key_frame(path, file, choose, num_threads, nearest_key, use_index=False)
     if frames is not None:
         return frames
     timed = packets is None or packets.timed
@@ -81,10 +82,10 @@ def read_exact(path: Path, choose: Chooser, num_threads: int, nearest_key: bool 
 
 
 def _read_by_key_frame(
-    path: Path, choose: Chooser, num_threads: int, nearest_key: bool, use_index: bool
+    path: Path, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool, use_index: bool
 ) -> tuple[Packets | None, Frames | None]:
     """Return the list of packets, and the frames unless decoding cannot start at the file's key frames."""
-    with open_bytes(path) as file, open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
+    with open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
         packets: Packets | None = index_packets(file, container, stream) if use_index else None
         if packets is None:
             packets = list_packets(path, container, stream)
@@ -211,10 +212,10 @@ def _run(
     yield None
 
 
-def listed_times(path: Path, num_threads: int) -> np.ndarray:
+def listed_times(path: Path, file: BinaryIO, num_threads: int) -> np.ndarray:
     """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the file's index
-    or of its packets, or by a full decode where the container does not tell them."""
-    with open_video(path, probe=False) as (container, stream), open_bytes(path) as file:
+    or of its packets, or by a full decode where the container does not tell them. `file` as in `read_exact`."""
+    with open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
         packets: Packets | None = index_packets(file, container, stream)
         if packets is None:
             packets = list_packets(path, container, stream)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.video.exact.containers import open_bytes
 
 EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 UNKNOWN = 0xFFFFFFFF  # of RIFF: written to a pipe, so the header could not be updated at the end
@@ -18,10 +17,10 @@ ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
 
 
-def check_size(path: Path) -> None:
+def check_size(path: Path, file: BinaryIO) -> None:
     """Raise a `VideoDecodeError` if a file has fewer bytes than its header states."""
-    with open_bytes(path) as file:
-        promised, size = promised_size(file), file.seek(0, os.SEEK_END)
+    promised = promised_size(file)
+    size = file.seek(0, os.SEEK_END)
     if promised is not None and size < promised:
         raise VideoDecodeError(
             f"{path}: it has {size:,} of the {promised:,} bytes that its header states: it is cut short. Download or "
@@ -31,6 +30,7 @@ def check_size(path: Path) -> None:
 
 def is_matroska(file: BinaryIO) -> bool:
     """Return whether a file is Matroska or WebM, by its first bytes."""
+    file.seek(0)
     return file.read(len(EBML)) == EBML
 
 
@@ -39,6 +39,7 @@ def promised_size(file: BinaryIO) -> int | None:
 
     Source: RFC 8794 (EBML), RFC 9559 (Matroska), Microsoft's ASF specification 3.2, and RIFF's chunk size.
     """
+    file.seek(0)
     head = file.read(8192)
     if head.startswith(EBML):
         size, start = ebml_size(head, 4)
