@@ -119,9 +119,11 @@ def look_into_folders(paths: pa.Array, looks: Looks) -> Looks:
 
 
 def in_batches(function: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) -> list[Out]:
-    """Return the results of a function of several items, called with `AT_ONCE` of them at a time. Use threads if the
-    first items show that they help: if the function waits for a disk, or takes long, which means that it decodes. Python
-    runs only one thread at a time of a short function that does not wait."""
+    """Return the results of a function of several items, called with `AT_ONCE` of them at a time.
+
+    The first items show whether threads help: if the function waits for a disk, or if it takes long, because then it
+    decodes. Of a short function that does not wait, Python runs only one at a time.
+    """
     found, took, waited = list[Out](), list[float](), list[float]()
     for item in items[:FIRST]:
         clock, worked = time.perf_counter(), time.thread_time()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -15,7 +16,8 @@ OTHER_VIDEO_EXTENSIONS = (
 PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
-PNG, JPEG, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", (b"II*\0", b"MM\0*")
+PNG = b"\x89PNG\r\n\x1a\n"
+STILL = (PNG, b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")  # what a PNG, JPEG, BMP or TIFF begins with
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"avci", b"jpeg")  # still images in an MP4-like container
 
 
@@ -35,28 +37,25 @@ def is_video(path: str | Path) -> bool:
     try:
         if not os.path.isfile(path):  # missing, or a named pipe, which blocks until something is written
             return False
-        head = _head(path)
+        with open(path, "rb") as file:
+            head = _head(file)
+            if _may_be_animated(head):
+                return is_animation(file)
     except (OSError, ValueError):
         return False  # reading the file raises the error
-    if _may_be_animated(head):
-        return is_animation(path)
-    if (
-        head.startswith((PNG, JPEG, BMP, *TIFF))
-        or head[8:12] == b"WEBP"
-        or (head[4:8] == b"ftyp" and head[8:12] in HEIF)
-    ):
+    if head.startswith(STILL) or head[8:12] == b"WEBP" or (head[4:8] == b"ftyp" and head[8:12] in HEIF):
         return False
     from fvv_lib.video.exact.containers import is_container  # imports FFmpeg, which few files need
 
     return is_container(path)
 
 
-def is_animation(path: str | Path) -> bool:
+def is_animation(file: BinaryIO) -> bool:
     """Return whether a file is a GIF, PNG, WebP or AVIF with more than one image, by its content, not its name."""
+    if not _may_be_animated(_head(file)):
+        return False
     try:
-        if not _may_be_animated(_head(path)):
-            return False
-        with Image.open(path, formats=ANIMATED_FORMATS) as picture:
+        with Image.open(file, formats=ANIMATED_FORMATS) as picture:
             return last_picture(picture) > first_picture(picture)
     except Exception:  # Pillow's decoders raise many types; reading the file raises the error
         return False
@@ -72,9 +71,9 @@ def last_picture(picture: Image.Image) -> int:
     return int(getattr(picture, "n_frames", 1)) - 1
 
 
-def _head(path: str | Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(4096)
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(4096)
 
 
 def _may_be_animated(head: bytes) -> bool:

@@ -204,7 +204,7 @@ def video_times(
         if path.is_dir():
             return picture_times(len(numbered_pictures(path)), picture_rate)
         with _opened(path) as file:
-            return animation_times(path) if is_animation(path) else listed_times(path, file, num_threads)
+            return animation_times(path) if is_animation(file) else listed_times(path, file, num_threads)
 
 
 def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | None = None) -> int:
@@ -221,8 +221,8 @@ def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | N
     with readable(path):
         if path.is_dir():
             return len(numbered_pictures(path))
-        with _opened(path):
-            return len(animation_times(path) if is_animation(path) else frame_times(path, num_threads))
+        with _opened(path) as file:
+            return len(animation_times(path) if is_animation(file) else frame_times(path, num_threads))
 
 
 @contextmanager
@@ -243,7 +243,7 @@ def _read(
     if path.is_dir():
         return read_pictures(numbered_pictures(path), choose, picture_rate)
     with _opened(path) as file:
-        if is_animation(path):
+        if is_animation(file):
             return read_animation(path, choose)
         if not is_video(path):
             return read_pictures([path], choose, picture_rate)
@@ -270,6 +270,8 @@ def _window(times: np.ndarray, start: float | None, end: float | None, name: str
     Raises:
         VideoDecodeError: there is none, or `end` is after the end of the clip.
     """
+    if start is None and end is None:
+        return np.arange(len(times))
     duration = len(times) / _average_fps(times)
     # A recording that stands still for a minute may do so at its end, and the times do not tell for how long.
     longest = float(np.diff(times).max()) if len(times) > 1 else 0.0

@@ -22,8 +22,8 @@
 # A **vision-language model** takes pictures and text, and writes text. FastVLM is
 # Apple's fast one. It has three parts:
 #
-# 1. a **vision encoder**, FastViT-HD, turns a picture into a short row of vectors; the code
-#    calls it `vision_tower`, and later lessons call it the tower;
+# 1. a **vision encoder**, FastViT-HD, turns a picture into a short row of vectors; in the
+#    code it is `vision_tower`, so later lessons call it the tower;
 # 2. a **projector**, two small layers, gives them the language model's width;
 # 3. a **language model**, Qwen2, reads them in between the words of your question.
 #

@@ -43,7 +43,8 @@ def orientation(path: Path, frame: "av.VideoFrame") -> Orientation:
     Source: ISO 14496-12, 6.2.2; FFmpeg's libavutil/display.h. A point (x, y) is shown at (a x + c y, b x + d y).
     """
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        side_data = frame.side_data
+        matrix = side_data.get("DISPLAYMATRIX") if len(side_data) else None
     except ValueError:
         matrix = _with_known_side_data(frame).side_data.get("DISPLAYMATRIX")
     found = Orientation() if matrix is None else _of_matrix(np.frombuffer(bytes(matrix), dtype=np.int32).tolist())

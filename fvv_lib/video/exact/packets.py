@@ -201,10 +201,11 @@ def has_pts(container: "av.container.InputContainer", codec: str) -> bool:
 def starts_at_key_frames(packets: Packets, codec: str) -> bool:
     """Return whether decoding can start at each key frame and gives the frames of a full decode."""
     keys = np.flatnonzero(packets.key)
+    in_order = packets.pts[packets.order]
     if (
         not packets.timed
         or codec not in SEEKABLE
-        or (np.diff(packets.pts[packets.order]) == 0).any()
+        or (in_order[1:] == in_order[:-1]).any()
         or len(keys) == 0
         or keys[0] > 0
     ):
@@ -229,11 +230,11 @@ def group_by_key_frame(packets: Packets, targets: np.ndarray) -> list[Group]:
     key frame in the file but need the key frame before it.
     """
     keys = np.flatnonzero(packets.key)
-    targets = np.unique(targets)
+    targets = np.array(sorted(set(targets.tolist())))  # `np.unique` takes longer for so few
     firsts = keys[np.searchsorted(packets.pts[keys], targets, side="right") - 1]
     places = packets.order[np.searchsorted(packets.pts, targets, sorter=packets.order)]
     groups = []
-    for first in np.unique(firsts).tolist():
+    for first in sorted(set(firsts.tolist())):
         mine = firsts == first
         groups.append(Group(first, int(places[mine].max()), frozenset(targets[mine].tolist())))
     return groups

@@ -325,7 +325,7 @@ def pixel_aspect(container: "av.container.InputContainer", stream: "av.VideoStre
     from av.format import Flags
 
     told = (stream.sample_aspect_ratio, stream.codec_context.sample_aspect_ratio)
-    if container.format.flags & (Flags.ts_discont | Flags.no_timestamps).value:
+    if container.format.flags & (Flags.ts_discont.value | Flags.no_timestamps.value):
         told = told[::-1]
     aspect = told[0] or told[1]
     return float(aspect) if aspect and aspect > 0 else 1.0

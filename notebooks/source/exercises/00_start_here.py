@@ -114,7 +114,7 @@ tests = [
     (colour, "ask questions of this kind only, without '<image>\\n'"),
     (
         once,
-        "ask once for each sample, with its path as it stands there, no folder before",
+        "ask once for each sample, with the path that it has, no folder before",
     ),
     (mine == truly_red, "question i is turn 2 * i; its answer follows it"),
 ]
