@@ -130,7 +130,9 @@ plt.show()
 # ### What one frame cannot show
 #
 # Motion is harder than order. Play a clip backwards: the pages are the same, and what
-# moved left now moves right. Take one frame out of the middle of each.
+# moved left now moves right. Take one frame out of the middle of each. (The clip is
+# drawn, and its edges are connected: a shape that leaves on one side comes back on the
+# other.)
 
 # %%
 from fvv_lib.course.scenes import motion_clip
@@ -520,6 +522,49 @@ print("key frames at", np.flatnonzero(packets.key).tolist())
 # %% [markdown]
 # A long clip has many key frames, and most of it is never reached. Where a file does not
 # tell (VP8, WMV, B-frames in an `.avi`), every frame is decoded: slow, and right.
+#
+# ### What need not be read
+#
+# `list_packets` reads the whole file to find its packets. But an MP4 has a table of them,
+# its **index**. It says of each packet where it is in the file, how many bytes it has,
+# when its frame is shown, and whether it is a key frame. Here are the first rows, read
+# without reading a packet.
+
+# %%
+from fvv_lib.video.exact.mp4 import read_packets
+
+with open(path, "rb") as file:
+    index, _ = read_packets(file, track=1)
+
+seconds = (index.pts - index.pts.min()) * float(index.time_base)
+print("offset  bytes  shown at  key frame")
+for i in range(8):
+    place = f"{index.offset[i]:>6}{index.size[i]:>7}"
+    print(f"{place}{seconds[i]:>8.3f} s  {'yes' if index.key[i] else 'no'}")
+
+# %% [markdown]
+# The packets are in the order of decoding, so the times may go up and down. With these
+# columns you can say which bytes hold the frames that you want. Take four minutes of
+# video with a key frame every two seconds.
+
+# %%
+long = Path(temporary.name) / "long.mp4"
+write_numbered(long, gop=50, count=6000)
+with open(long, "rb") as file:
+    index, _ = read_packets(file, track=1)
+
+wanted = index.shown_pts[fvv_lib.sample_frame_indices(len(index.pts), 8)]
+groups = group_by_key_frame(index, wanted)
+needed = [i for group in groups for i in range(group.first, group.last + 1)]
+share = index.size[needed].sum() / long.stat().st_size
+print(f"packets to read: {len(needed)} of {len(index.pts)}")
+print("less than a tenth of the bytes:", bool(share < 0.1))
+
+# %% [markdown]
+# `read_video` reads these bytes, the index and little else. It does so for MP4, MOV,
+# Matroska, WebM and some AVI, unless the file is small: reading all of it is then as
+# fast. The price is that damage in the other packets is not found; `count_frames` decodes
+# all of them. `benchmarks/long_video.py` measures what this saves for an hour of video.
 
 # %% [markdown]
 # ### Fast instead of exact, and files that do not answer
@@ -565,6 +610,7 @@ temporary.cleanup()
 #   with `max_frames` gives a long clip more than a short one.
 # - The cost is frames × tokens per frame: 256 tokens for a frame of 1024 pixels.
 # - A wrong frame makes no noise. Compare with a full decode.
+# - An index tells where each packet is, so of a long file only some parts are read.
 # - A file that cannot be read is an error, within a time that you set.
 # - Pad wide frames; a crop loses the sides.
 
