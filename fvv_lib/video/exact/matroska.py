@@ -120,7 +120,7 @@ class Blocks:
 
     Attributes:
         heads: the first `HEAD` bytes of each: its kind, size, track, time and flags.
-        starts, ends: where each begins and ends in the file.
+        starts: where each begins in the file.
         dependent: the numbers of blocks that refer to another one.
         groups: the number of the block in each group, and where the group ends.
         clusters: the number of the first block of each cluster, and the time that its blocks count from.
@@ -129,7 +129,6 @@ class Blocks:
     def __init__(self) -> None:
         self.heads: list[bytes] = []
         self.starts: list[int] = []
-        self.ends: list[int] = []
         self.dependent: list[int] = []
         self.groups: list[tuple[int, int]] = []
         self.clusters: list[tuple[int, int]] = []
@@ -138,17 +137,17 @@ class Blocks:
         """Add the blocks of the cluster whose content begins at `at`, and return where it ends. The end of a cluster of
         unknown size is that of the file; then the next element that cannot be in a cluster ends it."""
         first, group_end = len(self.heads), end
-        seek, read = file.seek, file.read
-        add_head, add_start, add_end = self.heads.append, self.starts.append, self.ends.append
+        seek, read, number = file.seek, file.read, int.from_bytes
+        add_head, add_start = self.heads.append, self.starts.append
+        blocks, lengths, masks = BLOCKS, SIZE_LENGTH, SIZE_MASK  # local names, which are faster
         while at < end:
             seek(at)
             head = read(HEAD)
-            if head[0] in BLOCKS:  # nearly every element is a block, and there may be a million: `packets` checks them
-                length = SIZE_LENGTH[head[1]]
+            if head[0] in blocks:  # nearly every element is a block, and there may be a million: `packets` checks them
+                length = lengths[head[1]]
                 add_head(head)
                 add_start(at)
-                at += 1 + length + (int.from_bytes(head[1 : 1 + length], "big") & SIZE_MASK[length])
-                add_end(at)
+                at += 1 + length + (number(head[1 : 1 + length], "big") & masks[length])
                 continue
             kind, body, size = _element(head, at, end)
             if kind == CLUSTER or kind in OTHERS:
@@ -174,20 +173,22 @@ class Blocks:
         """Return the packets of a track. `scale` is the unit of time in nanoseconds."""
         last = [head.ljust(HEAD, b"\0") for head in self.heads[-HEAD:]]  # the file may end after a small packet
         heads = np.frombuffer(b"".join(self.heads[:-HEAD] + last), np.uint8).reshape(-1, HEAD)  # (B, HEAD)
-        starts, ends, rows = np.array(self.starts), np.array(self.ends), np.arange(len(heads))
+        starts, rows = np.array(self.starts), np.arange(len(heads))
         length = np.array(SIZE_LENGTH)[heads[:, 1]]
         body = 1 + length  # track, time and flags follow kind and size
+        field = np.ascontiguousarray(heads[:, 1:9]).view(">u8")[:, 0].astype(np.int64)
+        content = field >> 8 * (8 - length) & np.array(SIZE_MASK)[length]  # the size of the content
         number, high, low, flags = (heads[rows, body + i].astype(np.int64) for i in range(4))
         key = (heads[:, 0] == BLOCK) | (flags >= 0x80)
         key[self.dependent] = False
         firsts, times = np.array(self.clusters, np.int64).reshape(-1, 2).T
         pts = np.repeat(times, np.diff(firsts, append=len(heads))) + ((high << 8) + low ^ 0x8000) - 0x8000
-        offset = starts + body + 4
-        size = ends - offset
+        offset, size = starts + body + 4, content - 4
         grouped, group_ends = np.array(self.groups, np.int64).reshape(-1, 2).T
+        ends = offset + size
         if not np.array_equal(grouped, np.flatnonzero(heads[:, 0] == BLOCK)) or (ends[grouped] > group_ends).any():
             raise ValueError("blocks and groups do not fit")
-        if (ends - starts - body == np.array(SIZE_MASK)[length]).any():
+        if (content == np.array(SIZE_MASK)[length]).any():
             raise ValueError("a block of unknown size")
         ours = number == track | 0x80
         if (number < 0x80).any() or (pts[ours] < 0).any() or (flags[ours] & LACING).any():
