@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ import transformers
 from fvv_lib import DataArguments, LazySupervisedDataset, accuracy_by_kind, evaluate, is_video_file, read_video
 from fvv_lib.course.samples import backwards
 from fvv_lib.course.scenes import write_video
-from fvv_lib.data.dataset import Shown
 from fvv_lib.model.geometry import make_frame_spec
+from fvv_lib.video.frames import VideoFrames
+from fvv_lib.video.medium import Medium
 from fvv_lib.weights.loading import load_pretrained_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,9 +39,9 @@ QUIET = "--warmup_steps 60 --disable_tqdm True --save_strategy no --report_to no
 
 
 class PlayedBackwards(LazySupervisedDataset):
-    def show(self, index: int) -> Shown:
-        shown = super().show(index)
-        return shown._replace(images=shown.images.flip(0))
+    def read(self, medium: Medium, index: int, place: int = 0) -> VideoFrames:
+        video = super().read(medium, index, place)
+        return replace(video, frames=video.frames[::-1].copy())
 
 
 def accuracies(model_folder: Path, folder: Path) -> dict[str, dict[str, float]]:

@@ -179,6 +179,84 @@ def test_features_are_pooled_as_the_configuration_says(chat_with, media, monkeyp
     assert read[0] == len(prompt)  # one token per frame, not four
 
 
+def without_cache(chat, prompt):
+    """The reference: the whole dialogue in one prompt, by the model's `generate`."""
+    loaded = chat.loaded
+    (row,) = loaded.model.generate(
+        torch.tensor([prompt]),
+        images=[chat.images],
+        max_new_tokens=chat.max_new_tokens,
+        do_sample=False,
+        eos_token_id=loaded.tokenizer("<|im_end|>").input_ids,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+    )
+    return loaded.tokenizer.decode(row).split("<|im_end|>")[0].strip()
+
+
+@pytest.fixture
+def read_positions(monkeypatch):
+    """Record how many positions the language model of a chat reads at a time."""
+
+    def of(chat):
+        lengths, language_model = [], chat.loaded.model.model.language_model
+        forward = language_model.forward
+
+        def spy(*given, **named):
+            lengths.append(named["inputs_embeds"].shape[1])
+            return forward(*given, **named)
+
+        monkeypatch.setattr(language_model, "forward", spy)
+        return lengths
+
+    return of
+
+
+@pytest.mark.parametrize("settings", [{}, {"time_marks": "seconds", "frame_pool": 2}])
+def test_a_turn_reads_only_what_is_new_and_answers_as_without_a_cache(chat_with, media, read_positions, settings):
+    chat = chat_with(**settings)
+    lengths = read_positions(chat)
+    chat.show(media / "clip.mp4")
+    for number, question in enumerate(["What colour is the shape?", "What shape is it?", "<image> And here?"]):
+        if number == 2:
+            chat.show(media / "still.png")
+        prompt = chat.prompt(question)
+        lengths.clear()
+        answer = chat.ask(question)
+        first = lengths[0]
+        assert answer == without_cache(chat, prompt)
+        assert first > 32 if number == 0 else first < 30
+
+
+def test_a_cache_is_cut_where_an_earlier_answer_differs(chat_with, media, read_positions):
+    """The tokens of an answer may be others than those that were generated: here the answer is another."""
+    chat = chat_with()
+    chat.show(media / "clip.mp4")
+    chat.ask("What colour is the shape?")
+    chat.turns[-1]["value"] = "It may be green, I think."
+    prompt = chat.prompt("What shape is it?")
+    lengths = read_positions(chat)
+    answer = chat.ask("What shape is it?")
+    assert lengths[0] < 40
+    assert answer == without_cache(chat, prompt)
+    chat.turns.clear()  # nothing but the frames stays
+    chat.turns += [{"from": "human", "value": "<image>" * 8}, {"from": "gpt", "value": "Yes."}]
+    prompt = chat.prompt("What colour is it?")
+    assert chat.ask("What colour is it?") == without_cache(chat, prompt)
+
+
+def test_after_an_interrupted_answer_the_dialogue_goes_on(chat_with, media):
+    chat = chat_with()
+    chat.show(media / "clip.mp4")
+
+    def stop(text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        chat.ask("What colour is the shape?", write=stop)
+    prompt = chat.prompt("What colour is the shape?")
+    assert chat.ask("What colour is the shape?") == without_cache(chat, prompt)
+
+
 def test_a_question_that_does_not_fit_is_refused(loaded, media):
     with pytest.raises(TokenBudgetError, match=r"The question 'Well\? .*at most \d+ frames in all"):
         ask(loaded, [media / "clip.mp4"] * 60, "Well? " * 30)

@@ -210,7 +210,7 @@ def shares(rank, folder):
     args = DataArguments(image_folder=str(ROOT / "data_samples"))
     dataset = LazySupervisedDataset(loaded.tokenizer, [f"{folder}/data.json"], args, frame_spec=SPEC)
     asked, generate = [], loaded.model.generate
-    loaded.model.generate = lambda ids, **settings: asked.append(len(ids)) or generate(ids, **settings)
+    loaded.model.generate = lambda **given: asked.append(len(given["inputs_embeds"])) or generate(**given)
     answers = evaluate(loaded.model, loaded.tokenizer, dataset, batch_size=7)
     Path(folder, f"rank{rank}").write_text(json.dumps([sum(asked), [asdict(answer) for answer in answers]]))
 

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from fvv_lib.data.refused import find_mark, turn_marks
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
-from fvv_lib.evaluation.generation import generate_answers, prompt_ids
+from fvv_lib.evaluation.generation import (
+    FrameKey,
+    Place,
+    Prompt,
+    common_prefix,
+    continue_cache,
+    inference,
+    prompt_ids,
+    texts_of,
+)
+from fvv_lib.model.encoder import encode_images
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, check_token_budget, preprocess_multimodal
 from fvv_lib.prompt.templates import get_template
@@ -27,8 +38,9 @@ from fvv_lib.weights.loading import LoadedModel
 class Chat:
     """A dialogue with a model about images and videos. Answers are greedy.
 
-    Each question is asked with all turns before it, so its prompt is the training prompt of the same conversation. Each
-    question encodes every frame again.
+    Each question is asked with all turns before it, so its prompt is the training prompt of the same conversation. The
+    keys and values of earlier turns are kept: a question reads only what is new, and encodes only new frames. Start a
+    new dialogue if the model has changed.
 
     Args:
         loaded: the result of `load_pretrained_model`.
@@ -53,6 +65,8 @@ class Chat:
         size = self.frame_spec.image_size
         self.images = torch.empty(0, 3, size, size, dtype=torch.uint8)
         self._next: list[tuple[Medium, VideoFrames]] = []  # shown, not yet asked about
+        self._known: list[Place] = []  # what the keys and values in the cache were computed from
+        self._cache = DynamicCache()
 
     def show(
         self, path: Medium | str | Path, start: float | str | None = None, end: float | str | None = None
@@ -122,19 +136,41 @@ class Chat:
             for _, video in self._next
         ]
         images = torch.cat([self.images, *pixels])
-        (answer,) = generate_answers(
-            self.loaded.model,
-            self.loaded.tokenizer,
-            [prompt],
-            [images],
-            self.config.version,
-            self.max_new_tokens,
-            write,
-        )
+        answer = self._answer(Prompt(prompt, [("frame", t) for t in range(len(images))]), images, write)
         if answer:
             self.turns += [self._turn(question), {"from": "gpt", "value": answer}]
             self.images, self._next = images, []
         return answer
+
+    def _answer(self, prompt: Prompt, images: torch.Tensor, write: Callable[[str], Any] | None) -> str:
+        """Generate an answer. The part of the prompt that is in the cache is not read again. The tokens of an earlier
+        answer may differ from those that were generated: the cache is cut where they begin to differ."""
+        model, tokenizer, version = self.loaded.model, self.loaded.tokenizer, self.config.version
+        places, cache, known = prompt.places(), self._cache, self._known
+        start = common_prefix(places[:-1], known)
+        self._cache, self._known = DynamicCache(), []  # if generation is interrupted, the cache is not to be used again
+        positions = self._positions(known[:start])
+        if positions < cache.get_seq_length():
+            cache.crop(positions - cache.get_seq_length())
+        with inference(model):
+            frames = self._frames(images, sum(not isinstance(place, int) for place in places[:start]))
+            mask = torch.ones(1, positions, dtype=torch.long, device=model.device)
+            output = continue_cache(
+                model, tokenizer, cache, mask, [places[start:]], frames, version, self.max_new_tokens, write
+            )
+        self._cache, self._known = cache, [*places, *output[0, :-1].tolist()]
+        return texts_of(output, tokenizer, version)[0]
+
+    def _positions(self, places: Sequence[Place]) -> int:
+        """Return how many positions tokens and frames take."""
+        return sum(1 if isinstance(place, int) else self.frame_spec.tokens_per_frame for place in places)
+
+    def _frames(self, images: torch.Tensor, start: int) -> dict[FrameKey, torch.Tensor]:
+        """Return the features of the frames from `start` on."""
+        if start == len(images):
+            return {}
+        (features,) = encode_images(self.loaded.model, [images[start:]], self.loaded.model.frames_per_chunk)
+        return {("frame", start + t): row for t, row in enumerate(features)}
 
     def _turn(self, question: str) -> dict[str, str]:
         media, videos = [medium for medium, _ in self._next], [video for _, video in self._next]

@@ -13,13 +13,13 @@ from typing import Any
 from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
-from fvv_lib.data.choices import Units, check_questions, named_choices, units_of
+from fvv_lib.data.choices import Units, named_choices, units_of
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import FvvError
-from fvv_lib.evaluation.generation import generate_answers, prompt_ids
-from fvv_lib.model.sharding import is_zero3_enabled
+from fvv_lib.evaluation.asking import Reader, answer_questions, several_processes
+from fvv_lib.evaluation.questions import Question, read_questions
 from fvv_lib.model.video_model import VideoMixin
-from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
+from fvv_lib.video.medium import Medium
 
 FULL_STOPS = (".", "…", "。", "।")
 
@@ -42,95 +42,65 @@ def evaluate(
     dataset: LazySupervisedDataset,
     batch_size: int = 32,
     max_new_tokens: int = 32,
+    some: Sequence[int] | None = None,
 ) -> list[Answer]:
-    """Ask every question of a test set, each with the true turns before it as history.
+    """Ask the questions of a test set, each with the true turns before it as history.
 
     A sample may describe its questions: `kinds` has a name for each question, and `choices` has a list of texts for
     each question, of which an answer must name the right one. Without choices, an answer is correct if it is the
-    expected text.
+    expected text. The questions of one video share its encoding, see `asking`.
 
-    With several processes, all processes must call this function. Each asks a part of the batches that a single process
-    would ask, and each returns all answers, in order.
+    With several processes, all processes must call this function. Each asks a part of the questions, and each returns
+    all answers, in order.
+
+    Args:
+        some: which questions to ask, by their positions in `read_questions(dataset)`; default: all.
 
     Raises:
         DataFormatError: `kinds` or `choices` of a sample do not describe its questions (`data.choices`).
 
     Lesson: 07.
     """
-    for index, sample in enumerate(dataset.samples):
-        check_questions(sample, dataset.names[index])
-    questions = [
-        (index, number)
-        for index, sample in enumerate(dataset.samples)
-        for number in range(len(sample["conversations"]) // 2)
-    ]
-    batches = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
-    mine: dict[int, list[Answer]] = {}
-    for number in _my_share(len(batches)):
-        mine[number] = _ask_batch(model, tokenizer, dataset, batches[number], max_new_tokens)
-    return [answer for _, answers in sorted(_gather(mine).items()) for answer in answers]
-
-
-def _ask_batch(
-    model: VideoMixin,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: LazySupervisedDataset,
-    batch: Sequence[tuple[int, int]],
-    max_new_tokens: int,
-) -> list[Answer]:
-    """Return the answers to questions. Each question is the index of its sample and its number in that sample."""
-    version = dataset.data_args.version
-    shown = {index: dataset.show(index) for index in {index for index, _ in batch}}
-    asked = [shown[index].turns[: 2 * number + 1] for index, number in batch]
-    counts = [sum(turn["value"].count(DEFAULT_IMAGE_TOKEN) for turn in turns) for turns in asked]
-    generated = generate_answers(
+    questions = read_questions(dataset)
+    if some is not None:
+        questions = [questions[position] for position in some]
+    found = answer_questions(
         model,
         tokenizer,
-        [prompt_ids(turns, tokenizer, version) for turns in asked],
-        [shown[index].images[:count] for (index, _), count in zip(batch, counts, strict=True)],
-        version,
-        max_new_tokens,
+        questions,
+        dataset.data_args.video_config(),
+        dataset.frame_spec,
+        read=reader_for(dataset),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
     )
-    return [
-        _score(dataset, index, number, shown[index].turns, text)
-        for (index, number), text in zip(batch, generated, strict=True)
-    ]
+    texts = _gather({position: text for batch in found for position, _, text in batch})
+    return [score(question, texts[position]) for position, question in enumerate(questions)]
 
 
-def _my_share(batches: int) -> list[int]:
-    """Return the batches that this process asks. Under ZeRO-3, all processes must run each layer equally often, so all
-    ask equally many batches: a process with fewer asks its last batch again, or the first batch if it has none."""
-    if not _several_processes():
-        return list(range(batches))
-    rank, processes = distributed.get_rank(), distributed.get_world_size()
-    share = list(range(rank, batches, processes))
-    if is_zero3_enabled() and batches:
-        rounds = math.ceil(batches / processes)
-        share += (share[-1:] or [0]) * (rounds - len(share))
-    return share
+def reader_for(dataset: LazySupervisedDataset) -> Reader:
+    """Return a function that reads media as a dataset does, each for the first sample that has it."""
+    places: dict[Medium, tuple[int, int]] = {}
+    for index in range(len(dataset)):
+        for place, medium in enumerate(dataset.media(index)):
+            places.setdefault(medium, (index, place))
+    return lambda medium: dataset.read(medium, *places[medium])
 
 
-def _gather(mine: dict[int, list[Answer]]) -> dict[int, list[Answer]]:
-    """Return the answers of all processes, by batch."""
-    if not _several_processes():
+def _gather(mine: dict[int, str]) -> dict[int, str]:
+    """Return the answers of all processes, by question."""
+    if not several_processes():
         return mine
     parts: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(parts, mine)
-    return {number: answers for part in parts for number, answers in part.items()}
+    return {position: text for part in parts for position, text in part.items()}
 
 
-def _several_processes() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _score(
-    dataset: LazySupervisedDataset, index: int, number: int, turns: Sequence[dict[str, str]], generated: str
-) -> Answer:
-    sample = dataset.samples[index]
-    kind = sample["kinds"][number] if "kinds" in sample else "all"
-    choices = sample["choices"][number] if "choices" in sample else []
-    question, expected = turns[2 * number]["value"], turns[2 * number + 1]["value"]
-    return Answer(dataset.names[index], kind, question, expected, generated, is_correct(generated, expected, choices))
+def score(question: Question, generated: str) -> Answer:
+    """Return a question with the model's answer, and whether it is correct."""
+    correct = is_correct(generated, question.expected, question.choices or ())
+    kind = "all" if question.kind is None else question.kind
+    return Answer(question.id, kind, question.prompt, question.expected, generated, correct)
 
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:

@@ -76,7 +76,7 @@ def prepare_inputs_labels_for_multimodal(
         features = encode_images(model, images, model.frames_per_chunk)
     else:
         return input_ids, position_ids, attention_mask, past_key_values, None, labels
-    _check_sentinels(input_ids, features)
+    check_sentinels((input_ids == IMAGE_TOKEN_INDEX).sum(dim=1).tolist(), features)
 
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]  # B x (l,)
@@ -87,13 +87,10 @@ def prepare_inputs_labels_for_multimodal(
     embeds, new_labels, lengths = [], [], []
     for i in range(batch):
         is_frame = ids[i] == IMAGE_TOKEN_INDEX
-        repeats = torch.where(is_frame, features[i].shape[1], 1)  # a frame has K positions
-        row = text[i].repeat_interleave(repeats, dim=0)  # (l', D)
-        is_feature = is_frame.repeat_interleave(repeats)[:, None]
-        embeds.append(row.masked_scatter(is_feature, features[i].to(row.dtype)))
-        lengths.append(len(row))
+        embeds.append(splice(text[i], is_frame, features[i]))
+        lengths.append(len(embeds[i]))
         if labels is not None:  # the K copies keep the sentinel's label, -100
-            new_labels.append(labels[i][keep[i]].repeat_interleave(repeats, dim=0))
+            new_labels.append(labels[i][keep[i]].repeat_interleave(_repeats(is_frame, features[i]), dim=0))
 
     if packing:
         positions = torch.cat([torch.arange(length, device=input_ids.device) for length in lengths])
@@ -115,13 +112,33 @@ def prepare_inputs_labels_for_multimodal(
     return None, position_ids, attention_mask, past_key_values, inputs_embeds, labels
 
 
-def _check_sentinels(input_ids: torch.Tensor, features: list[torch.Tensor]) -> None:
-    if len(features) != len(input_ids):
+def splice(text: torch.Tensor, is_frame: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Replace the places of frames in an embedded text, (l, D), with the features of the frames, (T, K, D): (l', D).
+
+    Args:
+        is_frame: bool (l,), with T places of frames.
+    """
+    repeats = _repeats(is_frame, features)
+    row = text.repeat_interleave(repeats, dim=0)  # (l', D)
+    return row.masked_scatter(is_frame.repeat_interleave(repeats)[:, None], features.to(row.dtype))
+
+
+def _repeats(is_frame: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Return how many positions each place takes: K for a frame, 1 for a word."""
+    return torch.where(is_frame, features.shape[1], 1)
+
+
+def check_sentinels(sentinels: Sequence[int], features: Sequence[torch.Tensor]) -> None:
+    """Check that each sample of a batch has one sentinel per frame.
+
+    Raises:
+        DataFormatError: it has not, or the batch does not have one entry of images per sample.
+    """
+    if len(features) != len(sentinels):
         raise DataFormatError(
-            f"The batch has {len(input_ids)} samples but images for {len(features)}: pass one entry per sample "
+            f"The batch has {len(sentinels)} samples but images for {len(features)}: pass one entry per sample "
             "(a text-only sample has an entry of 0 frames)."
         )
-    sentinels = (input_ids == IMAGE_TOKEN_INDEX).sum(dim=1).tolist()
     for i, (count, feature) in enumerate(zip(sentinels, features, strict=True)):
         if count != len(feature):
             raise DataFormatError(

@@ -32,11 +32,11 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # a progress bar is not a resu
 import json
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 import fvv_lib
 from fvv_lib import plotting
@@ -92,11 +92,11 @@ print("places for frames:", ids.count(-200))
 
 # %%
 class Test(fvv_lib.LazySupervisedDataset):
-    change = staticmethod(lambda images, index: images)
+    change = staticmethod(lambda frames, index: frames)
 
-    def show(self, index):
-        shown = super().show(index)
-        return shown._replace(images=self.change(shown.images, index))
+    def read(self, medium, index, place=0):
+        video = super().read(medium, index, place)
+        return replace(video, frames=self.change(video.frames, index))
 
 
 def one_question(sample, kind):
@@ -187,8 +187,8 @@ for kind, row in fvv_lib.accuracy_by_kind(as_it_is).items():
 
 
 # %%
-def grey(images, index):
-    return torch.full_like(images, 60)
+def grey(frames, index):
+    return np.full_like(frames, 60)
 
 
 def constant(kind):
@@ -259,16 +259,16 @@ plt.show()
 
 
 # %%
-def frozen(images, index):
-    return images[:1].expand_as(images)
+def frozen(frames, index):
+    return frames[:1].repeat(len(frames), axis=0)
 
 
-def shuffled(images, index):
-    return images[np.random.default_rng(index).permutation(len(images))]
+def shuffled(frames, index):
+    return frames[np.random.default_rng(index).permutation(len(frames))]
 
 
-def backwards(images, index):
-    return images.flip(0)
+def backwards(frames, index):
+    return frames[::-1].copy()
 
 
 by_order = {"as it is": by_frames["N = 8"]}
