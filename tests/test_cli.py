@@ -14,12 +14,13 @@ import transformers
 from shared import ROOT
 
 from fvv_lib import DataArguments, ModelArguments, TrainingArguments
-from fvv_lib.cli import VERBS, check
+from fvv_lib.cli import VERBS, check, evaluate
 from fvv_lib.cli.finetune import TABLE, parse_settings, transformers_flags
 from fvv_lib.cli.flags import flags_of, parse
 from fvv_lib.errors import FlagError
 from fvv_lib.settings import MemorySettings, TrainingSettings
 
+EVALUATE = ["evaluate", "--model", "no/such/model", "--data", "y.json", "--output", "z"]
 NEEDED = ["--model_name_or_path", "base", "--output_dir", "output", "--use_cpu", "True", "--report_to", "none"]
 
 
@@ -138,7 +139,8 @@ def test_a_wrong_yaml_file_is_one_line_that_names_it(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [ModelArguments, DataArguments, TrainingSettings, MemorySettings, check.CheckOptions]
+    "settings",
+    [ModelArguments, DataArguments, TrainingSettings, MemorySettings, check.CheckOptions, evaluate.EvaluateSettings],
 )
 def test_every_setting_has_help(settings):
     assert all(flag.help for flag in flags_of(settings))
@@ -213,7 +215,7 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train"], 2, "unknown verb 'train': choose one of doctor, check, memory, finetune, chat, convert."),
+        (["train"], 2, "unknown verb 'train': choose one of doctor, check, memory, finetune, evaluate, chat, convert."),
         (["finetune", "--output_dir", "x"], 2, "the following arguments are required: --model_name_or_path"),
         (["finetune", *NEEDED, "--num_videoframes", "4"], 2, "There is no flag --num_videoframes; did you mean"),
         (["finetune", *NEEDED, "--num_video_frames", "many"], 2, "--num_video_frames: 'many' is not a whole number"),
@@ -226,6 +228,14 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
         (["check", "x.json", "--model_name_or_path", "x", "--image_aspect_ratio", "square"], 1, "Unknown image_aspect"),
         (["chat", "--model", "x", "--max_new_tokens", "few"], 2, "--max_new_tokens: 'few' is not a whole number"),
         (["chat", "--model", "no/such/model"], 1, "no/such/model: no such folder"),
+        (["evaluate", "--model", "x", "--data", "y"], 2, "the following arguments are required: --output"),
+        ([*EVALUATE, "--batch_size", "0"], 1, "batch_size must be at least 1, got 0."),
+        ([*EVALUATE, "--seed", "-1"], 1, "seed must be 0 or more, got -1."),
+        ([*EVALUATE, "--data", "y", "y"], 1, "data names a file twice: y y."),
+        ([*EVALUATE, "--data"], 1, "data is empty: give at least one annotation file."),
+        ([*EVALUATE, "--video_backend", "best"], 1, "Unknown video_backend 'best'"),
+        ([*EVALUATE, "--scores", "best"], 1, "Unknown score 'best': choose one of bleu, chrf."),
+        (EVALUATE, 1, "no/such/model: no such folder"),
         (["convert", "x"], 2, "the following arguments are required: folder"),
         (["convert", "x", "y", "--layout", "onnx"], 2, "--layout: 'onnx' is not one of huggingface, apple"),
         (["convert", "x", "y"], 1, "x: no such folder"),

@@ -14,6 +14,7 @@ from fvv_lib.cli import VERBS
 from fvv_lib.cli.chat import ChatSettings
 from fvv_lib.cli.check import CheckOptions
 from fvv_lib.cli.convert import ConvertSettings
+from fvv_lib.cli.evaluate import EvaluateSettings
 from fvv_lib.cli.finetune import OURS, transformers_flags
 from fvv_lib.cli.flags import Flag, flags_of
 from fvv_lib.cli.memory import MemoryOptions
@@ -24,6 +25,7 @@ SETTINGS = {  # of each verb
     "check": (CheckOptions, DataArguments),
     "memory": (MemorySettings, MemoryOptions),
     "finetune": OURS,
+    "evaluate": (EvaluateSettings,),
     "chat": (ChatSettings,),
     "convert": (ConvertSettings,),
 }
@@ -68,7 +70,7 @@ def test_every_module_every_flag_and_every_verb_exists(document):
     page = (ROOT / document).read_text()
     for name in set(re.findall(r"fvv_lib\.(\w+)", page)):
         assert (ROOT / "fvv_lib" / name).exists() or hasattr(fvv_lib, name), name
-    known = {flag.name for verb in VERBS for flag in flags_of_verb(verb)} | {"help", "nbval"}
+    known = {flag.name for verb in VERBS for flag in flags_of_verb(verb)} | {"help", "nbval", "nproc_per_node"}
     assert {flag.replace("-", "_") for flag in re.findall(r"(?<![-\w])--([a-z][\w-]*)", page)} <= known
     assert set(re.findall(r"\bfvv ([a-z]\w*)", page)) <= set(VERBS)
 

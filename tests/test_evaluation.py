@@ -1,6 +1,8 @@
 import json
+import operator
 import re
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from fvv_lib import (
 )
 from fvv_lib.evaluation import is_correct
 from fvv_lib.evaluation.generation import AnswerStreamer, generate_answers, prompt_ids
-from fvv_lib.evaluation.scoring import Answer, confidence_interval
+from fvv_lib.evaluation.scoring import Answer, confidence_interval, paired_p_value
 from fvv_lib.settings import DataArguments
 
 PLACES = ["left", "top left", "top"]
@@ -183,6 +185,23 @@ def test_an_interval_is_wilsons(correct, total, interval):
 def test_an_impossible_count_is_an_error(correct, total):
     with pytest.raises(FvvError, match=f"total at least 1, got {correct} of {total}"):
         confidence_interval(correct, total)
+
+
+def signs(differences):
+    """Count all combinations of signs one by one."""
+    sums = [sum(map(operator.mul, signs, differences)) for signs in product((1, -1), repeat=len(differences))]
+    return sum(abs(each) >= abs(sum(differences)) for each in sums) / len(sums)
+
+
+@pytest.mark.parametrize("differences", [[], [0, 0], [1], [1, 1, 1, 1, 1, -1], [3, -2, 0, 1, 1, 4], [2] * 10, [5, -5]])
+def test_a_p_value_is_the_share_of_signs_with_a_sum_as_far_from_zero(differences):
+    assert paired_p_value(differences) == pytest.approx(signs(differences))
+
+
+def test_a_p_value_is_small_as_often_as_chance_says():
+    generator = np.random.default_rng(0)
+    values = [paired_p_value(generator.integers(-3, 4, size=60).tolist()) for _ in range(400)]
+    assert 0.02 < sum(value <= 0.05 for value in values) / len(values) < 0.08
 
 
 @pytest.fixture

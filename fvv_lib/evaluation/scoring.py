@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
@@ -164,3 +165,23 @@ def confidence_interval(correct: int, total: int, confidence: float = 0.95) -> t
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_p_value(differences: Sequence[int]) -> float:
+    """Return the two-sided p-value of paired differences: how often the sum would be at least as far from 0 if the sign
+    of each difference were random. It is exact: all combinations of signs are counted.
+
+    Args:
+        differences: of independent units. Answers about one video depend on each other, so their differences are added
+            first: a unit is a video.
+
+    Source: Fisher, The Design of Experiments, 1935. Lesson: 07.
+    """
+    sizes = [abs(difference) for difference in differences if difference]
+    reach = sum(sizes)
+    shares = np.zeros(2 * reach + 1)  # of each sum, from -reach to reach
+    shares[reach] = 1
+    for size in sizes:
+        shares = (np.roll(shares, size) + np.roll(shares, -size)) / 2  # nothing wraps round: the ends are still 0
+    far = abs(np.arange(-reach, reach + 1)) >= abs(sum(differences))
+    return float(min(1.0, shares[far].sum()))

@@ -1,0 +1,221 @@
+"""Evaluate a model on test sets, into a folder: answers as they are made, then their summary.              Lesson 7
+
+`answers.jsonl` has every question with its answer, `metrics.json` the counts. A stopped evaluation goes on, and several
+processes share the questions. The result is that of one process that was not stopped.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+from torch import distributed
+from tqdm import tqdm
+
+from fvv_lib.data.dataset import LazySupervisedDataset
+from fvv_lib.errors import CheckpointError, FvvError
+from fvv_lib.evaluation.answers import AnswerFile, Key, read_answers, record_of, write_answers
+from fvv_lib.evaluation.asking import Reader, answer_questions, rows_of, several_processes
+from fvv_lib.evaluation.controls import FORWARDS
+from fvv_lib.evaluation.questions import Question
+from fvv_lib.evaluation.scoring import is_correct
+from fvv_lib.evaluation.summary import summarize
+from fvv_lib.evaluation.text_scores import compare_texts
+from fvv_lib.model.geometry import make_frame_spec
+from fvv_lib.provenance import PACKAGE, git_commit, hardware, versions
+from fvv_lib.settings import DataArguments
+from fvv_lib.weights.loading import LoadedModel
+
+METRICS = "metrics.json"
+
+T = TypeVar("T")
+
+
+def names_right_choice(question: Question, text: str) -> bool:
+    """Return whether an answer is correct by the rule for own test sets, see `is_correct`."""
+    return is_correct(text, question.expected, question.choices or ())
+
+
+class TestSet(NamedTuple):
+    """Questions that are counted together.
+
+    Attributes:
+        name: in records and tables, usually the path of its file.
+        questions: what is asked.
+        read: reads a medium; `None`: as the model's configuration says.
+        is_right: returns whether a text answers a question correctly.
+    """
+
+    name: str
+    questions: Sequence[Question]
+    read: Reader | None = None
+    is_right: Callable[[Question, str], bool] = names_right_choice
+
+
+class Asking(NamedTuple):
+    """How questions are asked; see `answer_questions`. `measures` compare texts, see `text_scores`."""
+
+    batch_size: int = 32
+    max_new_tokens: int = 64
+    controls: Sequence[str] = (FORWARDS,)
+    seed: int = 0
+    measures: Sequence[str] = ()
+
+
+def open_tests(loaded: LoadedModel, paths: Sequence[str], **settings: Any) -> list[LazySupervisedDataset]:
+    """Open test sets with the settings that are saved with the model. One process opens them before the others, which
+    use its tables.
+
+    Args:
+        paths: annotation files.
+        settings: fields of `DataArguments` that are not saved with a model, like `image_folder`.
+
+    Raises:
+        DataFormatError, VideoDecodeError, TokenBudgetError: see `LazySupervisedDataset`.
+
+    Lesson: 07.
+    """
+    config = loaded.model.video_config
+    accepted = {field.name for field in fields(DataArguments)}
+    saved = {name: value for name, value in asdict(config).items() if name in accepted}
+    arguments = DataArguments(**{**saved, "frame_sampling": config.inference_sampling, **settings})
+    spec = make_frame_spec(loaded, config)
+    waits = several_processes() and distributed.get_rank() > 0
+    if waits:
+        distributed.barrier()
+    opened = [
+        LazySupervisedDataset(loaded.tokenizer, [path], arguments, frame_spec=spec, scored=True) for path in paths
+    ]
+    if several_processes() and not waits:
+        distributed.barrier()
+    return opened
+
+
+def run_evaluation(
+    loaded: LoadedModel, tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], asking: Asking
+) -> dict[str, Any] | None:
+    """Ask all questions that a former run with the same identity has not asked, and write `answers.jsonl` and
+    `metrics.json`. Every process must call this function.
+
+    Args:
+        identity: what the answers depend on: digests of model and data, and settings.
+
+    Returns:
+        The content of `metrics.json` on the first process, `None` on the others.
+
+    Raises:
+        CheckpointError: the folder has the answers of another evaluation, or the record of another program.
+        FvvError: a medium, a question or a setting is wrong.
+
+    Lesson: 07.
+    """
+    rank = distributed.get_rank() if several_processes() else 0
+    done = _tell_all(lambda: _begin(folder, identity), rank)
+    config = loaded.model.video_config
+    spec = make_frame_spec(loaded, config)
+    left = sum(len(rows_of(test.questions, asking.controls)) for test in tests) - len(done)
+    share = math.ceil(left / (distributed.get_world_size() if several_processes() else 1))
+    bar = tqdm(total=share, desc="asking", unit="question", disable=rank > 0 or None)
+    with AnswerFile(folder, rank) as file, bar:
+        for test in tests:
+            for batch in answer_questions(
+                loaded.model,
+                loaded.tokenizer,
+                test.questions,
+                config,
+                spec,
+                read=test.read,
+                batch_size=asking.batch_size,
+                max_new_tokens=asking.max_new_tokens,
+                controls=asking.controls,
+                seed=asking.seed,
+                done=[(position, control) for name, position, control in done if name == test.name],
+            ):
+                file.add(
+                    record_of(
+                        test.name,
+                        position,
+                        test.questions[position],
+                        text,
+                        test.is_right(test.questions[position], text),
+                        control,
+                    )
+                    for position, control, text in batch
+                )
+                bar.update(len(batch))
+    metrics = _tell_all(lambda: _end(tests, folder, identity, asking), rank)
+    return metrics if rank == 0 else None
+
+
+def _begin(folder: Path, identity: Mapping[str, Any]) -> Collection[Key]:
+    """Return the keys of the answers that are there. Drop a torn line, and merge the files of other processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    check_ours(folder)
+    done = read_answers(folder, identity)
+    write_answers(folder, identity, done.values())
+    return list(done)
+
+
+def check_ours(folder: Path) -> None:
+    """Check that no other program wrote the record in a folder.
+
+    Raises:
+        CheckpointError: its `metrics.json` is, for example, that of a training run.
+    """
+    file = folder / METRICS
+    try:
+        is_ours = not file.exists() or "tests" in json.loads(file.read_text())
+    except (OSError, ValueError, TypeError):
+        is_ours = False
+    if not is_ours:
+        raise CheckpointError(f"{file}: not the record of an evaluation. Use another output folder.")
+
+
+def _end(tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], asking: Asking) -> dict[str, Any]:
+    """Write all answers in order, and the counts."""
+    found = read_answers(folder, identity)
+    records = [
+        found[test.name, position, control]
+        for test in tests
+        for position, control in sorted(rows_of(test.questions, asking.controls), key=lambda row: row[0])
+    ]
+    write_answers(folder, identity, records)
+    summaries = {}
+    for test in tests:
+        mine = [record for record in records if record["data"] == test.name]
+        summaries[test.name] = summarize(mine)
+        if asking.measures:
+            forwards = [record for record in mine if record["control"] == FORWARDS]
+            summaries[test.name]["scores"] = compare_texts(
+                asking.measures, [row["answer"] for row in forwards], [row["expected"] for row in forwards]
+            )
+    metrics = {
+        "tests": summaries,
+        "identity": dict(identity),
+        "versions": versions(),
+        "git_commit": git_commit(PACKAGE),
+        "hardware": hardware(),
+    }
+    aside = folder / f"{METRICS}.unfinished"
+    aside.write_text(json.dumps(metrics, indent=2) + "\n")
+    aside.replace(folder / METRICS)
+    return metrics
+
+
+def _tell_all(find: Callable[[], T], rank: int) -> T:
+    """Wait for all processes, then call `find` on the first. Return its result, or raise its error, on all."""
+    if not several_processes():
+        return find()
+    distributed.barrier()
+    found: list[Any] = [None]
+    if rank == 0:
+        try:
+            found = [find()]
+        except FvvError as error:
+            found = [error]
+    distributed.broadcast_object_list(found)
+    if isinstance(found[0], FvvError):
+        raise found[0]
+    return cast(T, found[0])
