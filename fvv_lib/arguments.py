@@ -54,7 +54,6 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
         (False, "no"),
         "would count a frame as one token: leave it out; metrics.json has the true tokens per second.",
     ),
-    "metric_for_best_model": ((None, "loss", "eval_loss"), "is not supported: validation only measures the loss."),
     "label_names": ((None, ["labels"]), "is not supported: the labels of a batch are called labels. Leave it out."),
     "length_column_name": (("length",), "would do nothing: lengths are computed. Leave it out."),
     "do_predict": ((False,), "would do nothing: set test_data_path to ask test questions."),
@@ -80,6 +79,7 @@ REFUSED_ACCELERATOR: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "even_batches": ((True,), "would give the processes different numbers of batches, so one waits: leave it out."),
     "gradient_accumulation_kwargs": ((None,), "is not supported: set gradient_accumulation_steps."),
 }
+BEST = ("loss", "eval_loss", "accuracy", "eval_accuracy")  # what validation measures
 REFUSED_OPTIMIZERS = ("galore_", "apollo_", "lomo", "adalomo")  # prefixes of names
 
 AT_LEAST_ONE = (
@@ -207,7 +207,22 @@ class TrainingArguments(TrainingSettings, transformers.TrainingArguments):
         end = last.get(str(getattr(self.eval_strategy, "value", self.eval_strategy)), -1)
         if end != -1 and self.eval_delay > end:
             raise FvvError(f"eval_delay={self.eval_delay:g} is after the end of the run ({end:g}): lower it.")
-        if self.save_strategy == "best" and self.metric_for_best_model is None:  # type: ignore[has-type]
+        metric: str | None = self.metric_for_best_model  # type: ignore[has-type]
+        if metric not in (None, *BEST):
+            raise FvvError(
+                f"metric_for_best_model={metric!r} is not supported: validation measures the loss and, with "
+                "eval_questions, the accuracy."
+            )
+        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        by_accuracy = metric is not None and metric.endswith("accuracy")
+        kwargs = self.lr_scheduler_kwargs
+        kwargs = json.loads(kwargs) if isinstance(kwargs, str) else kwargs or {}
+        if by_accuracy and schedule in ("reduce_lr_on_plateau", "greedy") and kwargs.get("mode") != "max":
+            raise FvvError(
+                f"lr_scheduler_type={schedule} lowers the rate when {metric} rises: add --lr_scheduler_kwargs "
+                '\'{"mode": "max"}\'.'
+            )
+        if self.save_strategy == "best" and metric is None:
             self.metric_for_best_model = "loss"
 
     def _check_numbers(self) -> None:

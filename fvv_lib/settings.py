@@ -175,6 +175,13 @@ class DataArguments:
     max_new_tokens: int = field(
         default=64, metadata={"help": "Maximum number of tokens in the answer to a test question."}
     )
+    eval_questions: int = field(
+        default=0,
+        metadata={
+            "help": "Ask this many questions of the validation set in each validation, the same each time, and log the "
+            "share of right answers as eval_accuracy; 0: none."
+        },
+    )
     check_media: bool = field(
         default=True, metadata={"help": "Decode every image and video once before the first training step."}
     )
@@ -202,6 +209,10 @@ class DataArguments:
         for name in ("num_video_frames", "frame_pool", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise FvvError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.eval_questions < 0:
+            raise FvvError(f"eval_questions must be 0 or more, got {self.eval_questions}.")
+        if self.eval_questions and self.validation_data_path is None:
+            raise FvvError("eval_questions asks questions of the validation set: set validation_data_path.")
         if not 0 <= self.decode_timeout <= TIMEOUT_MAX:
             raise FvvError(f"decode_timeout must be 0 or more seconds, got {self.decode_timeout}. 0: no limit.")
         if self.cache_dir is not None:

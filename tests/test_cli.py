@@ -423,6 +423,7 @@ def test_check_accepts_every_data_setting_of_training():
         "mismatch": "strict",
         "allow_special_tokens": True,
         "max_new_tokens": 5,
+        "eval_questions": 2,
         "check_media": False,
         "check_again": True,
         "bad_samples": "raise",

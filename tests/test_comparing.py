@@ -91,6 +91,7 @@ def test_a_setting_that_cannot_change_a_result_is_not_compared(described, name, 
 def test_a_setting_of_validation_or_reading_is_compared_if_it_affects_the_result(described, name):
     settings = described()
     settings["training"] |= {"load_best_model_at_end": True, "train_sampling_strategy": "group_by_length"}
+    settings["training"] |= {"metric_for_best_model": "accuracy"}
     settings["data"] |= {"bad_samples": "skip", "time_marks": "seconds"}
     (found,) = differences(identify(settings, 1), identify(changed(settings, name), 1))
     assert found.startswith(name)

@@ -30,7 +30,7 @@ from fvv_lib import (
 )
 from fvv_lib.cli.finetune import main
 from fvv_lib.data.splits import open_splits
-from fvv_lib.finetuning import preparing
+from fvv_lib.finetuning import preparing, recipe
 from fvv_lib.finetuning.trainer import VideoTrainer
 from fvv_lib.model.parts import count_parameters, part_of, set_trainable
 from fvv_lib.settings import PARTS
@@ -93,6 +93,71 @@ def test_text_images_and_videos_train_in_one_batch(run, annotate, media):
     assert saved["after"] == metrics["after"]
     assert saved["arguments"]["data"]["num_video_frames"] == 8
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_answers_before_and_after_training_are_in_a_file_beside_the_record(run, annotate, media):
+    shutil.copy(media / "clip.mp4", media / "held_out.mp4")
+    asked = sample("<image>\nWhat colour is the shape?", "It is red.", video="held_out.mp4")
+    output, metrics = run(data={"test_data_path": annotate([asked], "t.json")})
+    before, after = map(json.loads, (output / "answers.jsonl").read_text().splitlines())
+    assert (before["time"], after["time"]) == ("before", "after")
+    for line in (before, after):
+        assert line["question"] == "<image>\nWhat colour is the shape?"
+        assert line["answer"]
+        assert line["media"] == [{"source": str(media / "held_out.mp4")}]
+        assert line["right"] == (metrics[line["time"]]["all"]["correct"] == 1)
+
+
+@pytest.fixture
+def validated(run, annotate, media):
+    """Train with ten validation questions, of which some are asked."""
+    shutil.copy(media / "clip.mp4", media / "held_out.mp4")
+    colours = ["red", "green", "blue", "yellow", "white"]
+    texts = [("<image>\n" * (place == 0) + f"Is it {colour}?", "It is red.") for place, colour in enumerate(colours)]
+    turns = [{"from": who, "value": text} for pair in texts for who, text in zip(("human", "gpt"), pair, strict=True)]
+    held_out = annotate([{"video": "held_out.mp4", "conversations": turns}] * 2, "v.json")
+
+    def start(count, **settings):
+        data = {"validation_data_path": held_out, "eval_questions": count, "max_new_tokens": 8}
+        return run(data=data, max_steps=3, eval_strategy="steps", eval_steps=1, **settings)
+
+    return start
+
+
+def test_each_validation_asks_the_same_questions_and_logs_the_accuracy(validated, monkeypatch):
+    asked, evaluate = [], recipe.evaluate
+
+    def spy(*given):
+        answers = evaluate(*given)
+        asked.append([(answer.sample, answer.question) for answer in answers])
+        return answers
+
+    monkeypatch.setattr(recipe, "evaluate", spy)
+    _, metrics = validated(4)
+    shares = [entry["eval_accuracy"] for entry in metrics["log"] if "eval_accuracy" in entry]
+    assert len(shares) == len(asked) == 3
+    assert all(share in (0, 0.25, 0.5, 0.75, 1) for share in shares)
+    assert asked[0] == asked[1] == asked[2]
+    assert len(set(asked[0])) >= 3
+
+
+def test_the_model_with_the_most_right_answers_is_kept(validated, monkeypatch):
+    right = iter([0.25, 0.75, 0.5])
+    monkeypatch.setattr(recipe, "ask_validation", lambda *_: lambda: next(right))
+    output, _ = validated(
+        4, save_strategy="steps", save_steps=1, load_best_model_at_end=True, metric_for_best_model="accuracy"
+    )
+    state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 2
+    kept, best = (load_pretrained_model(folder, device="cpu").model for folder in (output, output / "checkpoint-2"))
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), best.parameters(), strict=True))
+
+
+def test_more_validation_questions_than_there_are_is_an_error(validated):
+    with pytest.raises(DataFormatError, match=r"eval_questions=11, but .*v\.json has 10 questions: lower it"):
+        validated(11)
+    with pytest.raises(FvvError, match=r"metric_for_best_model='accuracy' needs questions .* set eval_questions"):
+        validated(0, save_strategy="steps", load_best_model_at_end=True, metric_for_best_model="accuracy")
 
 
 def test_saved_model_loads_here_and_in_stock_transformers_with_the_same_logits_and_answer(run, media):

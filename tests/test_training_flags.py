@@ -152,7 +152,11 @@ REFUSED = [
     ({"include_for_metrics": ["loss"]}, "include_for_metrics=.* would do nothing"),
     ({"batch_eval_metrics": True}, "batch_eval_metrics=True would do nothing"),
     ({"include_num_input_tokens_seen": True}, "include_num_input_tokens_seen=True would count a frame as one token"),
-    ({**BEST, "metric_for_best_model": "accuracy"}, "metric_for_best_model='accuracy' is not supported"),
+    ({**BEST, "metric_for_best_model": "bleu"}, "metric_for_best_model='bleu' is not supported: .* the accuracy"),
+    (
+        {**EVALUATED, "metric_for_best_model": "accuracy", "lr_scheduler_type": "reduce_lr_on_plateau"},
+        "reduce_lr_on_plateau lowers the rate when accuracy rises: add --lr_scheduler_kwargs",
+    ),
     ({"label_names": ["answers"]}, "label_names=.* is not supported"),
     ({"length_column_name": "tokens"}, "length_column_name='tokens' would do nothing"),
     ({"do_predict": True}, "do_predict=True would do nothing"),

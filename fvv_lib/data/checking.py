@@ -39,7 +39,7 @@ from fvv_lib.video_config import FrameSpec, sampling_of
 IGNORED_SETTINGS = {
     *("data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"),
     "check_again",
-    *("decode_timeout", "video_backend", "max_new_tokens", "cache_features"),
+    *("decode_timeout", "video_backend", "max_new_tokens", "eval_questions", "cache_features"),
 }
 
 DECODERS = ("av", "pillow", "numpy", "decord")  # packages that read images and videos

@@ -33,7 +33,7 @@ def open_splits(
     for name, path in held_out.items():
         if path is not None:
             evaluation = data_args.for_evaluation()
-            scored = name == "test"
+            scored = name == "test" or data_args.eval_questions > 0
             splits[name] = LazySupervisedDataset(tokenizer, [path], evaluation, frame_spec=frame_spec, scored=scored)
             check_disjoint(splits["train"], splits[name])
     return splits

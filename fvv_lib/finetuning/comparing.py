@@ -56,6 +56,11 @@ def _validation_chooses(settings: Settings) -> bool:
     return bool(settings.get("load_best_model_at_end")) or schedule in ("reduce_lr_on_plateau", "greedy")
 
 
+def _chooses_by_accuracy(settings: Settings) -> bool:
+    """Return True if the answers to validation questions affect the weights."""
+    return _validation_chooses(settings) and str(settings.get("metric_for_best_model")).endswith("accuracy")
+
+
 def _lengths_need_media(settings: Settings) -> bool:
     """Return True if the order of samples depends on lengths that are only known after reading the media."""
     known = settings.get("time_marks") == "none" and settings.get("max_frames") is None
@@ -70,6 +75,8 @@ def _skips(settings: Settings) -> bool:
 COMPARED_WHERE: Mapping[str, Callable[[Settings], bool]] = {
     **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), _validation_chooses),
     **dict.fromkeys(("save_strategy", "save_steps", "greater_is_better"), _validation_chooses),
+    "metric_for_best_model": _validation_chooses,
+    "eval_questions": _chooses_by_accuracy,
     "check_media": _lengths_need_media,
     "decode_timeout": _skips,
 }
@@ -108,7 +115,7 @@ FREE = (
     *("remove_unused_columns", "ignore_data_skip", "label_smoothing_factor", "neftune_noise_alpha"),
     *("use_liger_kernel", "liger_kernel_config", "torch_compile", "torch_compile_backend", "torch_compile_mode"),
     *("auto_find_batch_size", "bf16_full_eval", "fp16_full_eval", "include_for_metrics", "batch_eval_metrics"),
-    *("include_num_input_tokens_seen", "metric_for_best_model", "label_names", "length_column_name", "do_predict"),
+    *("include_num_input_tokens_seen", "label_names", "length_column_name", "do_predict"),
     *("enable_jit_checkpoint", "save_on_each_node", "fsdp", "fsdp_config", "parallelism_config"),
     "optim_target_modules",
 )
@@ -149,6 +156,8 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
         found["tunable_parts"] = sorted(found["tunable_parts"])
     if found.get("lora_rank") and found.get("lora_alpha") is None:
         found["lora_alpha"] = 2 * found["lora_rank"]  # the default, see `weights.lora`
+    if "metric_for_best_model" in found:
+        found["metric_for_best_model"] = str(found["metric_for_best_model"] or "loss").removeprefix("eval_")
     if found.get("video_backend") == "auto":
         found["video_backend"] = "pyav"
     if found.get(MEDIA_FOLDER) is not None:

@@ -19,6 +19,7 @@ from fvv_lib.weights.lora import base_of, is_adapter
 
 LOCK = "_lock"  # transformers does not upload files whose names begin with "_"
 RECORD = "metrics.json"
+ANSWERS = "answers.jsonl"
 # Files of a model, and the record of a run: overwriting deletes them.
 MODEL = (
     *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
@@ -33,7 +34,7 @@ BESIDE = (
     *("generation_config.json", "fvv_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "tokenizer.model", "chat_template.jinja", "training_args.bin", "loss.png", "README.md"),
-    *(f"{RECORD}.unfinished", LOCK),
+    *(ANSWERS, f"{RECORD}.unfinished", LOCK),
 )
 
 _held: set[int] = set()  # file descriptors of the locks of this process
@@ -168,7 +169,8 @@ def clear(folder: Path, overwrite: bool) -> None:
     """Delete the unfinished checkpoint of a killed run, and the record, which only a finished run has. With
     `overwrite`, also delete the model and checkpoints of an earlier run, see `check_ours`. Call it on one process."""
     remove_unfinished(folder)
-    (folder / RECORD).unlink(missing_ok=True)
+    for name in (RECORD, ANSWERS):
+        (folder / name).unlink(missing_ok=True)
     if overwrite:
         for pattern in MODEL:
             for file in folder.glob(pattern):

@@ -67,6 +67,9 @@ def check_settings(model_args: ModelArguments, data_args: DataArguments, trainin
             "validation_data_path and eval_strategy go together: set both (--eval_strategy steps --eval_steps 100) or "
             "neither."
         )
+    metric = training_args.metric_for_best_model
+    if metric is not None and metric.endswith("accuracy") and not data_args.eval_questions:
+        raise FvvError(f"metric_for_best_model={metric!r} needs questions in each validation: set eval_questions.")
     if model_args.lora_rank and "vision_tower" in model_args.tunable_parts and training_args.vision_tower_lr is None:
         raise FvvError(
             "With LoRA the vision tower would be trained in full at LoRA's learning_rate, which is too high for it: "

@@ -7,11 +7,12 @@ the Trainer, `record` writes the result.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
@@ -19,8 +20,10 @@ from transformers import set_seed
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import known_files
-from fvv_lib.errors import FvvError
-from fvv_lib.evaluation.scoring import accuracy_by_kind, evaluate
+from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.evaluation.answers import record_of
+from fvv_lib.evaluation.questions import read_questions
+from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, evaluate
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
 from fvv_lib.finetuning.output import KEYS, RECORD, check_apart, check_empty, check_ours, clear, hold
 from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, open_model
@@ -41,7 +44,8 @@ T = TypeVar("T")
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
     """Fine-tune a FastVLM on video, and return the content of `metrics.json`.
 
-    `output_dir` gets the model (a folder that stock transformers loads), checkpoints, `metrics.json` and `loss.png`.
+    `output_dir` gets the model (a folder that stock transformers loads), checkpoints, `metrics.json`, `answers.jsonl`
+    with the answers to test questions, and `loss.png`.
     If the run has already finished, resuming it only returns its record. Every process of a distributed run must call
     this function. Outside of the main thread, SIGTERM does not save a checkpoint.
 
@@ -152,25 +156,26 @@ def run(
         data_collator=data.collator,
         processing_class=build_processor(loaded.tokenizer, loaded.image_processor, loaded.model),
         counter=counter,
+        ask=ask_validation(loaded, data, training_args),
         identity=begin.identity,
     )
     test = data.samples.get("test")
     with whole_parameters(loaded.model) if test else nullcontext():  # ZeRO-3 gathers them only in training
-        before = evaluate_test_set(loaded, test, training_args)
+        before = answer_test_set(loaded, test, training_args)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
         end_on_sigterm(trainer)
     save_without_upload(trainer)
-    after = evaluate_test_set(loaded, test, training_args)
+    after = answer_test_set(loaded, test, training_args)
     metrics = {
-        "before": before,
-        "after": after,
+        "before": before and accuracy_by_kind(before),
+        "after": after and accuracy_by_kind(after),
         **describe_run(model, data, settings, begin.identity, trainer, counter, result.metrics),
     }
     if trainer.is_world_process_zero():
         if training_args.push_to_hub:
             trainer.create_model_card(model_name=str(trainer.hub_model_id).split("/")[-1])
-        write_record(folder, metrics)
+        write_record(folder, metrics, records_of(test, {"before": before, "after": after}) if test else [])
         report_end(metrics, folder)
     return metrics
 
@@ -202,14 +207,52 @@ def upload(folder: Path, repository: str, training_args: TrainingArguments) -> N
     print(f"uploaded to {repository}", flush=True)
 
 
-def evaluate_test_set(
+def answer_test_set(
     loaded: LoadedModel, test: LazySupervisedDataset | None, training_args: TrainingArguments
-) -> dict[str, Any] | None:
-    """Return the accuracy on the test questions for each kind of question; None without a test set."""
+) -> list[Answer] | None:
+    """Return the answers to the test questions; None without a test set."""
     if test is None:
         return None
     batch_size = training_args.per_device_eval_batch_size
-    return accuracy_by_kind(evaluate(loaded.model, loaded.tokenizer, test, batch_size, test.data_args.max_new_tokens))
+    return evaluate(loaded.model, loaded.tokenizer, test, batch_size, test.data_args.max_new_tokens)
+
+
+def records_of(test: LazySupervisedDataset, answers: Mapping[str, Sequence[Answer] | None]) -> list[dict[str, Any]]:
+    """Return the lines of `answers.jsonl`: the answers to all test questions, `before` and `after` training."""
+    questions, name = read_questions(test), str(test.data_args.test_data_path)
+    return [
+        {"time": time, **record_of(name, position, questions[position], answer.generated, answer.correct)}
+        for time, some in answers.items()
+        for position, answer in enumerate(some or ())
+    ]
+
+
+def ask_validation(
+    loaded: LoadedModel, data: OpenedData, training_args: TrainingArguments
+) -> Callable[[], float] | None:
+    """Return a function that asks `eval_questions` questions of the validation set and returns the share of right
+    answers; None without `eval_questions`. The questions are drawn once, so that all validations ask the same.
+
+    Raises:
+        DataFormatError: the validation set has fewer questions.
+    """
+    validation = data.samples.get("validation")
+    count = data.samples["train"].data_args.eval_questions
+    if validation is None or not count:
+        return None
+    total = len(read_questions(validation))
+    if count > total:
+        raise DataFormatError(
+            f"eval_questions={count}, but {validation.data_args.validation_data_path} has {total} questions: lower it."
+        )
+    some = sorted(np.random.default_rng(training_args.seed).permutation(total)[:count].tolist())
+    limit, batch_size = validation.data_args.max_new_tokens, training_args.per_device_eval_batch_size
+
+    def ask() -> float:
+        answers = evaluate(loaded.model, loaded.tokenizer, validation, batch_size, limit, some)
+        return sum(answer.correct for answer in answers) / count
+
+    return ask
 
 
 def end_on_sigterm(trainer: VideoTrainer) -> None:

@@ -5,6 +5,7 @@ run. Figures are drawn from it. This module trains nothing.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from fvv_lib.data.report import count_samples
 from fvv_lib.errors import CheckpointError
 from fvv_lib.finetuning.comparing import Identity, check_same_run, identify, length_change
-from fvv_lib.finetuning.output import RECORD, written_files
+from fvv_lib.finetuning.output import ANSWERS, RECORD, written_files
 from fvv_lib.finetuning.preparing import OpenedData
 from fvv_lib.finetuning.resume import sync
 from fvv_lib.finetuning.trainer import Counter, VideoTrainer
@@ -56,8 +57,13 @@ def describe_run(
     }
 
 
-def write_record(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write `loss.png` and `metrics.json`. The latter appears only after the model beside it is on the disk."""
+def write_record(folder: Path, metrics: dict[str, Any], answers: Sequence[dict[str, Any]]) -> None:
+    """Write `loss.png`, `answers.jsonl` and `metrics.json`. The last one appears only after the model beside it is on
+    the disk.
+
+    Args:
+        answers: to the test questions, before and after training.
+    """
     from matplotlib import pyplot
 
     from fvv_lib.plotting import plot_loss
@@ -65,6 +71,8 @@ def write_record(folder: Path, metrics: dict[str, Any]) -> None:
     figure = plot_loss(metrics["log"])
     figure.savefig(folder / "loss.png")
     pyplot.close(figure)
+    if answers:
+        (folder / ANSWERS).write_text("".join(json.dumps(answer) + "\n" for answer in answers))
     aside = folder / f"{RECORD}.unfinished"
     aside.write_text(json.dumps(metrics, indent=2, default=str) + "\n")
     for path in written_files(folder):  # other files may not be readable

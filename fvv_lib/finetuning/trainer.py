@@ -3,7 +3,7 @@
 Everything else is transformers' Trainer; `resume` adds stopping and resuming.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -67,13 +67,18 @@ class VideoTrainer(ResumableTrainer):
     the prompt.
 
     Args:
-        counter: counts what is trained on; None counts nothing. All other arguments are the Trainer's.
+        counter: counts what is trained on; None counts nothing.
+        ask: returns the share of right answers to validation questions, which each validation then logs as
+            `eval_accuracy`; None asks nothing. All other arguments are the Trainer's.
     """
 
     optimizer: torch.optim.Optimizer | None
 
-    def __init__(self, *args: Any, counter: Counter | None = None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, counter: Counter | None = None, ask: Callable[[], float] | None = None, **kwargs: Any
+    ):
         self.counter = counter
+        self.ask = ask
         super().__init__(*args, **kwargs)
         self.add_callback(_TellEpoch())
         self.add_callback(_LogShortRun())
@@ -143,6 +148,8 @@ class VideoTrainer(ResumableTrainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._learned:
             output.metrics[f"{metric_key_prefix}_loss"] = self._loss_sum / self._learned
+        if self.ask is not None:
+            output.metrics[f"{metric_key_prefix}_accuracy"] = self.ask()
         return output
 
     def prediction_step(
