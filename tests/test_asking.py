@@ -201,29 +201,42 @@ def test_the_common_start_of_prompts_is_read_once(loaded, open_mixed, monkeypatc
 
 
 def test_a_control_shows_the_frames_in_another_order_and_encodes_none_again(loaded, open_mixed, monkeypatch):
-    dataset = open_mixed(MIXED[:4], time_marks="seconds")
+    dataset = open_mixed([*MIXED[:4], MIXED[5]], time_marks="seconds")
     encoded, encode = [], asking.encode_images
     monkeypatch.setattr(asking, "encode_images", lambda m, clips, n: encoded.append(clips) or encode(m, clips, n))
     found = tokens_of(loaded, dataset, controls=tuple(CONTROLS), batch_size=3)
     assert sum(len(clip) for clips in encoded for clip in clips) == 8 + 1 + 1  # the clip, the still, the blank frame
-    show = dataset.show
-    assert set(found) == {(p, "forwards") for p in range(5)} | {(p, c) for p in (0, 1, 3) for c in CONTROLS}
+    show, videos = dataset.show, (0, 1, 3, 5, 6)  # the last one shows a still, too
+    assert set(found) == {(p, "forwards") for p in range(7)} | {(p, c) for p in videos for c in CONTROLS}
     for control in CONTROLS:
 
         def changed(index, show=show, control=control):
             shown = show(index)
-            if len(shown.images) == 8:
+            clip, rest = shown.images[:8], shown.images[8:]
+            if len(clip) == 8:
                 order = order_of(control, 8, (0, 0))
-                images = torch.full_like(shown.images, 128) if order is None else shown.images[order]
-                shown = shown._replace(images=images)
-            return shown
+                clip = torch.full_like(clip, 128) if order is None else clip[order]
+            return shown._replace(images=torch.cat([clip, rest]))
 
         monkeypatch.setattr(dataset, "show", changed)
         expected = list(alone(loaded, dataset))
         monkeypatch.setattr(dataset, "show", show)
-        for position in (0, 1, 3):
+        for position in videos:
             assert without_padding(found[position, control], loaded.tokenizer) == expected[position]
     assert len({tuple(found[3, control]) for control in CONTROLS}) > 1
+
+
+def test_a_control_leaves_images_and_questions_about_them_as_they_are(loaded, open_mixed, monkeypatch):
+    prompts, generate = [], asking.generate_batch
+    monkeypatch.setattr(asking, "generate_batch", lambda *given: prompts.extend(given[2]) or generate(*given))
+    dataset = open_mixed([MIXED[5], MIXED[3]])
+    for batch in answers_of(loaded, dataset, controls=("forwards", "blank", "one_frame"), max_new_tokens=1):
+        shown = {(each.position, each.control): prompt.frames for each, prompt in zip(batch, prompts, strict=True)}
+    clip, still = [(0, frame) for frame in range(8)], (1, 0)
+    assert shown[1, "forwards"] == [*clip, still]
+    assert shown[1, "blank"] == [asking.BLANK] * 8 + [still]
+    assert shown[1, "one_frame"] == [(0, 4)] * 8 + [still]
+    assert [control for position, control in shown if position == 2] == ["forwards"]
 
 
 def test_the_random_order_is_never_the_true_one_and_depends_on_the_seed_alone():

@@ -187,6 +187,7 @@ def test_two_processes_share_the_questions_and_report_as_one(stream, base, zero)
     (stream / "test.json").write_text(json.dumps([held, TEXT, held, TEXT_2, held]))
     flags = ["--test_data_path", stream / "test.json", "--validation_data_path", stream / "test.json"]
     flags += ["--eval_strategy", "steps", "--eval_steps", "3", "--max_new_tokens", "8", "--save_strategy", "no"]
+    flags += ["--eval_questions", "3"]
     flags = [*map(str, flags), "--per_device_eval_batch_size", "2", "--learning_rate", "0"]
     records = []
     for gpus, output in ((1, f"asked1{zero}"), (2, f"asked2{zero}")):
@@ -196,8 +197,12 @@ def test_two_processes_share_the_questions_and_report_as_one(stream, base, zero)
     one, two = records
     assert one["before"]["all"]["total"] == one["after"]["all"]["total"] == 5
     assert (two["before"], two["after"]) == (one["before"], one["after"])
+    answers = [(stream / f"asked{ranks}{zero}" / "answers.jsonl").read_text() for ranks in (1, 2)]
+    assert answers[0] == answers[1]
+    shares = [[entry["eval_accuracy"] for entry in record["log"] if "eval_accuracy" in entry] for record in records]
     losses = [[entry["eval_loss"] for entry in record["log"] if "eval_loss" in entry] for record in records]
-    assert len(losses[0]) == 1
+    assert len(shares[0]) == len(losses[0]) == 1
+    assert shares[0] == shares[1]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 

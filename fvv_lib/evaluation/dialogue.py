@@ -146,10 +146,10 @@ class Chat:
         """Generate an answer. The part of the prompt that is in the cache is not read again. The tokens of an earlier
         answer may differ from those that were generated: the cache is cut where they begin to differ."""
         model, tokenizer, version = self.loaded.model, self.loaded.tokenizer, self.config.version
-        places, cache, known = prompt.places(), self._cache, self._known
-        start = common_prefix(places[:-1], known)
-        self._cache, self._known = DynamicCache(), []  # if generation is interrupted, the cache is not to be used again
-        positions = self._positions(known[:start])
+        places, cache = prompt.places(), self._cache
+        start = common_prefix(places[:-1], self._known)
+        self._known = self._known[:start]  # so much stays known if generation is interrupted
+        positions = self._positions(self._known)
         if positions < cache.get_seq_length():
             cache.crop(positions - cache.get_seq_length())
         with inference(model):
@@ -158,7 +158,7 @@ class Chat:
             output = continue_cache(
                 model, tokenizer, cache, mask, [places[start:]], frames, version, self.max_new_tokens, write
             )
-        self._cache, self._known = cache, [*places, *output[0, :-1].tolist()]
+        self._known = [*places, *output[0, :-1].tolist()]
         return texts_of(output, tokenizer, version)[0]
 
     def _positions(self, places: Sequence[Place]) -> int:
