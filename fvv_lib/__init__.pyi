@@ -55,6 +55,8 @@ from .data.dataset import (
 from .data.splits import make_supervised_data_module as make_supervised_data_module
 from .finetuning.recipe import train as train
 from .evaluation.scoring import accuracy_by_kind as accuracy_by_kind, evaluate as evaluate
+from .evaluation.benchmarks.table import load_benchmark as load_benchmark
+from .evaluation.benchmarks.report import score_benchmark as score_benchmark
 from .evaluation.dialogue import Chat as Chat, ask as ask
 from .weights.loading import load_pretrained_model as load_pretrained_model
 from .weights.converting import convert_model as convert_model
