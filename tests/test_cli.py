@@ -21,6 +21,7 @@ from fvv_lib.errors import FlagError
 from fvv_lib.settings import MemorySettings, TrainingSettings
 
 EVALUATE = ["evaluate", "--model", "no/such/model", "--data", "y.json", "--output", "z"]
+BENCHMARK = ["evaluate", "--model", "x", "--output", "z", "--benchmark", "mvbench", "--data_dir", "no/such/folder"]
 NEEDED = ["--model_name_or_path", "base", "--output_dir", "output", "--use_cpu", "True", "--report_to", "none"]
 
 
@@ -232,7 +233,16 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
         ([*EVALUATE, "--batch_size", "0"], 1, "batch_size must be at least 1, got 0."),
         ([*EVALUATE, "--seed", "-1"], 1, "seed must be 0 or more, got -1."),
         ([*EVALUATE, "--data", "y", "y"], 1, "data names a file twice: y y."),
-        ([*EVALUATE, "--data"], 1, "data is empty: give at least one annotation file."),
+        ([*EVALUATE, "--data"], 1, "data is empty: give at least one annotation file, or a benchmark."),
+        ([*EVALUATE, "--benchmark", "mvbench", "--data_dir", "x"], 1, "data and benchmark are both given"),
+        ([*EVALUATE, "--data_dir", "x"], 1, "benchmark and data_dir need each other: give both."),
+        (
+            [*BENCHMARK, "--image_folder", "x"],
+            1,
+            "image_folder belongs to data: a benchmark has its videos in data_dir",
+        ),
+        ([*BENCHMARK, "--benchmark", "mmbench"], 1, "Unknown benchmark 'mmbench': choose one of egoschema, "),
+        (BENCHMARK, 1, "mvbench: no file no/such/folder/json/* with the ending .parquet, .json, .jsonl."),
         ([*EVALUATE, "--video_backend", "best"], 1, "Unknown video_backend 'best'"),
         ([*EVALUATE, "--scores", "best"], 1, "Unknown score 'best': choose one of bleu, chrf."),
         (EVALUATE, 1, "no/such/model: no such folder"),

@@ -4,13 +4,17 @@ The expected values of the official rules are those of the functions of lmms-eva
 """
 
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shared import ROOT
 
 from fvv_lib import DataFormatError, FvvError, Medium, load_benchmark, score_benchmark
+from fvv_lib.cli.evaluate import BENCHMARK_NAMES
 from fvv_lib.evaluation.benchmarks import rules
 from fvv_lib.evaluation.benchmarks.layouts import MVBENCH, BenchmarkQuestion
 from fvv_lib.evaluation.benchmarks.report import format_benchmark
@@ -108,7 +112,7 @@ def test_the_published_layout_becomes_questions(name, tmp_path):
 
 
 def test_every_benchmark_has_a_layout_here():
-    assert set(ROWS) == set(BENCHMARKS)
+    assert set(ROWS) == set(BENCHMARKS) == set(BENCHMARK_NAMES)
 
 
 def test_yes_no_and_caption_matching_have_labels_of_their_own(tmp_path):
@@ -178,7 +182,7 @@ def test_a_wrong_segment_is_an_error_that_names_its_row(start, message, tmp_path
 
 
 def test_other_names_and_folders_are_errors(tmp_path):
-    with pytest.raises(FvvError, match=r"no benchmark 'mmbench'\. Use one of egoschema, "):
+    with pytest.raises(FvvError, match="Unknown benchmark 'mmbench': choose one of egoschema, "):
         load_benchmark("mmbench", tmp_path)
     with pytest.raises(DataFormatError, match=r"videomme: no file \S+videomme/test\* with the ending .parquet"):
         load_benchmark("videomme", tmp_path)
@@ -321,3 +325,27 @@ def test_there_must_be_an_answer_for_each_question():
     for asked, answers in (([], []), ([question()], []), ([question()], ["B", "B"])):
         with pytest.raises(FvvError, match="one answer for each question"):
             score_benchmark("videomme", asked, answers)
+
+
+def test_the_command_asks_a_benchmark_and_reports_both_scores(tmp_path, fvv):
+    clips = ROOT / "data_samples" / "videos" / "test"
+    question = {"question": "What colour is the shape?", "candidates": ["purple", "It is red."], "answer": "purple"}
+    rows = [{**question, "video": f"motion-000{number}.mp4", "start": 0, "end": 2} for number in range(2)]
+    for subset in ("action_sequence", "object_count"):
+        write(tmp_path, f"json/{subset}.json", rows)
+        shutil.copytree(clips, tmp_path / "video" / subset, copy_function=os.symlink)
+    model, output = ROOT / "data_samples" / "tiny-fastvlm-video", tmp_path / "output"
+    arguments = ["evaluate", "--model", model, "--benchmark", "tvbench", "--data_dir", tmp_path, "--output", output]
+    result = fvv(*arguments, "--max_new_tokens", "8", "--decode_timeout", "0", "--use_cpu")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((output / "metrics.json").read_text())["tests"]["tvbench"]
+    _, *lines = map(json.loads, (output / "answers.jsonl").read_text().splitlines())
+    asked = load_benchmark("tvbench", tmp_path)
+    assert metrics["benchmark"] == score_benchmark("tvbench", asked, [line["answer"] for line in lines])
+    assert metrics["forwards"]["all"]["correct"] == metrics["benchmark"]["strict"]["correct"]
+    assert format_benchmark(metrics["benchmark"]) in result.stdout
+    assert [medium.get("end") for line in lines for medium in line["media"]] == [2, 2, None, None]
+    write(tmp_path, "json/object_count.json", rows[:1])
+    changed = fvv(*arguments, "--use_cpu")
+    assert changed.returncode == 1
+    assert "answers" in changed.stderr

@@ -46,12 +46,14 @@ class TestSet(NamedTuple):
         questions: what is asked.
         read: reads a medium; `None`: as the model's configuration says.
         is_right: returns whether a text answers a question correctly.
+        score: returns what is reported beside the counts, from the answers to all questions, in order.
     """
 
     name: str
     questions: Sequence[Question]
     read: Reader | None = None
-    is_right: Callable[[Question, str], bool] = names_right_choice
+    is_right: Callable[[Any, str], bool] = names_right_choice
+    score: Callable[[Sequence[str]], dict[str, Any]] | None = None
 
 
 class Asking(NamedTuple):
@@ -186,8 +188,10 @@ def _end(tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], as
     for test in tests:
         mine = [record for record in records if record["data"] == test.name]
         summaries[test.name] = summarize(mine)
+        forwards = [record for record in mine if record["control"] == FORWARDS]
+        if test.score:
+            summaries[test.name]["benchmark"] = test.score([record["answer"] for record in forwards])
         if asking.measures:
-            forwards = [record for record in mine if record["control"] == FORWARDS]
             summaries[test.name]["scores"] = compare_texts(
                 asking.measures, [row["answer"] for row in forwards], [row["expected"] for row in forwards]
             )

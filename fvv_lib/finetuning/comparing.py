@@ -9,7 +9,7 @@ that. This module trains nothing.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,12 @@ def digest_media(samples: Annotations, again: bool = False) -> str:
     unread = [place for place, sketch in enumerate(sketches) if sketch is None]
     digest = hashlib.blake2b(bytes.fromhex("".join(filter(None, sketches))), digest_size=16)
     return digest.hexdigest() + (f"{UNREAD}{len(unread)}, the first is {files.shown(unread[0])}" if unread else "")
+
+
+def digest_files(paths: Iterable[str]) -> str:
+    """Return a digest of files and folders of frames, in their order, as `digest_media` does; each counts once."""
+    sketches = [_sketch(path) or UNREAD for path in dict.fromkeys(paths)]
+    return hashlib.blake2b(" ".join(sketches).encode(), digest_size=16).hexdigest()
 
 
 def _sketch(name: str) -> str | None:

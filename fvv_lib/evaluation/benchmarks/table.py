@@ -61,7 +61,7 @@ def find_benchmark(name: str) -> Benchmark:
         FvvError: there is none with this name.
     """
     if name not in BENCHMARKS:
-        raise FvvError(f"There is no benchmark {name!r}. Use one of {', '.join(BENCHMARKS)}.")
+        raise FvvError(f"Unknown benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[name]
 
 
