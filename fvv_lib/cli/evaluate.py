@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ BENCHMARK_NAMES = [
     "tvbench",
     "videomme",
 ]
+
+WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def main(arguments: list[str]) -> None:
     check_measures(settings.scores)
     rank = int(os.environ.get("RANK", 0))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")  # answers are exchanged, no tensors
+        # Answers are exchanged, no tensors. At the end, the first process waits for the slowest one.
+        torch.distributed.init_process_group("gloo", timeout=WAIT)
     has_gpu = torch.cuda.is_available() and not settings.use_cpu
     with hold(settings.output) if rank == 0 else nullcontext():
         asked = (

@@ -90,8 +90,9 @@ def answer_questions(
     """
     if batch_size < 1:
         raise FvvError(f"batch_size must be at least 1, got {batch_size}.")
-    asked = rows_of(questions, controls)
-    batches, repeated = _my_batches(questions, [row for row in asked if row not in set(done)], batch_size)
+    known = set(done)
+    asked = [row for row in rows_of(questions, controls) if row not in known]
+    batches, repeated = _my_batches(questions, asked, batch_size)
     view = _View(model, tokenizer, questions, config, spec, read or reader_of(config), seed)
     view.expect(batches)
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -135,16 +135,10 @@ def run_evaluation(
                 seed=asking.seed,
                 done=[(position, control) for name, position, control in done if name == test.name],
             ):
+                asked = [test.questions[position] for position, *_ in batch]
                 file.add(
-                    record_of(
-                        test.name,
-                        position,
-                        test.questions[position],
-                        text,
-                        test.is_right(test.questions[position], text),
-                        control,
-                    )
-                    for position, control, text in batch
+                    record_of(test.name, position, question, text, test.is_right(question, text), control)
+                    for question, (position, control, text) in zip(asked, batch, strict=True)
                 )
                 bar.update(len(batch))
     metrics = _tell_all(lambda: _end(tests, folder, identity, asking), rank)
