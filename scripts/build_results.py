@@ -205,6 +205,22 @@ A run also compares the start and end of each file with those of the run that it
 {ends["first"]} seconds at first, then {ends["again"]} seconds."""
 
 
+def questions(record: Record) -> str:
+    timed = {f"{count} questions about each video": row for count, row in record["questions per video"].items()}
+    timed["second turn of a dialogue, to its first token"] = record["second turn, to its first token"]
+    rows = [[what, row["old, s"], row["ours, s"], f"{row['faster']}x"] for what, row in timed.items()]
+    equal = sum(row["equal answers"] for row in timed.values())
+    size = f"{record['pixels']}x{record['pixels']}"
+    return f"""Each video has {record["frames"]} frames of {size} pixels. The model: {record["model"]}. The old build,
+commit {record["old"]}, encodes a video again for each question, and the whole dialogue for each turn.
+
+{table(["what", "old, s", "now, s", "faster"], rows)}
+
+Both builds give the same answers: to these {equal} questions, and to the
+{record["test set of the course"]["equal answers"]} of the test set of the course. Videos: {record["videos"]}; threads:
+{record["threads"]}; runs of each side: {record["runs of each side"]}."""
+
+
 def motion(record: Record) -> str:
     rows = []
     for run in record["runs"]:
@@ -367,6 +383,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "labels": ("Exact labels of long conversations", labels),
     "big_index": ("A million samples", big_index),
     "known_media": ("A million files", known_media),
+    "questions": ("Many questions about a video", questions),
     "motion": ("What fine-tuning teaches", motion),
     "backwards": ("Played backwards", backwards),
     "kill": ("Killed and resumed", kill),
