@@ -51,10 +51,15 @@ def check_limits(max_frames: int | None, min_frames: int | None) -> None:
         raise FvvError(f"min_frames={min_frames} is more than max_frames={max_frames}.")
 
 
+def is_rate(value: Any) -> bool:
+    """Return whether this is a number of frames per second: above 0, finite, not a bool or a text."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 def check_sampling(settings: Any) -> None:
     """Raise an FvvError if the settings of `fps` sampling are wrong or would do nothing."""
     check_limits(settings.max_frames, settings.min_frames)
-    if not 0 < settings.sample_fps < math.inf:
+    if not is_rate(settings.sample_fps):
         raise FvvError(f"sample_fps must be a number of frames per second above 0, got {settings.sample_fps!r}.")
     of_fps = {"sample_fps": 1.0, "max_frames": None, "min_frames": None}  # and their defaults
     changed = [name for name, default in of_fps.items() if getattr(settings, name) != default]

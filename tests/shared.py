@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from fvv_lib.__main__ import main
+from fvv_lib.course.numbered import HEIGHT, WIDTH, paint
 from fvv_lib.course.scenes import motion_clip, still, write_video
 from fvv_lib.course.tiny import build_tokenizer
 from fvv_lib.model.video_model import FastVlmForVideo
@@ -65,6 +66,16 @@ def join_streams(path, sources, dispositions):
                     packet.stream = stream
                     writing.mux(packet)
             container.close()
+
+
+def write_at_rate(path, rate, count):
+    """Write numbered frames at a constant rate, with the clock that FFmpeg takes for the container."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, width=WIDTH, height=HEIGHT)
+        stream.pix_fmt = "yuv420p"
+        for number in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(paint(number), format="rgb24")))
+        container.mux(stream.encode())
 
 
 def assert_true_frames(video, reference):

@@ -374,6 +374,33 @@ UNCLEAR = {
 }
 
 
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+def test_packets_that_are_no_key_frames_whatever_the_file_says_are_found(tmp_path, container):
+    """Without a table of key frames, every packet counts as one. MPEG-4's decoder starts at any packet, with grey."""
+    path = tmp_path / f"clip.{container}"
+    write_numbered(path, "mpeg4", gop=24, count=COUNT)
+    content = bytearray(path.read_bytes())
+    in_box(b"stss", -4, int.from_bytes(b"free", "big"))(content, None)
+    path.write_bytes(content)
+    video = read_video(path, 5)
+    assert read_numbers(video.frames) == video.indices.tolist()
+    assert_true_frames(video, decode_all(path))
+
+
+@pytest.mark.parametrize(("kind", "place"), [(b"mvhd", 12), (b"mdhd", 12)])
+@pytest.mark.parametrize("options", [{"use_editlist": "0"}, {"movflags": "frag_keyframe+empty_moov"}, {}])
+def test_a_clock_without_ticks_is_never_an_error_of_another_kind(tmp_path, kind, place, options):
+    path = tmp_path / "clip.mp4"
+    write_numbered(path, b_frames=2, count=COUNT, container_options=options)
+    content = bytearray(path.read_bytes())
+    in_box(kind, place, 0)(content, None)
+    path.write_bytes(content)
+    try:
+        assert_true_frames(read_video(path, 5), decode_all(path))
+    except VideoDecodeError as error:
+        assert str(path) in str(error)  # noqa: PT017
+
+
 def replace(content, old, new):
     start = content.index(old)
     content[start : start + len(old)] = new

@@ -3,12 +3,13 @@
 import json
 import os
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import SPEC
+from shared import SPEC, write_at_rate
 
 from fvv_lib import (
     Chat,
@@ -27,7 +28,7 @@ from fvv_lib.data.report import check_data
 from fvv_lib.data.splits import check_disjoint
 from fvv_lib.scaling.feature_store import FeatureStore
 from fvv_lib.video.medium import parse_time
-from fvv_lib.video.read import read_media
+from fvv_lib.video.read import _window, read_media, video_times
 
 
 def sample(question="<image>\nWhich number?", answer="One.", **rest):
@@ -216,6 +217,18 @@ def test_two_parts_of_one_file_in_a_sample_have_frames_of_their_own(make, strate
     assert max(first.indices) < 25
     assert min(second.indices) >= 50
     assert torch.equal(dataset[0]["images"], dataset.pixels([first, second]))
+
+
+@pytest.mark.parametrize("rate", [24, 30, Fraction(30000, 1001)])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_part_begins_and_ends_exactly_at_frames_of_any_rate(tmp_path, name, rate):
+    """A time in seconds is not the exact time of a frame, and Matroska rounds it to milliseconds."""
+    write_at_rate(tmp_path / name, rate, 90)
+    times = video_times(tmp_path / name)
+    for k in range(1, 88):
+        part = _window(times, float(k / rate), float((k + 2) / rate), "clip")
+        assert part.tolist() == [k, k + 1]
+    assert read_numbers(read_video(tmp_path / name, 2, start=float(71 / rate)).frames) == [71, 89]
 
 
 def test_random_frames_of_a_part_depend_on_the_part(make):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared import SPEC
+from shared import SPEC, write_at_rate
 from test_training import sample
 
 from fvv_lib import (
@@ -43,9 +43,18 @@ PHONE = np.concatenate([[0], np.cumsum(RNG.choice([0.016, 0.033, 0.05], 199, p=[
 RATE = {"frame_sampling": "fps", "sample_fps": 2.0, "max_frames": 6, "min_frames": 2}
 
 
+def unrounded(times):
+    """The reference: equal steps, if they differ only as rounding to milliseconds lets them."""
+    steps = np.diff(times)
+    is_constant = len(steps) and max(steps) - min(steps) <= min(0.0012, np.mean(steps) / 4)
+    return np.linspace(times[0], times[-1], len(times)) if is_constant else times
+
+
 def shown_at(times, moments):
-    """The reference: the last frame whose time is not after each moment."""
-    return [max(i for i, time in enumerate(times) if time <= moment + 1e-6) for moment in moments]
+    """The reference: the last frame whose time is not after each moment, but for the rounding of its time."""
+    times = unrounded(times)
+    late = min(6e-4, min(np.diff(times), default=1) / 2.1)
+    return [max(i for i, time in enumerate(times) if time <= moment + late) for moment in moments]
 
 
 # --- which frames -----------------------------------------------------------------------------------------------------
@@ -70,9 +79,10 @@ def test_fps_takes_the_frames_that_are_shown_at_each_step_between_floor_and_cap(
     least, most = sorted((one, two))
     limits = {"max_frames": most, "min_frames": least}
     chosen = sample_frame_indices(len(times), 8, "fps", times=times, sample_fps=rate, **limits)
-    shortest = min(steps, default=0) / 1000
+    shortest = min(np.diff(unrounded(times)), default=0)
     rate = min(rate, 1 / shortest) if shortest else rate
-    moments = [k / rate for k in range(1000) if k / rate < times[-1] + shortest - 1e-6 / rate] or [0.0]
+    late = min(6e-4, shortest / 2.1) if shortest else 6e-4
+    moments = [k / rate for k in range(1000) if k / rate < times[-1] + shortest - late] or [0.0]
     if len(moments) < least:
         assert chosen.tolist() == shown_at(times, np.linspace(0, times[-1], least))
     elif len(moments) <= most:
@@ -88,7 +98,7 @@ def test_fps_takes_the_frames_that_are_shown_at_each_step_between_floor_and_cap(
 def test_at_a_constant_rate_equal_times_are_equal_steps(total, count, rate):
     by_time = sample_frame_indices(total, count, "uniform_time", video_fps=rate)
     assert np.abs(by_time - sample_frame_indices(total, count)).max() <= 1  # linspace may round a whole number down
-    assert np.array_equal(by_time, np.floor(np.linspace(0, total - 1, count) + 1e-4).astype(int))
+    assert np.array_equal(by_time, np.floor(np.linspace(0, total - 1, count) + 6e-4 * rate).astype(int))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +117,45 @@ def test_frames_of_one_moment_and_clips_of_one_frame_are_sampled():
         assert sample_frame_indices(1, 3, strategy, times=np.array([2.0])).tolist() == [0, 0, 0]
         assert len(sample_frame_indices(3, 5, strategy, times=np.zeros(3))) == 5
     assert sample_frame_indices(1, 3, "fps", times=np.zeros(1), max_frames=9, sample_fps=1e-320).tolist() == [0]
+
+
+@pytest.mark.parametrize("rate", [24, 30, Fraction(30000, 1001)])
+def test_a_clip_gives_the_same_frames_in_a_container_that_rounds_times_to_milliseconds(tmp_path, rate):
+    """MP4 has a fine clock, Matroska has not."""
+    total = 100
+    for name in ("clip.mp4", "clip.mkv"):
+        write_at_rate(tmp_path / name, rate, total)
+    exact, rounded = (video_times(tmp_path / name) for name in ("clip.mp4", "clip.mkv"))
+    assert 0 < np.abs(exact - rounded).max() < 0.001
+    for sample_fps in (1, 3, 10, 24, 30, 60):
+        chosen = [
+            sample_frame_indices(total, 8, "fps", times=times, sample_fps=sample_fps, max_frames=1000)
+            for times in (exact, rounded)
+        ]
+        assert chosen[0].tolist() == chosen[1].tolist()
+        assert len(chosen[0]) <= total
+        if sample_fps >= rate:
+            assert chosen[0].tolist() == list(range(total))
+    for count in (4, 7, 25, total):
+        chosen = [sample_frame_indices(total, count, "uniform_time", times=times) for times in (exact, rounded)]
+        assert chosen[0].tolist() == chosen[1].tolist()
+
+
+def test_a_huge_rate_is_lowered_though_two_frames_have_one_time():
+    chosen = sample_frame_indices(3, 8, "fps", times=np.array([0.0, 0.0, 1.0]), sample_fps=1e308, max_frames=9)
+    assert chosen.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("rate", ["1", None, True, float("nan"), float("inf"), 0, -1])
+def test_a_rate_is_a_number_above_zero(tmp_path, rate):
+    for use in (
+        lambda: VideoConfig(frame_sampling="fps", sample_fps=rate),
+        lambda: sample_frame_indices(9, 3, "fps", video_fps=10, sample_fps=rate),
+        lambda: sample_frame_indices(9, 3, "uniform_time", video_fps=rate),
+        lambda: read_video([tmp_path / "1.png"], 2, picture_rate=rate),
+    ):
+        with pytest.raises(FvvError, match=r"above 0"):
+            use()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ A video may be stored as images, in a folder or a list, with a frame rate of its
 video.
 """
 
-import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from fvv_lib.errors import FvvError
 from fvv_lib.video.kinds import is_video
+from fvv_lib.video_config import is_rate
 
 File = str | Path
 CLOCK = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d+):)?(?P<s>\d+(?:\.\d+)?)", re.ASCII)  # 1:02:03.5, 62:03.5, 3723.5
@@ -87,8 +87,7 @@ class Medium:
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "end", end)
         rate = self.fps
-        is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if rate is not None and not (is_number and 0 < rate <= MAX_RATE and math.isfinite(rate)):
+        if rate is not None and not (is_rate(rate) and rate <= MAX_RATE):
             raise FvvError(f"fps must be a number of frames per second above 0, got {rate!r}.")
 
     @property

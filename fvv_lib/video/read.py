@@ -21,7 +21,7 @@ from fvv_lib.video.exact.truncation import check_size
 from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
 from fvv_lib.video.kinds import is_animation, is_video
 from fvv_lib.video.medium import Medium, parse_segment
-from fvv_lib.video.sampling import sample_frame_indices
+from fvv_lib.video.sampling import sample_frame_indices, tolerance
 from fvv_lib.video.stills import (
     animation_times,
     load_image,
@@ -74,7 +74,8 @@ def read_video(
         strategy, seed, sample_fps, max_frames, min_frames: see `sampling.sample_frame_indices`.
         start, end: seconds, or texts like "1:02:03.5" (`medium.parse_time`). Only frames with start <= time < end are
             sampled, so not the frame that is on the screen at `start` since before. `end` may be later than the end of
-            the clip by `END_TOLERANCE`.
+            the clip by `END_TOLERANCE`, or by the longest time for which a frame is shown: nothing tells how long the
+            last one is.
         backend: `pyav` is exact. `decord` is the described system's; it silently returns wrong frames for most H.264
             `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and cannot open AV1. `auto` is `pyav`.
         accuracy: `keyframe` returns the key frame nearest to each requested frame, so no other frame is decoded. It
@@ -277,8 +278,8 @@ def _window(times: np.ndarray, start: float | None, end: float | None, name: str
     longest = float(np.diff(times).max()) if len(times) > 1 else 0.0
     if end is not None and end > duration + max(END_TOLERANCE, longest):
         raise VideoDecodeError(f"{name}: end={end:g} s is after the end of the clip, which is {duration:.2f} s long.")
-    first = 0 if start is None else int(np.searchsorted(times, start, side="left"))
-    last = len(times) if end is None else int(np.searchsorted(times, end, side="left"))
+    first = 0 if start is None else int(np.searchsorted(times, start - tolerance(times), side="left"))
+    last = len(times) if end is None else int(np.searchsorted(times, end - tolerance(times), side="left"))
     if first == last:
         shown = f" The frame that is shown then begins at {times[first - 1]:.3f} s." if 0 < first < len(times) else ""
         raise VideoDecodeError(

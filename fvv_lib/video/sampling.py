@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fvv_lib.errors import FvvError
-from fvv_lib.video_config import check_limits
+from fvv_lib.video_config import check_limits, is_rate
 
 STRATEGIES = ("uniform", "segment", "random", "uniform_time", "fps")
-ROUNDING = 1e-6  # seconds by which computed times of the same moment may differ
+ROUNDING = 6e-4  # seconds by which times of the same moment may differ: Matroska rounds to milliseconds
 
 
 def sample_frame_indices(
@@ -77,8 +77,8 @@ def sample_frame_indices(
     if strategy == "uniform_time":
         return _evenly(_times(total_frames, strategy, video_fps, times), num_frames)
     if strategy == "fps":
-        if not 0 < sample_fps < math.inf:
-            raise FvvError(f"The strategy 'fps' needs two rates above 0, got a sample_fps of {sample_fps}.")
+        if not is_rate(sample_fps):
+            raise FvvError(f"The strategy 'fps' needs two rates above 0, got a sample_fps of {sample_fps!r}.")
         check_limits(max_frames, min_frames)
         shown = _times(total_frames, strategy, video_fps, times)
         return _at_rate(shown, num_frames, sample_fps, max_frames, min_frames or 1)
@@ -88,27 +88,48 @@ def sample_frame_indices(
 def _times(total: int, strategy: str, video_fps: float | None, times: np.ndarray | None) -> np.ndarray:
     """Return the time of each frame in seconds: float64 (total,)."""
     if times is None:
-        if not video_fps or not 0 < video_fps < math.inf:
+        if not is_rate(video_fps):
             raise FvvError(
-                f"The strategy {strategy!r} needs the times of the frames, or rates above 0; got video_fps={video_fps}."
+                f"The strategy {strategy!r} needs the times of the frames, or rates above 0, got {video_fps!r}."
             )
         return np.arange(total) / video_fps
     if len(times) != total:
         raise FvvError(f"There are {total} frames, but {len(times)} times.")
-    return times
+    return _without_rounding(times)
 
 
-def _at_rate(times: np.ndarray, num_frames: int, rate: float, most: int | None, least: int) -> np.ndarray:
+def _at_rate(times: np.ndarray, num_frames: int, rate: float, max_frames: int | None, min_frames: int) -> np.ndarray:
     """Return the frames that are shown `rate` times per second; see `fps`."""
-    shortest = float(np.diff(times).min()) if len(times) > 1 else 0.0
+    shortest = _shortest(times)
     if shortest * rate > 1:
         rate = 1 / shortest
     length = times[-1] - times[0] + shortest  # the last frame is shown for an unknown time, at least this long
-    moments = max(1, math.ceil(length * rate - ROUNDING))
-    if most is not None and moments < least:
-        return _evenly(times, least)
-    count = num_frames if most is None else min(moments, most)
-    return _shown_at(times, times[0] + np.linspace(0, moments - 1, count, dtype=np.int64) / rate)
+    total = max(1, math.ceil((length - tolerance(times)) * rate))
+    if max_frames is not None and total < min_frames:
+        return _evenly(times, min_frames)
+    count = num_frames if max_frames is None else min(total, max_frames)
+    return _shown_at(times, times[0] + np.linspace(0, total - 1, count, dtype=np.int64) / rate)
+
+
+def _without_rounding(times: np.ndarray) -> np.ndarray:
+    """Return the times of a clip of constant rate without the rounding of its container; other times as they are."""
+    steps = np.diff(times)
+    if len(steps) and np.ptp(steps) <= min(2 * ROUNDING, steps.mean() / 4):
+        return np.linspace(times[0], times[-1], len(times))
+    return times
+
+
+def _shortest(times: np.ndarray) -> float:
+    """Return the shortest time in seconds for which a frame is shown; 0 for a single frame."""
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    return float(steps.min()) if len(steps) else 0.0
+
+
+def tolerance(times: np.ndarray) -> float:
+    """Return by how many seconds a frame may seem to begin too late: never half of the time that a frame is shown."""
+    shortest = _shortest(times)
+    return min(ROUNDING, shortest / 2.1) if shortest else ROUNDING
 
 
 def _evenly(times: np.ndarray, count: int) -> np.ndarray:
@@ -118,4 +139,4 @@ def _evenly(times: np.ndarray, count: int) -> np.ndarray:
 
 def _shown_at(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
     """Return the frame that is on the screen at each moment: float64 (N,) -> int64 (N,)."""
-    return np.searchsorted(times, moments + ROUNDING, side="right") - 1
+    return np.searchsorted(times, moments + tolerance(times), side="right") - 1

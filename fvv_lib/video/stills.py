@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fvv_lib.errors import FvvError, VideoDecodeError
 from fvv_lib.video.frames import Chooser, Frames, on_white
 from fvv_lib.video.kinds import ANIMATED_FORMATS, PICTURE_EXTENSIONS, first_picture, last_picture
+from fvv_lib.video_config import is_rate
 
 # Formats that Pillow decodes itself. EPS is excluded: it is a program, and Pillow would start Ghostscript to run it.
 PICTURE_FORMATS = (
@@ -162,10 +163,10 @@ def picture_times(count: int, rate: float) -> np.ndarray:
     (count,).
 
     Raises:
-        FvvError: there are no images, or the rate is 0 or less.
+        FvvError: there are no images, or the rate is not a number above 0.
     """
-    if not count or rate <= 0:
-        raise FvvError(f"A video of images needs an image and a picture_rate above 0, got {count} and {rate}.")
+    if not count or not is_rate(rate):
+        raise FvvError(f"A video of images needs an image and a picture_rate above 0, got {count} and {rate!r}.")
     return np.arange(count) / rate
 
 
@@ -173,7 +174,7 @@ def read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
     """Read images as the frames of a video, at `rate` frames per second.
 
     Raises:
-        FvvError: there are no images, or the rate is 0 or less.
+        FvvError: there are no images, or the rate is not a number above 0.
         VideoDecodeError: an image cannot be read, or the images differ in size.
     """
     times = picture_times(len(files), rate)

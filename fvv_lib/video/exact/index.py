@@ -23,20 +23,21 @@ if TYPE_CHECKING:
     import av
 
 MIN_BYTES = 2**20  # the packets of a smaller file are read as fast as its index
-PICTURE_HEAD = 64  # bytes of a packet in which its picture begins, unless it has much to say before
+PICTURE_HEAD = 64  # bytes of a packet in which its picture begins, unless long headers precede it
 COMPARED = 500  # packets of which FFmpeg's index must say the same
 
 
 def index_packets(
     file: BinaryIO, container: "av.container.InputContainer", stream: "av.VideoStream"
 ) -> IndexedPackets | None:
-    """Return the packets that the index of a file lists. None is read, so damage in a packet that is not decoded later
+    """Return the packets that the index of a file lists. No packet is read, so damage in one that is not decoded later
     is not found (`count_frames` decodes all).
 
     Return `None` if the file is small, if its container has no index that this module knows, if the index is unusual,
     damaged, or lists a packet past the end of the file, or if files of this codec are decoded in order.
     """
-    name, end = container.format.name.split(",")[0], file.seek(0, os.SEEK_END)
+    name = container.format.name.split(",")[0]
+    end = file.seek(0, os.SEEK_END)
     if end < MIN_BYTES or stream.codec.canonical_name not in SEEKABLE:
         return None
     try:
@@ -51,7 +52,7 @@ def index_packets(
             return None
     except FvvError:  # the file cannot be read
         raise
-    except (ValueError, LookupError, OverflowError, struct.error):
+    except (ValueError, LookupError, ArithmeticError, struct.error):
         return None
     exists = (packets.size > 0) & (packets.offset >= 0) & (packets.offset + packets.size <= end)
     return packets if agrees and exists.all() and packets.time_base == stream.time_base else None
@@ -63,7 +64,8 @@ def _read_avi(file: BinaryIO, stream: "av.VideoStream") -> IndexedPackets:
     AVI has no presentation times, so frames must be shown in decoding order. The first bytes of each packet of H.264
     tell this. A codec with B-frames otherwise has no index here.
     """
-    entries, codec = stream.index_entries, stream.codec.canonical_name
+    entries = stream.index_entries
+    codec = stream.codec.canonical_name
     if codec not in ("h264", "mjpeg") or len(entries) != stream.frames or len(entries) > MAX_FRAMES:
         raise ValueError("the order of the frames is unknown, or the table is not whole or too long")
     rows = [(entry.timestamp, entry.pos + 8, entry.size, entry.is_keyframe) for entry in entries if entry.size]
@@ -83,7 +85,9 @@ def _agrees(stream: "av.VideoStream", packets: IndexedPackets, listed: int) -> b
     """Return whether FFmpeg's index has the same packets. Of a fragmented file it has read the first fragments only."""
     entries = stream.index_entries
     count = len(entries)
-    if count != listed if listed else not 0 < count <= len(packets.pts):
+    if listed and count != listed:
+        return False
+    if not 0 < count <= len(packets.pts):
         return False
     begin = entries[0].timestamp
     for i in np.linspace(0, count - 1, min(count, COMPARED), dtype=int).tolist():

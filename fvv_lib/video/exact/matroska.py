@@ -159,6 +159,8 @@ class Blocks:
                 at, group_end = body, body + size
                 self.groups.append((len(self.heads), group_end))
             elif kind == REFERENCE:
+                if not self.groups or self.groups[-1][0] == len(self.heads) or at > self.groups[-1][1]:
+                    raise ValueError("a reference outside of a group, or before its block")
                 self.dependent.append(len(self.heads) - 1)
             elif kind == TIME and len(self.heads) == first:
                 file.seek(body)

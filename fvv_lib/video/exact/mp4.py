@@ -42,8 +42,8 @@ def read_packets(file: BinaryIO, track: int) -> tuple[IndexedPackets, int]:
     """Return the packets of a track, and how many of them `moov` lists. All others are in fragments.
 
     Raises:
-        ValueError, KeyError, IndexError, struct.error: the tables are missing, contradict each other, or have something
-            that this module does not know, for example an edit list that removes frames.
+        ValueError, KeyError, IndexError, ArithmeticError, struct.error: the tables are missing, contradict each other,
+            or have something that this module does not know, for example an edit list that removes frames.
     """
     moov, fragments = None, []
     for kind, start, body, end in _boxes_of_file(file):
@@ -67,8 +67,9 @@ def read_packets(file: BinaryIO, track: int) -> tuple[IndexedPackets, int]:
         if listed:
             raise ValueError("packets in moov and in fragments")
         clock, starts, total = 0, [], 0
+        defaults = _defaults(moov, track)
         for start, moof in fragments:
-            for time, run in _fragment(moof, start, track, _defaults(moov, track)):
+            for time, run in _fragment(moof, start, track, defaults):
                 clock = clock if time is None else time
                 starts.append(clock + _starts(run.duration))
                 parts.append(run)
@@ -211,7 +212,7 @@ def _offsets(tables: dict[bytes, Box], size: np.ndarray) -> np.ndarray:
 
 
 def _check_edits(edits: Box, pts: np.ndarray, media: int, scale: int) -> None:
-    """Raise if an edit list does more than to delay the track or to skip the time before its first frame."""
+    """Raise if an edit list does more than delay the track or to skip the time before its first frame."""
     row = ">Qqhh" if edits[0] == 1 else ">Iihh"
     (count,) = struct.unpack_from(">I", edits, 4)
     entries = list(struct.iter_unpack(row, edits[8:][: count * struct.calcsize(row)]))

@@ -162,8 +162,8 @@ def _decode_groups(
                         return False
                     if frame.pts is None or frame.pts <= latest:  # the container and the decoder disagree
                         return False
-                    if frame.pts == first and isinstance(packets, IndexedPackets) and not frame.key_frame:
-                        return False  # the index is wrong about it
+                    if frame.pts == first and not frame.key_frame:
+                        return False  # the container is wrong about it
                     latest = frame.pts
                     if frame.pts in group.pts:
                         canvas.put(frame.pts, frame, reformatter, pixel_aspect(container, stream))
@@ -214,12 +214,15 @@ def _run(
 
 def listed_times(path: Path, file: BinaryIO, num_threads: int) -> np.ndarray:
     """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the file's index
-    or of its packets, or by a full decode where the container does not tell them. `file` as in `read_exact`."""
+    or of its packets, or by a full decode where the container does not tell them, or tells a time twice. `file` as in
+    `read_exact`."""
     with open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
         packets: Packets | None = index_packets(file, container, stream)
         if packets is None:
             packets = list_packets(path, container, stream)
-    return frame_times(path, num_threads) if packets is None else packets.times
+    if packets is None or len(np.unique(packets.pts)) < len(packets.pts):
+        return frame_times(path, num_threads)
+    return packets.times
 
 
 def frame_times(path: Path, num_threads: int) -> np.ndarray:
