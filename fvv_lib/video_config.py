@@ -9,7 +9,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from fvv_lib.errors import FvvError, ModelFolderError
 
@@ -51,7 +51,7 @@ def check_limits(max_frames: int | None, min_frames: int | None) -> None:
         raise FvvError(f"min_frames={min_frames} is more than max_frames={max_frames}.")
 
 
-def is_rate(value: Any) -> bool:
+def is_rate(value: Any) -> TypeGuard[float]:
     """Return whether this is a number of frames per second: above 0, finite, not a bool or a text."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
