@@ -17,6 +17,8 @@ OTHERS = {
     ("data/annotations.py", "self.wrong"),  # this method makes a DataFormatError that names file and line
     ("data/annotations.py", "reader.wrong"),
     ("course/environment.py", "RuntimeError"),  # the doctor reports it as a failed check
+    # Files at URLs fail like those of a disk: `readable` and `one_version` turn an OSError into an error of the family.
+    *(("files.py", name) for name in ("OSError", "FileNotFoundError", "IsADirectoryError", "EOFError")),
     ("cli/flags.py", "argparse.ArgumentTypeError"),  # argparse turns it into a FlagError
 }
 PACKAGE = ROOT / "fvv_lib"

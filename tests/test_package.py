@@ -13,6 +13,7 @@ import fvv_lib
 # A folder or top-level module imports only from earlier lines.
 LINES = [
     {"errors"},
+    {"files"},
     {"video_config", "provenance", "plotting", "private_api", "machine"},
     {"settings"},
     {"arguments"},

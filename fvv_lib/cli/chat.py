@@ -8,12 +8,12 @@ is a question. `fvv_config.json` in the model's folder has the frame and prompt 
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fvv_lib.cli.flags import flags_of, parse
 from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import FvvError
+from fvv_lib.files import exists, locate, readable, shown
 
 if TYPE_CHECKING:
     from fvv_lib.evaluation.dialogue import Chat
@@ -26,14 +26,16 @@ class ChatSettings:
     """Ask a model about videos and images."""
 
     model: str = field(metadata={"help": "Model folder, or hub name if there is a network."})
-    image: list[Path] = field(
-        default_factory=list, metadata={"appended": True, "help": "An image; repeat the flag for more images."}
+    image: list[str] = field(
+        default_factory=list,
+        metadata={"appended": True, "help": "An image or its URL; repeat the flag for more images."},
     )
-    video: list[Path] = field(
+    video: list[str] = field(
         default_factory=list,
         metadata={
             "appended": True,
-            "help": "A video; repeat the flag for more videos. The model gets all images first, then the videos.",
+            "help": "A video or its URL; repeat the flag for more videos. The model gets all images first, then the "
+            "videos.",
         },
     )
     start: list[str] = field(
@@ -105,9 +107,11 @@ def _videos(settings: ChatSettings) -> list["Medium"]:
 
 def _show(chat: "Chat", medium: "Medium", as_video: bool) -> None:
     (path,) = medium.files
-    if Path(path).exists() and medium.is_video() != as_video:
+    with readable(path):
+        is_there = exists(locate(path))
+    if is_there and medium.is_video() != as_video:
         kind = "not a video: use --image" if as_video else "a video, or a folder of its frames: use --video"
-        raise FvvError(f"{path}: it is {kind}.")
+        raise FvvError(f"{shown(path)}: it is {kind}.")
     video = chat.show(medium)
     print(f"{medium}: {_describe(video) if as_video else 'an image'}")
 

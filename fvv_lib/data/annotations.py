@@ -6,12 +6,13 @@ counts as missing, in every format. Files are streamed, never loaded whole. This
 """
 
 import codecs
+import io
 import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from fvv_lib.data.refused import MEDIA_TAG, check_keys
 from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.files import Location, hold, locate, missing, shown
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import check_turns
 from fvv_lib.video.medium import Medium
@@ -32,11 +34,11 @@ MAX_DEPTH = 100  # lists and objects in each other; the depth at which Python's 
 TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
 
 
-def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
+def read_annotations(path: str | Location) -> Iterator[tuple[str, Sample]]:
     """Yield the samples of an annotation file, each as JSON text and as parsed content.
 
-    `.jsonl` has one sample per line, `.parquet` one per row. Any other file is a JSON list of samples. A byte order
-    mark is skipped. Null fields of samples and of their turns are left out.
+    The file may be at a URL. `.jsonl` has one sample per line, `.parquet` one per row. Any other file is a JSON list of
+    samples. A byte order mark is skipped. Null fields of samples and of their turns are left out.
 
     Raises:
         DataFormatError: the file has no samples, cannot be read, or nests fields more than `MAX_DEPTH` levels deep;
@@ -45,7 +47,31 @@ def read_annotations(path: str | Path) -> Iterator[tuple[str, Sample]]:
     Lesson: 05.
     """
     readers = {".jsonl": _read_lines, ".parquet": _read_parquet}
-    samples = readers.get(Path(path).suffix.lower(), _read_list)(str(path))
+    path = locate(path)
+    with one_version(path):
+        yield from _checked(path, readers.get(path.suffix.lower(), _read_list)(path))
+
+
+@contextmanager
+def one_version(path: str | Location) -> Iterator[None]:
+    """Keep an annotation file open, if it is at a URL, so that the body reads it once and as it is now. Turn an OSError
+    into a DataFormatError, or into an FvvError if a server does not answer."""
+    path = locate(path)
+    try:
+        with hold(path):
+            yield
+    except ConnectionError as error:
+        raise FvvError(f"{path}: {error.strerror}.") from None
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path}: no such annotation file. {missing(path, 'Check the path.')}") from error
+    except OSError as error:
+        raise DataFormatError(
+            f"{path}: it cannot be read ({error.strerror}). Check that it is a file, and its permissions."
+        ) from error
+
+
+def _checked(path: Location, samples: Iterator[tuple[str, Sample]]) -> Iterator[tuple[str, Sample]]:
+    """Yield the samples of a file without null fields, after checking that there is one and that none is too deep."""
     first = next(samples, None)
     if first is None:
         raise DataFormatError(f"{path}: the file must have at least one sample.")
@@ -108,7 +134,7 @@ def media_of(sample: Sample, name: str = "sample") -> list[Medium]:
         if not all(map(_is_path, source if isinstance(source, tuple) else (source,))):
             raise DataFormatError(
                 f"{name}: {key!r} must be a path or a list of paths, or {{'frames': [paths], 'fps': 8}} for a path, "
-                f"got {value!r}. If the sample has none, take the field out."
+                f"got {shown(value)!r}. If the sample has none, take the field out."
             )
         try:
             media.append(Medium(source, start, end, fps))
@@ -176,9 +202,9 @@ def check_sample(sample: Sample, name: str) -> None:
         )
 
 
-def _read_lines(path: str) -> Iterator[tuple[str, Sample]]:
+def _read_lines(path: Location) -> Iterator[tuple[str, Sample]]:
     """Yield text and content of each line of a JSONL file. Skip empty lines."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(codecs.BOM_UTF8)  # each of several joined files may have one
             if not line.strip():
@@ -203,7 +229,7 @@ def _reason(error: Exception) -> str:
 class _ListReader:
     """Read a JSON list piece by piece. Holds a piece of the text, the line it begins in, and the position in it."""
 
-    def __init__(self, path: str, file: TextIO):
+    def __init__(self, path: Location, file: TextIO):
         self.path, self.file = path, file
         self.text, self.position, self.line, self.ended = "", 0, 1, False
 
@@ -247,10 +273,10 @@ class _ListReader:
         return DataFormatError(f"{self.path}: not valid JSON ({where}: {reason}). Check the JSON in that line.")
 
 
-def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
+def _read_list(path: Location) -> Iterator[tuple[str, Sample]]:
     """Yield text and content of each element of a JSON list."""
     no_list = "the file must be a list of at least one sample, each a JSON object"
-    with open(path, encoding="utf-8-sig") as file:
+    with path.open("rb") as content, io.TextIOWrapper(content, encoding="utf-8-sig") as file:
         reader = _ListReader(path, file)
         if reader.next_character() != "[":
             raise DataFormatError(f"{path}: {no_list}. If each line is a sample, rename the file to .jsonl.")
@@ -273,10 +299,10 @@ def _read_list(path: str) -> Iterator[tuple[str, Sample]]:
             raise reader.wrong("there is text after the end of the list", reader.position)
 
 
-def _read_parquet(path: str) -> Iterator[tuple[str, Sample]]:
+def _read_parquet(path: Location) -> Iterator[tuple[str, Sample]]:
     """Yield JSON text and content of each row. A column that a row does not have is null."""
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
             for batch in file.iter_batches(batch_size=1000):
                 for row in batch.to_pylist():
                     yield json.dumps(row, ensure_ascii=False), row

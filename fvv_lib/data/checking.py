@@ -24,6 +24,7 @@ from fvv_lib.data.media_units import MediaUnits
 from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.data.table import Annotations, Checked
 from fvv_lib.errors import DataFormatError, VideoDecodeError
+from fvv_lib.files import is_dir, is_url, locate, missing, readable
 from fvv_lib.labels.exact import preprocess
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
 from fvv_lib.prompt.templates import get_template
@@ -45,6 +46,7 @@ IGNORED_SETTINGS = {
 DECODERS = ("av", "pillow", "numpy", "decord")  # packages that read images and videos
 
 VIDEO = 2
+REMEDY = "Check the path, or set image_folder."  # for a file that is missing
 
 ENTRY_BYTES = 200  # overhead of a cached entry beside its text and ids: its key and its slot in the dictionary
 
@@ -164,8 +166,7 @@ class SampleText:
             check_questions(sample, name)
         if not self.data_args.allow_special_tokens:
             check_texts(sample["conversations"], name, self.marks)
-        for medium in self.samples.media(index):
-            _check_medium(medium, name)
+        self._check_media(index, name)
         if self.data_args.max_frames is not None:
             self._check_counts(index, name)
         answers = "".join(turn["value"] for turn in sample["conversations"][1::2])
@@ -177,6 +178,22 @@ class SampleText:
         (turns,) = preprocess_multimodal([sample["conversations"]], self.data_args, self.frame_counts(index))
         tokens = self.tokens(index, turns, tokenizer)
         return self.length(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
+
+    def _check_media(self, index: int, name: str) -> None:
+        """Check that the files of a sample exist, and that each medium can have the part and the frame rate that the
+        sample says.
+
+        Raises:
+            VideoDecodeError: a file does not exist.
+            DataFormatError: a part of a still image, or a frame rate of a file that is not a folder of frames.
+        """
+        files, row = self.samples.files, self.samples.rows[index]
+        kinds = iter(self.kinds[files.places[files.starts[row] : files.starts[row + 1]]].tolist())
+        for medium in self.samples.media(index):
+            for file in medium.files:
+                if next(kinds) == 0:
+                    raise VideoDecodeError(f"{name}: {str(file)[:300]}: no such file. {missing(file, REMEDY)}")
+            _check_medium(medium, name)
 
     def _check_counts(self, index: int, name: str) -> None:
         """Raise the error of the first medium whose frames could not be counted."""
@@ -190,16 +207,10 @@ class SampleText:
 
 
 def _check_medium(medium: Medium, name: str) -> None:
-    """Check that the files of a medium exist, and that it can have the part and the frame rate that the sample says.
-
-    Raises:
-        VideoDecodeError: a file does not exist.
-        DataFormatError: a part of a still image, or a frame rate of a file that is not a folder of frames.
-    """
-    for file in medium.files:
-        if not os.path.exists(file):  # Path.exists raises if the path holds pixels: the name is too long
-            raise VideoDecodeError(f"{name}: {str(file)[:300]}: no such file. Check the path, or set image_folder.")
-    if medium.fps is not None and not isinstance(medium.source, tuple) and not os.path.isdir(medium.source):
+    """Raise a DataFormatError for a part of a still image, or a frame rate of a file that is not a folder of frames."""
+    with readable(medium):
+        has_rate = medium.fps is None or isinstance(medium.source, tuple) or is_dir(locate(medium.source))
+    if not has_rate:
         raise DataFormatError(
             f"{name}: {medium.source}: 'frames' must be a folder of images or a list of images. A video file has times "
             "of its own: write its path under 'video'."
@@ -214,7 +225,7 @@ def reading_code() -> list[Any]:
 
 
 def _kind(path: str) -> str | None:
-    if not os.access(path, os.R_OK):  # `is_video` cannot tell
+    if not is_url(path) and not os.access(path, os.R_OK):  # `is_video` cannot tell
         return None
     return "video" if is_video(path) else "image"
 

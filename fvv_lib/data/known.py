@@ -3,7 +3,8 @@
 A file counts as unchanged if its size, its time of modification and its time of change are what they were when it was
 read. The time of change (ctime) is set by the file system at each write, rename or change of permissions, and no
 program can set it back. So a file that is replaced by one of the same size and date is noticed too. A file that changed
-within `RECENT` before it was looked at is not remembered: it could change again without getting another time.
+within `RECENT` before it was looked at is not remembered: it could change again without getting another time. A file at
+a URL counts as unchanged if the server says the same about its size and its version (ETag, time of change).
 
 Findings are Parquet files in a folder. Each process writes its own, under another name first, so several processes and
 machines can write at the same time. What is lost or damaged is found again by reading. This module knows nothing about
@@ -29,13 +30,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fvv_lib.errors import reason_of
+from fvv_lib.errors import FvvError, reason_of
+from fvv_lib.files import Url, is_url, key_of
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 MISSING, FILE, FOLDER, OTHER = range(4)  # OTHER: a named pipe or a device
 RECENT = 2.0  # seconds; the coarsest file times in use, those of FAT, count in steps of two seconds
+UNKNOWN = 2**62  # in place of a time: later than now, so that nothing is remembered about the file
 READERS = 16  # threads that wait for a slow disk
 FIRST, AT_ONCE = 16, 256  # files that are looked at to see whether threads help; files that a thread takes at a time
 SLOW, LONG = 50e-6, 1e-3  # seconds that a function waits for a file, and that it takes; above, threads are used
@@ -58,9 +61,11 @@ class Looks(NamedTuple):
     Attributes:
         kinds: MISSING, FILE, FOLDER or OTHER, uint8 (M,); of a link, what it leads to.
         links: whether the path is a symbolic link, bool (M,).
-        states: size in bytes, and times of modification and change in nanoseconds, int64 (M, 3).
-        settled: whether the file had not changed for `RECENT` seconds, bool (M,). Otherwise it may change again without
-            another state. Never true of a folder: the files in it may change, see `look_into_folders`.
+        states: size in bytes, and times of modification and change in nanoseconds, int64 (M, 3); of a URL, the size
+            and a digest of what the server says of the version.
+        settled: whether the file had not changed for `RECENT` seconds, or the server says the version, bool (M,).
+            Otherwise it may change again without another state. Never true of a folder: the files in it may change, see
+            `look_into_folders`.
     """
 
     kinds: np.ndarray
@@ -85,6 +90,9 @@ def _look_at(paths: Sequence[bytes]) -> list[tuple[int, int, int, int, int]]:
     found = []
     for path in paths:
         link = 0
+        if not path.startswith(b"/") and is_url(os.fsdecode(path)):
+            found.append(_look_far(Url(os.fsdecode(path))))
+            continue
         try:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
@@ -99,12 +107,32 @@ def _look_at(paths: Sequence[bytes]) -> list[tuple[int, int, int, int, int]]:
     return found
 
 
+def _look_far(url: Url) -> tuple[int, int, int, int, int]:
+    """Return kind, link and state of a file at a URL. Of one that may not be read, the reader raises the error.
+
+    Raises:
+        FvvError: the server does not answer, or a package is missing.
+    """
+    try:
+        told = url.look()
+    except ConnectionError as error:
+        raise FvvError(f"{url}: {error.strerror}.") from None
+    except FileNotFoundError:
+        return MISSING, 0, 0, 0, 0
+    except OSError:
+        return OTHER, 0, 0, 0, 0
+    digest = hashlib.blake2b(told.version.encode(), digest_size=7).digest()
+    return FOLDER if told.is_folder else FILE, 0, told.size, int.from_bytes(digest) if told.version else UNKNOWN, 0
+
+
 def look_into_folders(paths: pa.Array, looks: Looks) -> Looks:
     """Return the looks with states of folders that change with each file in them: the number of files, the latest of
     their times and those of the folder, and a digest of all names, sizes and times."""
     states, settled = looks.states.copy(), looks.settled.copy()
     for place in np.flatnonzero(looks.kinds == FOLDER).tolist():
         path = paths[place].as_py()
+        if not path.startswith(b"/") and is_url(os.fsdecode(path)):
+            continue  # never settled
         try:
             with os.scandir(path) as entries:
                 names = sorted(entry.name for entry in entries)
@@ -167,7 +195,7 @@ class Findings:
         table = None if self.again else self._read(self._parts())
         if table is None:
             return nothing
-        rows = pc.index_in(paths, value_set=table["path"])  # the first of several, which is the newest
+        rows = pc.index_in(_keys_of(paths), value_set=table["path"])  # the first of several, which is the newest
         found = table["found"].take(rows).combine_chunks()
         stored = np.stack([table[name].to_numpy() for name in ("size", "modified", "changed")], axis=1)
         same = (stored[rows.fill_null(0).to_numpy()] == looks.states).all(axis=1)
@@ -177,7 +205,7 @@ class Findings:
         """Remember what was found in the file that was looked at in this place, if it had settled. `save` writes it."""
         if looks.settled[place]:
             size, modified, changed = looks.states[place].tolist()
-            self.new.append((path, size, modified, changed, found))
+            self.new.append((key_of(path), size, modified, changed, found))
 
     def save(self, every: float = 0.0) -> None:
         """Write new findings to the disk, unless the last time is less than `every` seconds ago."""
@@ -239,6 +267,13 @@ class Findings:
             part.unlink(missing_ok=True)
 
 
+def _keys_of(paths: pa.Array) -> pa.Array:
+    """Return the names under which findings about paths are kept, see `key_of`."""
+    if pc.all(pc.starts_with(paths, pattern=b"/")).as_py():
+        return paths
+    return pa.array(map(key_of, paths.to_pylist()), pa.large_binary())
+
+
 def find_in_files(
     findings: Findings, paths: pa.Array, looks: Looks, search: Callable[[str], str | None], where: np.ndarray
 ) -> list[str | None]:
@@ -266,7 +301,8 @@ def find_in_files(
 
 
 def real_paths(paths: Sequence[bytes], links: Sequence[bool]) -> list[bytes]:
-    """Return absolute paths without symbolic links, as `os.path.realpath` does. Each folder is resolved once.
+    """Return absolute paths without symbolic links, as `os.path.realpath` does, and URLs without credentials. Each
+    folder is resolved once.
 
     Args:
         links: whether each path is a link itself.
@@ -284,6 +320,9 @@ def real_paths(paths: Sequence[bytes], links: Sequence[bool]) -> list[bytes]:
 
     found = []
     for path, link in zip(paths, links, strict=True):
+        if not path.startswith(b"/") and is_url(os.fsdecode(path)):
+            found.append(key_of(path))
+            continue
         folder, _, name = path.rpartition(b"/")
         found.append(b"%b/%b" % (real(folder), name) if name and not link else os.path.realpath(path))
     return found

@@ -6,13 +6,13 @@ its own. This module opens no image or video.
 
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from fvv_lib.data.known import Looks, look_into_folders
 from fvv_lib.data.table import Annotations, Named
+from fvv_lib.files import key_of, locate
 from fvv_lib.video.medium import Medium
 
 
@@ -39,7 +39,7 @@ class MediaUnits(Named):
 
     def medium(self, key: bytes) -> Medium:
         """Return a unit by its key, with absolute paths if it is a whole file or folder."""
-        return self.parts.get(key) or Medium(Path(os.fsdecode(key)))
+        return self.parts.get(key) or Medium(locate(os.fsdecode(key)))
 
     def are_videos(self, files: np.ndarray) -> np.ndarray:
         """Return which units are videos, bool (U,), if these files are: bool (M,)."""
@@ -85,8 +85,9 @@ class MediaUnits(Named):
 
 def _key(medium: Medium, paths: list[bytes]) -> bytes:
     """Return a key that no path is: it has a zero byte."""
-    parts = repr((medium.start, medium.end, medium.fps, isinstance(medium.source, tuple), paths)).encode()
-    return b"%b\0%b" % (paths[0], hashlib.blake2b(parts, digest_size=16).hexdigest().encode())
+    names = list(map(key_of, paths))
+    parts = repr((medium.start, medium.end, medium.fps, isinstance(medium.source, tuple), names)).encode()
+    return b"%b\0%b" % (names[0], hashlib.blake2b(parts, digest_size=16).hexdigest().encode())
 
 
 def _look_of(looks: Looks, files: np.ndarray) -> tuple[np.ndarray, bool, int]:

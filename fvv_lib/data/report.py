@@ -19,6 +19,7 @@ from tqdm import tqdm
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
 from fvv_lib.errors import FvvError
+from fvv_lib.files import is_url
 from fvv_lib.machine import usable_cores
 from fvv_lib.settings import DataArguments
 
@@ -176,7 +177,7 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
         FvvError: names the output and the remedy.
     """
     annotations = (*data_args.data_path, data_args.validation_data_path, data_args.test_data_path)
-    taken = {Path(file).resolve() for file in annotations if file}
+    taken = {Path(file).resolve() for file in annotations if file and not is_url(file)}
     for name, path, suffixes in (
         ("report", report, (".json", ".csv")),
         ("histograms", histograms, (".png", ".pdf", ".svg")),

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.dataset import DataCollatorForSupervisedDataset, LazySupervisedDataset
 from fvv_lib.errors import DataFormatError
+from fvv_lib.files import shown
 from fvv_lib.settings import DataArguments
 from fvv_lib.video_config import FrameSpec
 
@@ -70,7 +71,7 @@ def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset
         shared |= (set(map(os.path.dirname, media)) & others) | (set(map(os.path.dirname, others)) & media)
     if shared:
         raise DataFormatError(
-            f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, like "
-            f"{os.fsdecode(min(shared))}. Scores on training clips say nothing about new clips: remove them from one "
-            "of the sets."
+            f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, "
+            f"like {shown(os.fsdecode(min(shared)))}. Scores on training clips say nothing about new clips: remove "
+            "them from one of the sets."
         )

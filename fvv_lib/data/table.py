@@ -25,11 +25,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fvv_lib import errors
-from fvv_lib.data.annotations import Sample, media_of, read_annotations
+from fvv_lib.data.annotations import Sample, media_of, one_version, read_annotations
 from fvv_lib.data.known import FOLDER, Looks, look, real_paths
 from fvv_lib.errors import DataFormatError, FvvError
+from fvv_lib.files import SCHEME, Location, Url, is_url, join, locate
 from fvv_lib.machine import usable_cores
-from fvv_lib.provenance import code_digest, digest_file
+from fvv_lib.provenance import code_digest
 from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, VIDEO_EXTENSIONS
 from fvv_lib.video.medium import Medium
 
@@ -96,7 +97,7 @@ class MediaFiles(Named):
     `paths` are absolute.
     """
 
-    def __init__(self, columns: Sequence[pa.ChunkedArray], folders: Sequence[Path]):
+    def __init__(self, columns: Sequence[pa.ChunkedArray], folders: Sequence[Location]):
         """Args: columns: paths as the samples of each annotation file name them, list<string>. folders: what they are
         relative to."""
         self.folders = folders
@@ -128,7 +129,9 @@ class MediaFiles(Named):
     def shown(self, file: int) -> str:
         """Return the path of a file as messages show it: it begins with the folder that was given."""
         name = os.fsdecode(self.paths[file].as_py())
-        folder = self.folders[int(np.searchsorted(self.ends, file, side="right"))]
+        if is_url(name):
+            return str(Url(name))
+        folder = Path(str(self.folders[int(np.searchsorted(self.ends, file, side="right"))]))
         return str(folder / name.removeprefix(f"{os.path.abspath(folder)}/"))
 
 
@@ -137,7 +140,8 @@ class Annotations(Sequence[Sample]):
 
     Args:
         paths: annotation files, see `read_annotations`.
-        image_folder: folder that media paths are relative to; default: the folder of each annotation file.
+        image_folder: folder that media paths are relative to; default: the folder of each annotation file. Both may be
+            URLs, and so may the media paths.
         cache_dir: folder of the tables; default: the cache of `datasets` (HF_DATASETS_CACHE). A table is made when a
             file with this content is first opened. Nothing is written beside the file.
 
@@ -147,13 +151,18 @@ class Annotations(Sequence[Sample]):
     Lesson: 05.
     """
 
-    def __init__(self, paths: Sequence[str | Path], image_folder: str | None = None, cache_dir: str | None = None):
-        self.contents = [digest_annotations(path) for path in paths]
-        self.digests = [table_digest(path, content) for path, content in zip(paths, self.contents, strict=True)]
-        tables = [open_table(path, digest, cache_dir) for path, digest in zip(paths, self.digests, strict=True)]
-        self.paths = list(map(str, paths))
+    def __init__(self, paths: Sequence[str | Location], image_folder: str | None = None, cache_dir: str | None = None):
+        self.contents: list[str] = []
+        self.digests: list[str] = []
+        tables = []
+        for path in paths:
+            with one_version(path):
+                self.contents.append(digest_annotations(path))
+                self.digests.append(table_digest(path, self.contents[-1]))
+                tables.append(open_table(path, self.digests[-1], cache_dir))
+        self.paths = [str(locate(path)) for path in paths]
         self.cache_dir = cache_dir
-        self.folders = [Path(image_folder or Path(path).parent) for path in paths]
+        self.folders = [locate(image_folder) if image_folder else locate(path).parent for path in paths]
         self.table = datasets.concatenate_datasets(tables)
         self.starts = np.cumsum([0, *map(len, tables)])
         self.shares_id = np.concatenate([_shared(table.data.column("id")) for table in tables])
@@ -194,7 +203,7 @@ class Annotations(Sequence[Sample]):
         """Return the images and videos of a row of the table."""
         folder = self.folders[int(np.searchsorted(self.starts, row, side="right")) - 1]
         if self._columns["whole"][row].as_py():
-            return [Medium(folder / file) for file in self._columns["media"][row].as_py()]
+            return [Medium(join(folder, file)) for file in self._columns["media"][row].as_py()]
         return [medium.under(folder) for medium in media_of(json.loads(self._columns["sample"][row].as_py()))]
 
     def whole_rows(self) -> np.ndarray:
@@ -292,30 +301,24 @@ class LazySequence(Sequence[T]):
         return self.make(range(len(self))[index])
 
 
-def digest_annotations(path: str | Path) -> str:
+def digest_annotations(path: str | Location) -> str:
     """Return a digest of the bytes of an annotation file.
 
     Raises:
         DataFormatError: the file cannot be read.
     """
-    try:
-        return digest_file(path)
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: no such annotation file. Check the path.") from error
-    except OSError as error:
-        raise DataFormatError(
-            f"{path}: it cannot be read ({error.strerror}). Check that it is a file, and its permissions."
-        ) from error
+    with one_version(path), locate(path).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
-def table_digest(path: str | Path, content: str) -> str:
+def table_digest(path: str | Location, content: str) -> str:
     """Return a digest of what the table of an annotation file depends on: the content of the file (its digest), its
     format, and the code that reads it."""
-    text = f"{content} {Path(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
+    text = f"{content} {locate(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> datasets.Dataset:
+def open_table(path: str | Location, digest: str, cache_dir: str | None = None) -> datasets.Dataset:
     """Return the table of one annotation file. It is made unless a file with the same digest was opened before.
 
     Its columns: `sample`, JSON text; `id`, the sample's own or its position in the file; `media`, the files of its
@@ -328,11 +331,11 @@ def open_table(path: str | Path, digest: str, cache_dir: str | None = None) -> d
     return datasets.Dataset.from_file(str(file))
 
 
-def _write_table(path: str | Path, file: Path) -> None:
+def _write_table(path: str | Location, file: Path) -> None:
     """Write the table of an annotation file. It appears when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f"{uuid.uuid4().hex}.unfinished")
-    schema, rows = COLUMNS.arrow_schema, _rows(str(path))
+    schema, rows = COLUMNS.arrow_schema, _rows(path)
     try:
         with pa.ipc.new_stream(aside, schema) as writer:
             while batch := list(islice(rows, ROWS_PER_BATCH)):
@@ -342,7 +345,7 @@ def _write_table(path: str | Path, file: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _rows(path: str) -> Iterator[tuple[str, str, list[str], bool]]:
+def _rows(path: str | Location) -> Iterator[tuple[str, str, list[str], bool]]:
     """Yield the columns of each sample."""
     for place, (text, sample) in enumerate(read_annotations(path)):
         named = str(sample.get("id", place))
@@ -368,8 +371,15 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _join(folder: Path, paths: pa.Array) -> pa.Array:
-    """Return paths that are relative to a folder as absolute paths: string (M,) -> large_binary (M,)."""
+def _join(folder: Location, paths: pa.Array) -> pa.Array:
+    """Return paths that are relative to a folder as absolute paths or addresses: string (M,) -> large_binary (M,)."""
+    if (
+        isinstance(folder, Url)
+        or pc.any(pc.match_substring_regex(paths, f"^{SCHEME.pattern}", ignore_case=True)).as_py()
+    ):
+        places = (join(folder, path) for path in paths.to_pylist())
+        names = [place.address if isinstance(place, Url) else os.path.join(os.getcwd(), place) for place in places]
+        return pa.array(map(os.fsencode, names), pa.large_binary())
     paths = paths.cast(pa.large_binary())
     start = pa.scalar(os.fsencode(os.path.abspath(folder)).rstrip(b"/"), pa.large_binary())
     joined = pc.binary_join_element_wise(start, paths, pa.scalar(b"/", pa.large_binary()))

@@ -18,6 +18,7 @@ from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.known import Findings, find_in_files
 from fvv_lib.data.table import Annotations
 from fvv_lib.errors import CheckpointError, FvvError, ModelFolderError, VideoDecodeError
+from fvv_lib.files import Url, is_dir, is_file, locate, shown
 from fvv_lib.finetuning.trying import read_deepspeed
 from fvv_lib.provenance import code_digest, digest_file
 from fvv_lib.settings import DataArguments, ModelArguments
@@ -161,7 +162,8 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
     if found.get("video_backend") == "auto":
         found["video_backend"] = "pyav"
     if found.get(MEDIA_FOLDER) is not None:
-        found[MEDIA_FOLDER] = str(Path(found[MEDIA_FOLDER]).resolve())
+        folder = locate(found[MEDIA_FOLDER])
+        found[MEDIA_FOLDER] = str(folder) if isinstance(folder, Url) else str(folder.resolve())
     if found.get("deepspeed") not in (None, "None"):  # transformers writes None as text
         content = _deepspeed(found.pop("deepspeed")) if read else None
         found |= {"deepspeed": content} if content is not None else {}
@@ -171,7 +173,7 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
     for name in FILES:
         if name in flat:
             paths = [flat[name]] if isinstance(flat[name], str) else list(flat[name] or ())
-            found[name] = {"paths": paths, "digests": None}
+            found[name] = {"paths": shown(paths), "digests": None}
             if read and name in DATA:
                 opened = [Annotations([path], flat.get(MEDIA_FOLDER), flat.get("cache_dir")) for path in paths]
                 found[name]["digests"] = [content for each in opened for content in each.contents]
@@ -217,16 +219,16 @@ def digest_files(paths: Iterable[str]) -> str:
 def _sketch(name: str) -> str | None:
     """Return a digest of the size, start and end of a file, or of the names and the outer files of a folder of frames.
     Return `None` if it cannot be read."""
-    path = Path(name)
+    path = locate(name)
     digest = hashlib.blake2b(digest_size=16)
     try:
         files = [path]
-        if path.is_dir():
+        if is_dir(path):
             frames = numbered_pictures(path)
             digest.update(repr([file.name for file in frames]).encode())
             files = [frames[0], frames[-1]]
         for file in files:
-            if not file.is_file():  # a named pipe would block
+            if not is_file(file):  # a named pipe would block
                 return None
             with file.open("rb", buffering=0) as opened:
                 size = opened.seek(0, os.SEEK_END)

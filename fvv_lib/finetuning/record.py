@@ -14,6 +14,7 @@ import torch
 
 from fvv_lib.data.report import count_samples
 from fvv_lib.errors import CheckpointError
+from fvv_lib.files import shown
 from fvv_lib.finetuning.comparing import Identity, check_same_run, identify, length_change
 from fvv_lib.finetuning.output import ANSWERS, RECORD, written_files
 from fvv_lib.finetuning.preparing import OpenedData
@@ -45,7 +46,7 @@ def describe_run(
         },
         "features": data.features,
         "samples": {name: count_samples(dataset) for name, dataset in data.samples.items()},
-        "arguments": settings,
+        "arguments": shown(settings),
         "identity": identity,
         "frame": asdict(data.samples["train"].frame_spec),
         "versions": versions(),

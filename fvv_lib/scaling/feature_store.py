@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from fvv_lib.errors import FvvError
+from fvv_lib.files import Location, Url, is_dir, locate, readable
 from fvv_lib.video.medium import Medium
-from fvv_lib.video.read import readable
 from fvv_lib.video.stills import numbered_pictures
 
 UNFINISHED = "unfinished"  # folder of files that are being written
@@ -53,11 +53,15 @@ class FeatureStore:
                     file.unlink()
 
     def name(self, medium: Medium) -> str:
-        """Return the name of a clip: a digest (32 hex digits) of its files, the part that is used, and `depends_on`."""
+        """Return the name of a clip: a digest (32 hex digits) of its files, the part that is used, and `depends_on`. A
+        file at a URL is not read if its server says its version."""
         digest = hashlib.blake2b(self.depends_on["video" if medium.is_video() else "picture"].encode(), digest_size=16)
         digest.update(f"{medium.start} {medium.end} {medium.fps}".encode())
         with readable(medium):
             for file in _files_of(medium):
+                if isinstance(file, Url) and (told := file.look()).version:
+                    digest.update(f"{file.identity} {told.size} {told.version}".encode())
+                    continue
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "blake2b").digest())
         return digest.hexdigest()
@@ -101,7 +105,7 @@ class FeatureStore:
             aside.unlink(missing_ok=True)
 
 
-def _files_of(medium: Medium) -> list[Path]:
+def _files_of(medium: Medium) -> list[Location]:
     """Return the files of a medium; of a folder of frames, its images in order."""
-    files = [Path(file) for file in medium.files]
-    return numbered_pictures(files[0]) if files[0].is_dir() else files
+    files = [locate(file) for file in medium.files]
+    return numbered_pictures(files[0]) if is_dir(files[0]) else files

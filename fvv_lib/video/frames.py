@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fvv_lib.files import Location
 from fvv_lib.video.medium import Medium
 
-Source = str | Path | Sequence[str | Path]
+Source = str | Location | Sequence[str | Location]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class VideoFrames:
             unless `accuracy="keyframe"`.
         pixel_aspect: width / height of a displayed pixel. Old and anamorphic videos have pixels that are not square.
             `frames` has the pixels of the file; pass this number to `preprocess_frames` to correct the shape.
+        bytes_read, requests: what was read of files at URLs; 0 for files of this machine.
 
     Lesson: 01.
     """
@@ -39,6 +40,8 @@ class VideoFrames:
     duration: float
     errors: np.ndarray
     pixel_aspect: float = 1.0
+    bytes_read: int = 0
+    requests: int = 0
 
 
 class Frames(NamedTuple):

@@ -1,10 +1,10 @@
 """Detect videos by extension or, if the extension is not known, by content.                                 Lesson 1"""
 
-import os
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
+
+from fvv_lib.files import Location, Url, hold, is_dir, is_file, is_url, locate, readable
 
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".flv", ".wmv", ".webm", ".m4v")
 # Further extensions that only videos have. For any other extension, the content decides.
@@ -21,28 +21,40 @@ STILL = (PNG, b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")  # what a PNG, JPEG, B
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif", b"avci", b"jpeg")  # still images in an MP4-like container
 
 
-def is_video_file(path: str | Path) -> bool:
+def is_video_file(path: str | Location) -> bool:
     """Return whether a path has a video extension, in any case: .mp4 .avi .mov .mkv .flv .wmv .webm .m4v.
 
     The described system knows these eight; `is_video` knows more. Lesson: 01.
     """
-    return str(path).lower().endswith(VIDEO_EXTENSIONS)
+    return _name(path).endswith(VIDEO_EXTENSIONS)
 
 
-def is_video(path: str | Path) -> bool:
+def is_video(path: str | Location) -> bool:
     """Return whether a path is read as a video: a file with a video extension, a folder of frames, an animation (GIF,
-    PNG, WebP or AVIF with more than one image), or any other file that is a container with a video stream."""
-    if str(path).lower().endswith((*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS)) or os.path.isdir(path):
+    PNG, WebP or AVIF with more than one image), or any other file that is a container with a video stream.
+
+    Raises:
+        VideoDecodeError: a file at a URL, without a video extension, cannot be read.
+        FvvError: a server does not answer, or a package is missing.
+    """
+    if _name(path).endswith((*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS)):
         return True
+    path = locate(path)
+    if isinstance(path, Url):
+        with readable(path), hold(path):
+            return path.is_dir() or _has_video(path)
     try:
-        if not os.path.isfile(path):  # missing, or a named pipe, which blocks until something is written
-            return False
-        with open(path, "rb") as file:
-            head = _head(file)
-            if _may_be_animated(head):
-                return is_animation(file)
+        return is_dir(path) or (is_file(path) and _has_video(path))
     except (OSError, ValueError):
         return False  # reading the file raises the error
+
+
+def _has_video(path: Location) -> bool:
+    """Return whether the content of a file is an animation or a container with a video stream."""
+    with path.open("rb") as file:
+        head = _head(file)
+        if _may_be_animated(head):
+            return is_animation(file)
     if head.startswith(STILL) or head[8:12] == b"WEBP" or (head[4:8] == b"ftyp" and head[8:12] in HEIF):
         return False
     from fvv_lib.video.exact.containers import is_container  # imports FFmpeg, which few files need
@@ -57,6 +69,8 @@ def is_animation(file: BinaryIO) -> bool:
     try:
         with Image.open(file, formats=ANIMATED_FORMATS) as picture:
             return last_picture(picture) > first_picture(picture)
+    except ConnectionError:  # a server does not answer
+        raise
     except Exception:  # Pillow's decoders raise many types; reading the file raises the error
         return False
 
@@ -69,6 +83,11 @@ def first_picture(picture: Image.Image) -> int:
 
 def last_picture(picture: Image.Image) -> int:
     return int(getattr(picture, "n_frames", 1)) - 1
+
+
+def _name(path: str | Location) -> str:
+    """Return the end of a path in lower case: of a URL, without its query."""
+    return (locate(path).name if is_url(path) else str(path)).lower()
 
 
 def _head(file: BinaryIO) -> bytes:

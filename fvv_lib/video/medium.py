@@ -6,14 +6,14 @@ video.
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from fvv_lib.errors import FvvError
+from fvv_lib.files import Location, join, shown
 from fvv_lib.video.kinds import is_video
 from fvv_lib.video_config import is_rate
 
-File = str | Path
+File = str | Location
 CLOCK = re.compile(r"(?:(?:(?P<h>\d+):)?(?P<m>\d+):)?(?P<s>\d+(?:\.\d+)?)", re.ASCII)  # 1:02:03.5, 62:03.5, 3723.5
 MAX_SECONDS = 10**9  # 31 years
 MAX_RATE = 10**6  # frames per second
@@ -61,7 +61,7 @@ class Medium:
     """An image, a video, or a part of a video.
 
     Attributes:
-        source: a file, a folder of frames, or the files of the frames of a video, in order.
+        source: a file, a folder of frames, or the files of the frames of a video, in order. Each may be a URL.
         start, end: seconds from the first frame of the video. Only frames with start <= time < end are used. `None`:
             from the first frame, to the last.
         fps: frames per second of a folder or list of frames, which have no times; `None`: 1.
@@ -104,9 +104,9 @@ class Medium:
         """Return whether it is read as a video, by the name or the content of the file (`kinds.is_video`)."""
         return isinstance(self.source, tuple) or is_video(self.source)
 
-    def under(self, folder: Path) -> "Medium":
-        """Return the medium with paths that start from a folder."""
-        files = tuple(folder / file for file in self.files)
+    def under(self, folder: Location) -> "Medium":
+        """Return the medium with paths that start from a folder, except URLs."""
+        files = tuple(join(folder, file) for file in self.files)
         return replace(self, source=files if isinstance(self.source, tuple) else files[0])
 
     def seconds(self, duration: float) -> float:
@@ -114,7 +114,7 @@ class Medium:
         return (duration if self.end is None else min(self.end, duration)) - (self.start or 0.0)
 
     def __str__(self) -> str:
-        name = str(self.files[0])
+        name = str(shown(self.files[0]))
         if isinstance(self.source, tuple) and len(self.files) > 1:
             name += f" and {len(self.files) - 1} more frames"
         if self.start is not None:

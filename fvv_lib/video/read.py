@@ -6,13 +6,13 @@ A video is a file, an animation, a folder of numbered images or a list of images
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.files import Location, hold, is_dir, is_file, locate, missing, readable, shown, size_of
 from fvv_lib.video import isolation
 from fvv_lib.video.decord_backend import read_decord
 from fvv_lib.video.exact.containers import open_bytes
@@ -68,8 +68,9 @@ def read_video(
 
     Args:
         video_path: a video file of any name, in a container that FFmpeg knows; an animated GIF, PNG, WebP or AVIF; a
-            folder of numbered images; or a list of image files. Playlists and scripts are refused, and nothing that
-            they name is opened.
+            folder of numbered images; or a list of image files. Each may be a URL that fsspec knows (`s3://`,
+            `https://`, ...), of which only the parts that are needed are read. Playlists and scripts are refused, and
+            nothing that they name is opened.
         num_frames: number of frames; exactly this many are returned, unless `max_frames` is given.
         strategy, seed, sample_fps, max_frames, min_frames: see `sampling.sample_frame_indices`.
         start, end: seconds, or texts like "1:02:03.5" (`medium.parse_time`). Only frames with start <= time < end are
@@ -91,7 +92,7 @@ def read_video(
             crashes the decoder, has no frame between start and end, or ends before `end`. Of a long file only the parts
             that the frames need are read, so damage elsewhere is not found; `count_frames` decodes all.
         FvvError: an argument is invalid, for example an unknown backend, accuracy or strategy, or an `end` before
-            `start`.
+            `start`; or a server does not answer.
 
     Lesson: 01.
     """
@@ -128,14 +129,19 @@ def read_video(
         asked = window[chosen]
         return asked
 
-    with readable(name):
+    with readable(name), hold(video_path) as traffic:
         times, indices, frames, aspect = _read(video_path, choose, backend, accuracy, picture_rate, num_threads)
     fps = _average_fps(times)
     errors = times[indices] - times[asked]
-    return VideoFrames(frames, indices, times[indices], fps, len(times), len(times) / fps, errors, aspect)
+    duration = len(times) / fps
+    return VideoFrames(
+        *(frames, indices, times[indices], fps, len(times), duration, errors, aspect),
+        bytes_read=traffic.bytes,
+        requests=traffic.requests,
+    )
 
 
-def read_media(medium: Medium | str | Path, num_frames: int, **options: Any) -> VideoFrames:
+def read_media(medium: Medium | str | Location, num_frames: int, **options: Any) -> VideoFrames:
     """Read a video, or the part of it that is used, with `read_video`; or a still image as a video of one frame.
 
     Raises:
@@ -147,7 +153,7 @@ def read_media(medium: Medium | str | Path, num_frames: int, **options: Any) -> 
         return read_video(medium.source, num_frames, start=medium.start, end=medium.end, picture_rate=rate, **options)
     (file,) = medium.files
     if medium.is_part:
-        raise VideoDecodeError(f"{file}: it is a still image, which has no part. Take out start and end.")
+        raise VideoDecodeError(f"{shown(file)}: it is a still image, which has no part. Take out start and end.")
     nothing = np.zeros(1)
     return VideoFrames(load_image(file), nothing.astype(np.int64), nothing, 1.0, 1, 1.0, nothing)
 
@@ -198,11 +204,11 @@ def video_times(
     arguments = locals()
     if timeout is not None:
         return _in_child("video_times", {**arguments, "timeout": None}, timeout)
-    if not isinstance(video_path, str | Path):
+    if not isinstance(video_path, str | Location):
         return picture_times(len(video_path), picture_rate)
-    path = Path(video_path)
-    with readable(path):
-        if path.is_dir():
+    path = locate(video_path)
+    with readable(path), hold(path):
+        if is_dir(path):
             return picture_times(len(numbered_pictures(path)), picture_rate)
         with _opened(path) as file:
             return animation_times(path) if is_animation(file) else listed_times(path, file, num_threads)
@@ -216,32 +222,23 @@ def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | N
     """
     if timeout is not None:
         return _in_child("count_frames", {"video_path": video_path, "num_threads": num_threads}, timeout)
-    if not isinstance(video_path, str | Path):
+    if not isinstance(video_path, str | Location):
         return len(video_path)
-    path = Path(video_path)
-    with readable(path):
-        if path.is_dir():
+    path = locate(video_path)
+    with readable(path), hold(path):
+        if is_dir(path):
             return len(numbered_pictures(path))
         with _opened(path) as file:
             return len(animation_times(path) if is_animation(file) else frame_times(path, num_threads))
 
 
-@contextmanager
-def readable(source: Any) -> Iterator[None]:
-    """Turn an `OSError` in the body (permissions, a broken disk, too long a name) into a `VideoDecodeError`."""
-    try:
-        yield
-    except OSError as error:
-        raise VideoDecodeError(f"{source}: it cannot be read ({error.strerror or error}).") from error
-
-
 def _read(
     source: Source, choose: Chooser, backend: str, accuracy: str, picture_rate: float, num_threads: int
 ) -> Frames:
-    if not isinstance(source, str | Path):
-        return read_pictures([Path(path) for path in source], choose, picture_rate)
-    path = Path(source)
-    if path.is_dir():
+    if not isinstance(source, str | Location):
+        return read_pictures([locate(path) for path in source], choose, picture_rate)
+    path = locate(source)
+    if is_dir(path):
         return read_pictures(numbered_pictures(path), choose, picture_rate)
     with _opened(path) as file:
         if is_animation(file):
@@ -254,11 +251,11 @@ def _read(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Location) -> Iterator[BinaryIO]:
     """Open a file that exists, is not empty, and is as long as its header states."""
-    if not path.is_file():
-        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.")
-    if path.stat().st_size == 0:
+    if not is_file(path):
+        raise VideoDecodeError(f"{path}: no such file. {missing(path)}")
+    if size_of(path) == 0:
         raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
     with open_bytes(path) as file:
         check_size(path, file)
@@ -290,7 +287,7 @@ def _window(times: np.ndarray, start: float | None, end: float | None, name: str
 
 def _name(source: Source) -> str:
     """Return the name of a source in errors."""
-    return str(source) if isinstance(source, str | Path) else str(Medium(tuple(source)))
+    return str(Medium(source if isinstance(source, str | Location) else tuple(source)))
 
 
 def _average_fps(times: np.ndarray) -> float:

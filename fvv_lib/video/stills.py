@@ -4,13 +4,13 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fvv_lib.errors import FvvError, VideoDecodeError
+from fvv_lib.files import Location, locate, missing, readable
 from fvv_lib.video.frames import Chooser, Frames, on_white
 from fvv_lib.video.kinds import ANIMATED_FORMATS, PICTURE_EXTENSIONS, first_picture, last_picture
 from fvv_lib.video_config import is_rate
@@ -24,7 +24,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SUBFILE_TYPE = 258, 262, 254  # tags of TIFF
 SHORTEST, INSTEAD = 10.0, 100.0  # milliseconds; see `animation_times`
 
 
-def load_image(path: str | Path) -> np.ndarray:
+def load_image(path: str | Location) -> np.ndarray:
     """Read a still image, upright, as a video of one frame: uint8 (1, H, W, 3), RGB.
 
     A 16-bit sample, grey or colour, becomes its high byte (0 to 65535 becomes 0 to 255). It is not stretched to the
@@ -36,7 +36,8 @@ def load_image(path: str | Path) -> np.ndarray:
 
     Lesson: 01.
     """
-    with _opened(path) as picture:
+    path = locate(path)
+    with readable(path), _opened(path) as picture:
         several = _pages(picture)
         if several > 1:
             raise VideoDecodeError(
@@ -46,7 +47,7 @@ def load_image(path: str | Path) -> np.ndarray:
         return _to_rgb(picture, path)[None]
 
 
-def read_animation(path: Path, choose: Chooser) -> Frames:
+def read_animation(path: Location, choose: Chooser) -> Frames:
     """Read frames of an animated GIF, PNG, WebP or AVIF, each as it is displayed.
 
     Raises:
@@ -62,7 +63,7 @@ def read_animation(path: Path, choose: Chooser) -> Frames:
     return Frames(times, indices, np.stack([frames[index] for index in indices.tolist()]))
 
 
-def animation_times(path: Path) -> np.ndarray:
+def animation_times(path: Location) -> np.ndarray:
     """Return the seconds at which each frame of an animation is shown, by decoding all of them: float64 (F,).
 
     A duration of 10 milliseconds or less becomes 100, as in browsers: such files mean "fast".
@@ -82,15 +83,17 @@ def animation_times(path: Path) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: Location) -> Iterator[Image.Image]:
     """Open an image file. Every error of Pillow becomes a `VideoDecodeError`."""
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+        with path.open("rb") as file, Image.open(file, formats=PICTURE_FORMATS) as picture:
             yield picture
     except FvvError:
         raise
+    except ConnectionError:  # `readable` tells that a server does not answer
+        raise
     except FileNotFoundError as error:
-        raise VideoDecodeError(f"{path}: no such file. Check the path and the folder it is relative to.") from error
+        raise VideoDecodeError(f"{path}: no such file. {missing(path)}") from error
     except UnidentifiedImageError as error:
         raise VideoDecodeError(
             f"{path}: it cannot be read as an image: its format is not supported, or it is damaged. Export an image as "
@@ -119,7 +122,7 @@ def _pages(picture: Image.Image) -> int:
     return pages
 
 
-def _to_rgb(picture: Image.Image, path: str | Path) -> np.ndarray:
+def _to_rgb(picture: Image.Image, path: Location) -> np.ndarray:
     """Convert an image to RGB, upright, 8 bits per channel, on white: uint8 (H, W, 3)."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in ("PNG", "PPM")):
@@ -146,7 +149,7 @@ def _grey_of_16_bits(picture: Image.Image, upright: Image.Image) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def numbered_pictures(folder: Path) -> list[Path]:
+def numbered_pictures(folder: Location) -> list[Location]:
     """List the images of a folder by the numbers in their names, 2 before 10. Hidden files are ignored."""
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     others = sorted(path.name for path in files if path.suffix.lower() not in PICTURE_EXTENSIONS)
@@ -170,7 +173,7 @@ def picture_times(count: int, rate: float) -> np.ndarray:
     return np.arange(count) / rate
 
 
-def read_pictures(files: list[Path], choose: Chooser, rate: float) -> Frames:
+def read_pictures(files: list[Location], choose: Chooser, rate: float) -> Frames:
     """Read images as the frames of a video, at `rate` frames per second.
 
     Raises:

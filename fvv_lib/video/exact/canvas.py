@@ -3,13 +3,13 @@
 This module knows where a frame belongs, but not how it was found.
 """
 
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.files import Location
 from fvv_lib.video.frames import on_white
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Orientation(NamedTuple):
         return picture[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
 
-def orientation(path: Path, frame: "av.VideoFrame") -> Orientation:
+def orientation(path: Location, frame: "av.VideoFrame") -> Orientation:
     """Return how to turn a frame upright, from its display matrix, which can express all eight EXIF orientations.
 
     Raises:
@@ -88,7 +88,7 @@ class Canvas:
         pixel_aspect: width / height of a pixel of these frames.
     """
 
-    def __init__(self, path: Path, order: np.ndarray) -> None:
+    def __init__(self, path: Location, order: np.ndarray) -> None:
         self.path = path
         self.places: dict[int, list[int]] = {}
         for place, key in enumerate(order.tolist()):

@@ -1,14 +1,13 @@
 """Open a file as a video container, and choose the stream that a player shows.                             Lesson 1
 
 FFmpeg opens more than videos: playlists, scripts and name patterns make it open other files or addresses. This module
-opens only local files, in formats that hold the video themselves. It decodes nothing.
+opens only the file that it is given, in formats that hold the video themselves. It decodes nothing.
 """
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.files import FarFile, Location, Url, hold, is_file
 
 if TYPE_CHECKING:
     import av
@@ -28,8 +27,9 @@ NO_PROBE = {"codec_whitelist": "none"}
 BRIEF = NO_PROBE | {"analyzeduration": "1"}  # microsecond
 
 
-def open_container(path: Path, options: dict[str, str] | None = None) -> "av.container.InputContainer":
-    """Open a local file of any name. The prefix `file:` keeps a colon in the name from being read as a protocol.
+def open_container(path: Location, options: dict[str, str] | None = None) -> "av.container.InputContainer":
+    """Open a file of any name. The prefix `file:` keeps a colon in the name from being read as a protocol. Of a file at
+    a URL, FFmpeg gets the bytes, not the address; use `hold`, which raises an error of reading them.
 
     Args:
         options: FFmpeg options, in addition to those that keep it from opening anything else and from changing times.
@@ -42,9 +42,14 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> "av.con
     """
     import av
 
-    allowed = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "correct_ts_overflow": "0"}
+    allowed = {
+        "format_whitelist": ",".join(CONTAINERS),
+        "protocol_whitelist": "none" if isinstance(path, Url) else "file",
+        "correct_ts_overflow": "0",
+    }
+    source = FarFile(path, for_ffmpeg=True) if isinstance(path, Url) else f"file:{path}"
     try:
-        return av.open(f"file:{path}", metadata_errors="replace", options={**(options or {}), **allowed})
+        return av.open(source, metadata_errors="replace", options={**(options or {}), **allowed})
     except av.ArgumentError as error:  # FFmpeg's error for a format that is not on the list
         raise VideoDecodeError(
             f"{path}: its content is not a video container of a supported format; playlists, scripts and images are "
@@ -53,10 +58,11 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> "av.con
         ) from error
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Location) -> BinaryIO:
     """Open a file for what is read without FFmpeg: headers, indexes, single packets. Nothing is read ahead, since that
     would read most of a file of which only the head of each packet is needed."""
-    return open(path, "rb", buffering=0)
+    file: BinaryIO = path.open("rb", buffering=0)
+    return file
 
 
 def video_streams(container: "av.container.InputContainer") -> list["av.VideoStream"]:
@@ -68,7 +74,7 @@ def video_streams(container: "av.container.InputContainer") -> list["av.VideoStr
 
 
 def choose_stream(
-    path: Path, container: "av.container.InputContainer", streams: list["av.VideoStream"]
+    path: Location, container: "av.container.InputContainer", streams: list["av.VideoStream"]
 ) -> "av.VideoStream":
     """Return the stream that FFmpeg chooses among several. It prefers one that the file marks as default.
 
@@ -88,14 +94,14 @@ def choose_stream(
     return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default))  # FFmpeg chose a cover
 
 
-def is_container(path: str | Path) -> bool:
+def is_container(path: Location) -> bool:
     """Return whether a file is a container with a video stream, by its content. Nothing is decoded."""
     import av
 
-    if not os.path.isfile(path):
+    if not is_file(path):
         return False
     try:
-        with open_container(Path(path), NO_PROBE) as container:
+        with hold(path), open_container(path, NO_PROBE) as container:
             return bool(video_streams(container))
     except (av.FFmpegError, VideoDecodeError):
         return False

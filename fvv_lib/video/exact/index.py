@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from fvv_lib.errors import FvvError
+from fvv_lib.files import FarFile
 from fvv_lib.video.exact import matroska, mp4
 from fvv_lib.video.exact.bitstream import is_p_picture
 from fvv_lib.video.exact.containers import video_streams
@@ -103,6 +104,9 @@ def read_packets(file: BinaryIO, packets: IndexedPackets, group: Group) -> Itera
     """Read the packets of a group from their places in the file. Stop if the file has become shorter."""
     import av
 
+    if isinstance(file, FarFile):
+        places = slice(group.first, group.last + 1)
+        file.fetch(int(packets.offset[places].min()), int((packets.offset + packets.size)[places].max()))
     for i in range(group.first, group.last + 1):
         size = int(packets.size[i])
         file.seek(int(packets.offset[i]))

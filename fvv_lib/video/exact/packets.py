@@ -7,12 +7,12 @@ determines when that is certain, and which packets a frame needs. It decodes not
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.files import Location
 from fvv_lib.video.exact.bitstream import has_b_slice
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Group:
     pts: frozenset[int]
 
 
-def list_packets(path: Path, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
+def list_packets(path: Location, container: "av.container.InputContainer", stream: "av.VideoStream") -> Packets | None:
     """Read the packets without decoding them. Return `None` if the container does not say when each is shown, or shows
     none.
 

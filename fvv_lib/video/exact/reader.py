@@ -16,12 +16,12 @@ import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.files import Location, hold
 from fvv_lib.machine import usable_cores
 from fvv_lib.video.exact.bitstream import is_disposable
 from fvv_lib.video.exact.canvas import Canvas, orientation
@@ -49,7 +49,7 @@ MIN_CLIP_PIXELS = 4_000_000  # of all frames to decode (about 10 milliseconds), 
 MAX_PIXELS = 8192 * 8192  # of one frame; a damaged header can state any size
 
 
-def read_exact(path: Path, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool = False) -> Frames:
+def read_exact(path: Location, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool = False) -> Frames:
     """Read the chosen frames of a video, and the times of all its frames.
 
     Args:
@@ -82,7 +82,7 @@ def read_exact(path: Path, file: BinaryIO, choose: Chooser, num_threads: int, ne
 
 
 def _read_by_key_frame(
-    path: Path, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool, use_index: bool
+    path: Location, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool, use_index: bool
 ) -> tuple[Packets | None, Frames | None]:
     """Return the list of packets, and the frames unless decoding cannot start at the file's key frames."""
     with open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
@@ -101,7 +101,7 @@ def _read_by_key_frame(
 
 
 def _read_groups(
-    path: Path,
+    path: Location,
     file: BinaryIO,
     container: "av.container.InputContainer",
     stream: "av.VideoStream",
@@ -212,7 +212,7 @@ def _run(
     yield None
 
 
-def listed_times(path: Path, file: BinaryIO, num_threads: int) -> np.ndarray:
+def listed_times(path: Location, file: BinaryIO, num_threads: int) -> np.ndarray:
     """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the file's index
     or of its packets, or by a full decode where the container does not tell them, or tells a time twice. `file` as in
     `read_exact`."""
@@ -225,7 +225,7 @@ def listed_times(path: Path, file: BinaryIO, num_threads: int) -> np.ndarray:
     return packets.times
 
 
-def frame_times(path: Path, num_threads: int) -> np.ndarray:
+def frame_times(path: Location, num_threads: int) -> np.ndarray:
     """Return the time of every frame in seconds from the first frame, by a full decode: float64 (F,). A frame without a
     time gets one from the average rate."""
     with open_video(path) as (container, stream):
@@ -236,7 +236,7 @@ def frame_times(path: Path, num_threads: int) -> np.ndarray:
 
 
 def _read_in_order(
-    path: Path, times: np.ndarray | None, total: int, indices: np.ndarray, num_threads: int
+    path: Location, times: np.ndarray | None, total: int, indices: np.ndarray, num_threads: int
 ) -> Canvas | None:
     """Decode all frames and return those at these indices. Return `None` if the number of frames is not `total`, or
     they are not shown at these times."""
@@ -257,7 +257,7 @@ def _read_in_order(
 
 
 def _decode(
-    path: Path, container: "av.container.InputContainer", stream: "av.VideoStream", num_threads: int
+    path: Location, container: "av.container.InputContainer", stream: "av.VideoStream", num_threads: int
 ) -> Iterator[tuple[float, "av.VideoFrame"]]:
     """Yield every frame with its time in seconds, which comes from the average rate if the frame has none. Where the
     clock starts again, times continue (`packets.Clock`)."""
@@ -280,7 +280,7 @@ def _decode(
 
 @contextmanager
 def open_video(
-    path: Path, probe: bool = True, brief: bool = False
+    path: Location, probe: bool = True, brief: bool = False
 ) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
     """Open the video stream that a player shows (`choose_stream`), for decoding with one thread. Every FFmpeg error
     becomes a `VideoDecodeError`.
@@ -296,7 +296,7 @@ def open_video(
 
     options = {} if probe else BRIEF if brief else NO_PROBE
     try:
-        with open_container(path, options) as container:
+        with hold(path), open_container(path, options) as container:
             videos = video_streams(container)
             if not videos:
                 raise VideoDecodeError(f"{path}: the file has no video stream. Is it audio only?")
@@ -334,7 +334,7 @@ def pixel_aspect(container: "av.container.InputContainer", stream: "av.VideoStre
     return float(aspect) if aspect and aspect > 0 else 1.0
 
 
-def first_pixel_aspect(path: Path) -> float:
+def first_pixel_aspect(path: Location) -> float:
     """Return width / height of a displayed pixel of the first frame, for readers that do not report it."""
     with open_video(path) as (container, stream):
         for frame in container.decode(stream):

@@ -6,10 +6,10 @@ module knows nothing about frames.
 """
 
 import os
-from pathlib import Path
 from typing import BinaryIO
 
 from fvv_lib.errors import VideoDecodeError
+from fvv_lib.files import Location
 
 EBML, SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 UNKNOWN = 0xFFFFFFFF  # of RIFF: written to a pipe, so the header could not be updated at the end
@@ -17,7 +17,7 @@ ASF = bytes.fromhex("3026B2758E66CF11A6D900AA0062CE6C")
 ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
 
 
-def check_size(path: Path, file: BinaryIO) -> None:
+def check_size(path: Location, file: BinaryIO) -> None:
     """Raise a `VideoDecodeError` if a file has fewer bytes than its header states."""
     promised = promised_size(file)
     size = file.seek(0, os.SEEK_END)
