@@ -259,11 +259,11 @@ def size_of(path: Location) -> int:
     return path.look().size if isinstance(path, Url) else path.stat().st_size
 
 
-def missing(path: Any, remedy: str = "Check the path and the folder it is relative to.") -> str:
-    """Return the remedy for a file that does not exist, as the end of a message."""
-    if MANGLED.search(str(path)):
-        return "It looks like a URL that has lost a slash: write :// and pass it as a text, not as a Path."
-    return "Check the address." if is_url(path) else remedy
+def slash_hint(path: Any) -> str:
+    """Return a sentence for the end of "no such file" if a path looks like a URL, and else nothing."""
+    if not MANGLED.search(str(path)):
+        return ""
+    return " It looks like a URL that has lost a slash: write :// and pass it as a text, not as a Path."
 
 
 @contextmanager

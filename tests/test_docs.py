@@ -87,7 +87,8 @@ def test_the_readme_names_every_folder():
 def test_conda_users_get_the_same_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["course"], *extras["book"], *extras["scale"], *extras["dev"]]
+    groups = [project["dependencies"], *(extras[name] for name in ("course", "book", "scale", "far", "dev"))]
+    wanted = [requirement for group in groups for requirement in group]
     wanted = {requirement for requirement in wanted if not requirement.startswith("fvv_lib")}
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in environment if isinstance(entry, dict))

@@ -406,7 +406,7 @@ def test_a_far_file_is_checked_again_only_after_it_has_changed(http, media, toke
 
 def test_missing_and_refused_far_files_are_errors_of_their_samples(http, tokenizer, annotate):
     address = f"http://127.0.0.1:{http.port}/none.mp4?token=hidden"
-    with pytest.raises(VideoDecodeError, match=r"none.mp4\?\*\*\*: no such file. Check the address") as caught:
+    with pytest.raises(VideoDecodeError, match=r"none.mp4\?\*\*\*: no such file. Check the path") as caught:
         make(tokenizer, annotate, [sample(video=address)])
     assert "hidden" not in str(caught.value)
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from fvv_lib.data.refused import MEDIA_TAG, check_keys
 from fvv_lib.errors import DataFormatError, FvvError
-from fvv_lib.files import Location, hold, locate, missing, shown
+from fvv_lib.files import Location, hold, locate, shown, slash_hint
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import check_turns
 from fvv_lib.video.medium import Medium
@@ -63,7 +63,7 @@ def one_version(path: str | Location) -> Iterator[None]:
     except ConnectionError as error:
         raise FvvError(f"{path}: {error.strerror}.") from None
     except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: no such annotation file. {missing(path, 'Check the path.')}") from error
+        raise DataFormatError(f"{path}: no such annotation file. Check the path.{slash_hint(path)}") from error
     except OSError as error:
         raise DataFormatError(
             f"{path}: it cannot be read ({error.strerror}). Check that it is a file, and its permissions."

@@ -24,7 +24,7 @@ from fvv_lib.data.media_units import MediaUnits
 from fvv_lib.data.refused import check_texts, turn_marks
 from fvv_lib.data.table import Annotations, Checked
 from fvv_lib.errors import DataFormatError, VideoDecodeError
-from fvv_lib.files import is_dir, is_url, locate, missing, readable
+from fvv_lib.files import is_dir, is_url, locate, readable, slash_hint
 from fvv_lib.labels.exact import preprocess
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, check_token_budget, preprocess_multimodal
 from fvv_lib.prompt.templates import get_template
@@ -46,7 +46,6 @@ IGNORED_SETTINGS = {
 DECODERS = ("av", "pillow", "numpy", "decord")  # packages that read images and videos
 
 VIDEO = 2
-REMEDY = "Check the path, or set image_folder."  # for a file that is missing
 
 ENTRY_BYTES = 200  # overhead of a cached entry beside its text and ids: its key and its slot in the dictionary
 
@@ -192,7 +191,10 @@ class SampleText:
         for medium in self.samples.media(index):
             for file in medium.files:
                 if next(kinds) == 0:
-                    raise VideoDecodeError(f"{name}: {str(file)[:300]}: no such file. {missing(file, REMEDY)}")
+                    hint = slash_hint(file)
+                    raise VideoDecodeError(
+                        f"{name}: {str(file)[:300]}: no such file. Check the path, or set image_folder.{hint}"
+                    )
             _check_medium(medium, name)
 
     def _check_counts(self, index: int, name: str) -> None:

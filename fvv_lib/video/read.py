@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.files import Location, hold, is_dir, is_file, locate, missing, readable, shown, size_of
+from fvv_lib.files import Location, hold, locate, readable, shown, size_of, slash_hint
 from fvv_lib.video import isolation
 from fvv_lib.video.decord_backend import read_decord
 from fvv_lib.video.exact.containers import open_bytes
@@ -208,7 +208,7 @@ def video_times(
         return picture_times(len(video_path), picture_rate)
     path = locate(video_path)
     with readable(path), hold(path):
-        if is_dir(path):
+        if path.is_dir():
             return picture_times(len(numbered_pictures(path)), picture_rate)
         with _opened(path) as file:
             return animation_times(path) if is_animation(file) else listed_times(path, file, num_threads)
@@ -226,7 +226,7 @@ def count_frames(video_path: Source, *, num_threads: int = 1, timeout: float | N
         return len(video_path)
     path = locate(video_path)
     with readable(path), hold(path):
-        if is_dir(path):
+        if path.is_dir():
             return len(numbered_pictures(path))
         with _opened(path) as file:
             return len(animation_times(path) if is_animation(file) else frame_times(path, num_threads))
@@ -238,7 +238,7 @@ def _read(
     if not isinstance(source, str | Location):
         return read_pictures([locate(path) for path in source], choose, picture_rate)
     path = locate(source)
-    if is_dir(path):
+    if path.is_dir():
         return read_pictures(numbered_pictures(path), choose, picture_rate)
     with _opened(path) as file:
         if is_animation(file):
@@ -253,8 +253,10 @@ def _read(
 @contextmanager
 def _opened(path: Location) -> Iterator[BinaryIO]:
     """Open a file that exists, is not empty, and is as long as its header states."""
-    if not is_file(path):
-        raise VideoDecodeError(f"{path}: no such file. {missing(path)}")
+    if not path.is_file():
+        raise VideoDecodeError(
+            f"{path}: no such file. Check the path and the folder it is relative to.{slash_hint(path)}"
+        )
     if size_of(path) == 0:
         raise VideoDecodeError(f"{path}: the file is empty. Download or export it again.")
     with open_bytes(path) as file:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.files import Location, locate, missing, readable
+from fvv_lib.files import Location, locate, readable, slash_hint
 from fvv_lib.video.frames import Chooser, Frames, on_white
 from fvv_lib.video.kinds import ANIMATED_FORMATS, PICTURE_EXTENSIONS, first_picture, last_picture
 from fvv_lib.video_config import is_rate
@@ -93,7 +93,9 @@ def _opened(path: Location) -> Iterator[Image.Image]:
     except ConnectionError:  # `readable` tells that a server does not answer
         raise
     except FileNotFoundError as error:
-        raise VideoDecodeError(f"{path}: no such file. {missing(path)}") from error
+        raise VideoDecodeError(
+            f"{path}: no such file. Check the path and the folder it is relative to.{slash_hint(path)}"
+        ) from error
     except UnidentifiedImageError as error:
         raise VideoDecodeError(
             f"{path}: it cannot be read as an image: its format is not supported, or it is damaged. Export an image as "
