@@ -206,6 +206,27 @@ def test_a_far_video_is_that_of_the_disk_and_little_of_it_is_read(http, noise):
     assert not files._sources
 
 
+def test_the_packets_of_a_group_are_one_request(http, noise, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK", 4096)
+    monkeypatch.setattr(files, "LONGEST_AHEAD", 4096)
+    far = read_video(http.put("noise.mp4", noise.read_bytes()), 8)
+    assert np.array_equal(far.frames, read_video(noise, 8).frames)
+    assert far.requests < 8 + 12  # most groups are more than 10 blocks
+
+
+def test_a_file_that_is_read_in_order_takes_few_requests_and_little_memory(http, monkeypatch):
+    monkeypatch.setattr(files, "KEPT", 2**20)
+    content = np.random.default_rng(0).bytes(5_000_001)
+    address = http.put("noise.bin", content)
+    with files.hold(address) as traffic, Url(address).open() as file:
+        assert b"".join(iter(lambda: file.read(1000), b"")) == content
+        (source,) = files._sources.values()
+        assert sum(map(len, source.blocks.values())) <= 2**20
+        file.seek(-10, 2)
+        assert (file.read(), file.read(), file.tell()) == (content[-10:], b"", len(content))
+    assert (traffic.bytes, traffic.requests) == (http.sent, 8)
+
+
 def test_what_is_read_of_a_far_video_is_counted_in_another_process_too(http, noise):
     address = http.put("noise.mp4", noise.read_bytes())
     assert read_video(address, 2, timeout=60).bytes_read == http.sent > 0
@@ -377,14 +398,16 @@ def make(tokenizer, annotate, samples, name="data.json", **settings):
     return LazySupervisedDataset(tokenizer, [annotate(samples, name)], DataArguments(**settings), frame_spec=SPEC)
 
 
-def test_workers_that_are_forked_read_far_videos(http, media, tokenizer, annotate):
-    http.put("clip.mp4", (media / "clip.mp4").read_bytes())
-    folder = f"http://127.0.0.1:{http.port}"
-    near = make(tokenizer, annotate, [sample(video="clip.mp4")] * 4, image_folder=str(media))
-    far = make(tokenizer, annotate, [sample(video="clip.mp4")] * 4, image_folder=folder)
+def test_workers_that_are_forked_read_far_videos(http, noise, tokenizer, annotate):
+    address = http.put("noise.mp4", noise.read_bytes())
+    folder, media = f"http://127.0.0.1:{http.port}", noise.parent
+    near = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=str(media))
+    far = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=folder)
     assert torch.equal(far[0]["images"], near[0]["images"])  # starts the threads of fsspec
-    batches = list(torch.utils.data.DataLoader(far, num_workers=2, batch_size=None, multiprocessing_context="fork"))
-    assert all(torch.equal(batch["images"], near[0]["images"]) for batch in batches)
+    with files.hold(address), Url(address).open() as file:
+        file.read(10)  # an open connection, which is that of this process
+        loader = torch.utils.data.DataLoader(far, num_workers=2, batch_size=None, multiprocessing_context="fork")
+        assert all(torch.equal(batch["images"], near[0]["images"]) for batch in loader)
 
 
 def test_a_far_file_is_checked_again_only_after_it_has_changed(http, media, tokenizer, annotate, tmp_path):
