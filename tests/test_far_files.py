@@ -402,7 +402,7 @@ def test_workers_that_are_forked_read_far_videos(http, noise, tokenizer, annotat
     address = http.put("noise.mp4", noise.read_bytes())
     folder, media = f"http://127.0.0.1:{http.port}", noise.parent
     near = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=str(media))
-    far = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=folder)
+    far = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=folder, decode_timeout=0)
     assert torch.equal(far[0]["images"], near[0]["images"])  # starts the threads of fsspec
     with files.hold(address), Url(address).open() as file:
         file.read(10)  # an open connection, which is that of this process
