@@ -16,6 +16,8 @@ OTHERS = {
     *((f"video/exact/{name}.py", "ValueError") for name in ("index", "matroska", "mp4")),  # the index is then not used
     ("data/annotations.py", "self.wrong"),  # this method makes a DataFormatError that names file and line
     ("data/annotations.py", "reader.wrong"),
+    ("evaluation/benchmarks/layouts.py", "self.wrong"),  # likewise
+    ("evaluation/benchmarks/layouts.py", "row.wrong"),
     ("course/environment.py", "RuntimeError"),  # the doctor reports it as a failed check
     # Files at URLs fail like those of a disk: `readable` and `one_version` turn an OSError into an error of the family.
     *(("files.py", name) for name in ("OSError", "FileNotFoundError", "IsADirectoryError", "EOFError")),
