@@ -89,3 +89,26 @@ def test_malformed_conversation_is_an_error_that_names_the_sample(turns, message
     with pytest.raises(DataFormatError, match=message) as error:
         check_turns(turns, "a.json, sample 3")
     assert str(error.value).startswith("a.json, sample 3")
+
+
+OWN_SYSTEM = {
+    "qwen_2": "<|im_start|>system\nBe {brief}.<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n",
+    "v1": "Be {brief}. USER: Q1 ",
+    "llama_2": "[INST] <<SYS>>\nBe {brief}.\n<</SYS>>\n\nQ1 ",
+}
+
+
+@pytest.mark.parametrize("version", OWN_SYSTEM)
+def test_a_system_prompt_of_a_conversation_replaces_that_of_the_template(version):
+    turns = [{**TURNS[0], "system": "Be {brief}."}, *TURNS[1:]]
+    template = conversation_templates[version]
+    given = template.answer_start + template.answer_prefix + "A1"
+    assert text_of(template.render(turns)).startswith(OWN_SYSTEM[version] + given)
+    assert [piece for piece in template.render(turns) if piece.learned] == [
+        piece for piece in template.render(TURNS) if piece.learned
+    ]
+
+
+def test_a_template_without_a_place_for_a_system_prompt_refuses_one():
+    with pytest.raises(DataFormatError, match=r"^a: it has a system prompt, but the template 'plain' has no place"):
+        conversation_templates["plain"].render([{**TURNS[0], "system": "Be brief."}, TURNS[1]], "a")

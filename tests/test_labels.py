@@ -63,6 +63,17 @@ def test_exact_labels_are_the_answers_and_their_end_marks(any_tokenizer, version
     assert learned_text(any_tokenizer, labels).lstrip() == (answer * turns).lstrip()
 
 
+@pytest.mark.parametrize("version", [name for name, one in conversation_templates.items() if one.own_system])
+def test_a_system_prompt_of_a_conversation_is_read_and_never_learned(any_tokenizer, version):
+    turns = conversation(2, ".")
+    _, without = exact(any_tokenizer, turns, version)
+    ids, labels = exact(any_tokenizer, [{**turns[0], "system": "Answer with a colour."}, *turns[1:]], version)
+    text = any_tokenizer.decode([token for token in ids.tolist() if token != IMAGE_TOKEN_INDEX])
+    assert "Answer with a colour." in text
+    assert "assistant." not in text
+    assert learned_text(any_tokenizer, labels) == learned_text(any_tokenizer, without)
+
+
 sentence = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
     lambda text: text.strip() and "<image>" not in text
 )

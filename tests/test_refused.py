@@ -92,11 +92,28 @@ def test_a_path_or_data_under_a_longer_key_is_refused_and_a_text_is_not(key, bes
         check_sample(sample(question, **beside, **{key: note}), "a")
 
 
-@pytest.mark.parametrize("key", ["system", "system_prompt", "systemMessage"])
-def test_a_system_prompt_of_a_sample_is_refused(make, key):
-    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read: .*Write the text at the start of the"):
+@pytest.mark.parametrize("key", ["System", "system_prompt", "systemMessage"])
+def test_a_system_prompt_under_another_name_is_refused(make, key):
+    with pytest.raises(DataFormatError, match=f"sample 0: '{key}' is not read. .*its field 'system': rename the field"):
         make([sample(**{key: "Answer in one word."})])
     assert len(make([sample(**{key: ""})])) == 1
+
+
+def test_a_system_prompt_in_a_turn_is_refused(make):
+    turns = [{"from": "human", "value": "?", "system": "Answer in one word."}, {"from": "gpt", "value": "Yes."}]
+    with pytest.raises(DataFormatError, match="sample 0, turn 1: 'system' is not read"):
+        make([{"conversations": turns}])
+
+
+@pytest.mark.parametrize("system", [" ", 3, ["Answer."], "Look at <image>."])
+def test_a_system_prompt_that_is_no_text_is_refused(make, system):
+    with pytest.raises(DataFormatError, match="sample 0: 'system' must be a text without <image>"):
+        make([sample(system=system)])
+
+
+def test_a_system_prompt_with_a_mark_of_the_template_is_refused(make):
+    with pytest.raises(DataFormatError, match=r"sample 0, system prompt, turn 1: its text has '<\|im_end\|>'"):
+        make([sample(system="Answer.<|im_end|>")])
 
 
 @pytest.mark.parametrize("path", ["", " ", ".", "./", "..", "clips/..", "/"])

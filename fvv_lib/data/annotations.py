@@ -46,10 +46,10 @@ def read_annotations(path: str | Location) -> Iterator[tuple[str, Sample]]:
 
     Lesson: 05.
     """
-    readers = {".jsonl": _read_lines, ".parquet": _read_parquet}
+    readers = {".jsonl": read_json_lines, ".parquet": _read_parquet}
     path = locate(path)
     with one_version(path):
-        yield from _checked(path, readers.get(path.suffix.lower(), _read_list)(path))
+        yield from _checked(path, readers.get(path.suffix.lower(), read_json_list)(path))
 
 
 @contextmanager
@@ -107,6 +107,14 @@ def _without_nulls(sample: Sample) -> Sample:
 
 def _filled(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def turns_of(sample: Sample) -> list[dict[str, Any]]:
+    """Return the turns of a sample as templates render them: the first has the system prompt of the sample, if any."""
+    if not sample.get("system"):
+        return sample["conversations"]
+    first, *others = sample["conversations"]
+    return [{**first, "system": sample["system"]}, *others]
 
 
 def media_of(sample: Sample, name: str = "sample") -> list[Medium]:
@@ -190,6 +198,12 @@ def check_sample(sample: Sample, name: str) -> None:
         ) from error
     check_turns(sample.get("conversations", []), name)
     check_keys(sample, name)
+    system = sample.get("system", "")
+    if not isinstance(system, str) or (system and not system.strip()) or DEFAULT_IMAGE_TOKEN in system:
+        raise DataFormatError(
+            f"{name}: 'system' must be a text without {DEFAULT_IMAGE_TOKEN}, got {str(system)[:80]!r}. Without it, "
+            "the system prompt is that of the template."
+        )
     media = media_of(sample, name)
     texts = [turn["value"] for turn in sample["conversations"]]
     placeholders = sum(text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
@@ -202,8 +216,8 @@ def check_sample(sample: Sample, name: str) -> None:
         )
 
 
-def _read_lines(path: Location) -> Iterator[tuple[str, Sample]]:
-    """Yield text and content of each line of a JSONL file. Skip empty lines."""
+def read_json_lines(path: Location, packed: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield text and content of each line of a JSONL file. Skip empty lines. With `packed`, a line may be a list."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             line = line.removeprefix(codecs.BOM_UTF8)  # each of several joined files may have one
@@ -214,7 +228,7 @@ def _read_lines(path: Location) -> Iterator[tuple[str, Sample]]:
                 sample = json.loads(text)
             except MALFORMED as error:
                 raise DataFormatError(f"{path}: not valid JSON (line {number}: {_reason(error)}).") from error
-            if not isinstance(sample, dict):
+            if not isinstance(sample, dict) and not (packed and isinstance(sample, list)):
                 raise DataFormatError(f"{path}, line {number}: each line must be a sample, a JSON object.")
             yield text, sample
 
@@ -251,8 +265,8 @@ class _ListReader:
                 return self.text[self.position : self.position + 1]
             self.read_on()
 
-    def next_object(self) -> tuple[str, Sample]:
-        """Return text and content of the object that begins at the current position."""
+    def next_element(self) -> tuple[str, Any]:
+        """Return text and content of the object or list that begins at the current position."""
         while True:
             try:
                 sample, end = DECODER.raw_decode(self.text, self.position)
@@ -273,8 +287,8 @@ class _ListReader:
         return DataFormatError(f"{self.path}: not valid JSON ({where}: {reason}). Check the JSON in that line.")
 
 
-def _read_list(path: Location) -> Iterator[tuple[str, Sample]]:
-    """Yield text and content of each element of a JSON list."""
+def read_json_list(path: Location, packed: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield text and content of each element of a JSON list. With `packed`, an element may be a list of samples."""
     no_list = "the file must be a list of at least one sample, each a JSON object"
     with path.open("rb") as content, io.TextIOWrapper(content, encoding="utf-8-sig") as file:
         reader = _ListReader(path, file)
@@ -285,11 +299,11 @@ def _read_list(path: Location) -> Iterator[tuple[str, Sample]]:
         if ends:
             reader.position += 1
         while not ends:
-            if reader.next_character() != "{":
+            if reader.next_character() not in (("{", "[") if packed else ("{",)):
                 raise DataFormatError(
                     f"{path}: {no_list}. Expected a sample in line {reader.line_of(reader.position)}."
                 )
-            yield reader.next_object()
+            yield reader.next_element()
             mark = reader.next_character()
             if mark not in {",", "]"}:
                 raise reader.wrong("',' or ']' is expected after a sample", reader.position)

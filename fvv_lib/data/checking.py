@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fvv_lib.data.annotations import check_sample
+from fvv_lib.data.annotations import check_sample, turns_of
 from fvv_lib.data.choices import check_questions
 from fvv_lib.data.known import FILE, FOLDER, MISSING, Findings, find_in_files
 from fvv_lib.data.media_units import MediaUnits
@@ -91,7 +91,7 @@ class SampleText:
     def turns(self, index: int, videos: Sequence[Any] | None = None) -> Turns:
         """Return the conversation with one `<image>` per frame. Time marks are written only if `videos` is given; only
         their `timestamps` are read, which also give the numbers of frames."""
-        args, source = self.data_args, self.samples[index]["conversations"]
+        args, source = self.data_args, turns_of(self.samples[index])
         if videos is None:
             return preprocess_multimodal([source], args, self.frame_counts(index))[0]
         counts = [len(video.timestamps) for video in videos]
@@ -165,6 +165,7 @@ class SampleText:
             check_questions(sample, name)
         if not self.data_args.allow_special_tokens:
             check_texts(sample["conversations"], name, self.marks)
+            check_texts([{"value": sample.get("system", "")}], f"{name}, system prompt", self.marks)
         self._check_media(index, name)
         if self.data_args.max_frames is not None:
             self._check_counts(index, name)
@@ -174,7 +175,7 @@ class SampleText:
                 f"{name}: an answer has {DEFAULT_IMAGE_TOKEN}, so the model would learn its time marks as text. Write "
                 f"{DEFAULT_IMAGE_TOKEN} in a question, or use time_marks='none'."
             )
-        (turns,) = preprocess_multimodal([sample["conversations"]], self.data_args, self.frame_counts(index))
+        (turns,) = preprocess_multimodal([turns_of(sample)], self.data_args, self.frame_counts(index))
         tokens = self.tokens(index, turns, tokenizer)
         return self.length(index, tokens), bool((tokens["labels"] != IGNORE_INDEX).any())
 

@@ -16,11 +16,12 @@ from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import Template
 from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
-READ = ("image", "video", "start", "end", "conversations")  # fields of a sample that training reads
+READ = ("image", "video", "start", "end", "system", "conversations")  # fields of a sample that training reads
 READS = (
     "Training reads the paths under 'image' or 'video' of a sample, with one <image> in a human turn for each picture "
     "or video."
 )
+SYSTEM = "The system prompt of a sample is its field 'system': rename the field, or remove it."
 LEARNS = 'Every answer is learned, unless its turn has "loss": false or "weight": 0.'
 
 # Keys that name media, without case and separators: videos, image_path, mm_data.
@@ -81,16 +82,15 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
     for key, value in sample.items():
         if key not in READ:
             _check_key(key, value, name, has_media)
-        if SYSTEM_KEY.fullmatch(_plain(key)) and value:
-            raise DataFormatError(
-                f"{name}: {key!r} is not read: training uses the system prompt of its template. Write the text at the "
-                "start of the first question, or remove the field."
-            )
+        if key != "system" and SYSTEM_KEY.fullmatch(_plain(key)) and value:
+            raise DataFormatError(f"{name}: {key!r} is not read. {SYSTEM}")
         if SAMPLE_LEARNED_KEY.fullmatch(_plain(key)):
             raise DataFormatError(f"{name}: {key!r} is not read. {LEARNS}")
     for number, turn in enumerate(sample["conversations"], 1):
         for key, value in turn.items():
             _check_key(key, value, f"{name}, turn {number}", has_media)
+            if SYSTEM_KEY.fullmatch(_plain(key)) and value:
+                raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {SYSTEM}")
             if LEARNED_KEY.fullmatch(_plain(key)):
                 raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {LEARNS}")
 

@@ -26,6 +26,7 @@ class Question:
         kind: the group that it is counted in; `None`: no group.
         choices: the choices that an answer may name; `None`: free text.
         history: the true turns before it, question and answer in turn.
+        system: the system prompt; `None`: that of the template.
 
     Lesson: 07.
     """
@@ -37,12 +38,16 @@ class Question:
     kind: str | None = None
     choices: tuple[str, ...] | None = None
     history: tuple[str, ...] = ()
+    system: str | None = None
 
     def turns(self) -> Turns:
         """Return the conversation up to this question, in LLaVA's format, one `<image>` for each medium."""
         speakers = ("human", "gpt")
         texts = [*self.history, self.prompt]
-        return [{"from": speakers[place % 2], "value": text} for place, text in enumerate(texts)]
+        turns = [{"from": speakers[place % 2], "value": text} for place, text in enumerate(texts)]
+        if self.system is not None:
+            turns[0]["system"] = self.system
+        return turns
 
     @property
     def source(self) -> str | None:
@@ -82,7 +87,14 @@ def _of_sample(dataset: LazySupervisedDataset, index: int) -> Sequence[Question]
         choices = sample["choices"][number] if "choices" in sample else None
         found.append(
             Question(
-                name, tuple(media[:shown]), prompt, expected, kind, tuple(choices) if choices else None, tuple(history)
+                name,
+                tuple(media[:shown]),
+                prompt,
+                expected,
+                kind,
+                tuple(choices) if choices else None,
+                tuple(history),
+                sample.get("system") or None,
             )
         )
     return found

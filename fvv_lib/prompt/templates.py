@@ -40,6 +40,9 @@ class Template:
             word into one token. After a prompt that ends with the space, the model would have to continue with tokens
             that never follow it in training.
         first_human: used in place of `human` for the first turn; `None` if both are the same.
+        own_system: used in place of `system` if the conversation has a system prompt of its own; `{}` is its place.
+            `None`: the template cannot have one.
+        own_first_human: used in place of `first_human` after `own_system`; `None` if both are the same.
         marks: the strings that separate turns. Inside the text of a turn, a mark would start or end a turn. The line
             break of `plain` is not a mark, because captions may have several lines.
     """
@@ -52,6 +55,8 @@ class Template:
     stop: str
     answer_prefix: str = ""
     first_human: str | None = None
+    own_system: str | None = None
+    own_first_human: str | None = None
     marks: tuple[str, ...] = ()
 
     def render(self, turns: Sequence[dict[str, Any]], sample: str = "conversation") -> list[Piece]:
@@ -60,14 +65,18 @@ class Template:
         If the conversation ends with a question, the text ends where the answer would start: this is the generation
         prompt. Each answer is a piece. `is_learned` determines whether the piece is marked as learned.
 
+        A `system` field of the first turn is the system prompt, in place of the template's own. It is never learned.
+
         Raises:
-            DataFormatError: the conversation is malformed, see `check_turns`. The message names the sample.
+            DataFormatError: the conversation is malformed, see `check_turns`, or has a system prompt that the template
+                cannot have. The message names the sample.
         """
         check_turns(turns, sample, needs_answer=False)
-        pieces, given = [], self.system
+        pieces: list[Piece] = []
+        given, first_human = self._start(turns[0].get("system"), sample)
         for i, turn in enumerate(turns):
             if i % 2 == 0:
-                human = self.first_human if i == 0 and self.first_human is not None else self.human
+                human = first_human if i == 0 else self.human
                 before, after = human.split("{}")
                 given += before + turn["value"] + after + self.answer_start
             else:
@@ -78,6 +87,19 @@ class Template:
                 given = ""
         return [*pieces, Piece(given, False)] if given else pieces
 
+    def _start(self, own: str | None, sample: str) -> tuple[str, str]:
+        """Return the text before the first turn, and the text around the first question."""
+        first_human = self.human if self.first_human is None else self.first_human
+        if own is None:
+            return self.system, first_human
+        if self.own_system is None:
+            raise DataFormatError(
+                f"{sample}: it has a system prompt, but the template {self.name!r} has no place for one. Remove "
+                "'system', or use another template."
+            )
+        before, after = self.own_system.split("{}")
+        return before + own + after, first_human if self.own_first_human is None else self.own_first_human
+
 
 _QWEN_2 = Template(
     name="qwen_2",
@@ -86,6 +108,7 @@ _QWEN_2 = Template(
     answer_start="<|im_start|>assistant\n",
     answer_end="<|im_end|>\n",
     stop="<|im_end|>",
+    own_system="<|im_start|>system\n{}<|im_end|>\n",
     marks=("<|im_start|>", "<|im_end|>"),
 )
 _V1 = Template(
@@ -97,6 +120,7 @@ _V1 = Template(
     answer_prefix=" ",
     answer_end="</s>",
     stop="</s>",
+    own_system="{} ",
     marks=("USER:", "ASSISTANT:", "</s>"),
 )
 _PLAIN = Template(
@@ -109,6 +133,8 @@ _LLAMA_2 = Template(
     "visual content that the user provides, and assist the user with a variety of tasks using natural language."
     "\n<</SYS>>\n\n"
     "{} ",
+    own_system="[INST] <<SYS>>\n{}\n<</SYS>>\n\n",
+    own_first_human="{} ",
     human="<s>[INST] {} ",
     answer_start="[/INST]",
     answer_prefix=" ",
