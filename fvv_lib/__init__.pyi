@@ -6,6 +6,7 @@ from .errors import (
     FvvError as FvvError,
     LabelMismatchError as LabelMismatchError,
     ModelFolderError as ModelFolderError,
+    NotKeptError as NotKeptError,
     TokenBudgetError as TokenBudgetError,
     VideoDecodeError as VideoDecodeError,
 )
@@ -52,6 +53,7 @@ from .data.dataset import (
     DataCollatorForSupervisedDataset as DataCollatorForSupervisedDataset,
     LazySupervisedDataset as LazySupervisedDataset,
 )
+from .data.importing.run import ImportReport as ImportReport, import_annotations as import_annotations
 from .data.splits import make_supervised_data_module as make_supervised_data_module
 from .finetuning.recipe import train as train
 from .evaluation.scoring import accuracy_by_kind as accuracy_by_kind, evaluate as evaluate

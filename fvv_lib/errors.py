@@ -35,6 +35,11 @@ class DataFormatError(FvvError):
     """An annotation file, a sample, a batch or the name of a chat template is not valid."""
 
 
+class NotKeptError(DataFormatError):
+    """A record of another format cannot become a sample, because it has something that training cannot use. Formats
+    raise it with what it has, for counting: `tool calls`, `audio`, `boxes`, ..."""
+
+
 class ModelFolderError(FvvError):
     """A model folder is missing, incomplete, or of a kind that cannot be loaded."""
 

@@ -90,7 +90,10 @@ class DataArguments:
 
     data_path: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Annotation files for training, in LLaVA format (.json, .jsonl or .parquet)."},
+        metadata={
+            "help": "Annotation files for training, in LLaVA format (.json, .jsonl or .parquet). a.json*0.5 is half of "
+            "its samples, a.json#1000 is 1000 of them."
+        },
     )
     validation_data_path: str | None = field(
         default=None, metadata={"help": "Annotation file for the validation loss during training."}

@@ -286,3 +286,13 @@ def test_questions_have_the_media_and_the_true_turns_before_them(open_mixed, med
     assert first.media == second.media == (Medium(media / "clip.mp4"),)
     assert [len(question.media) for question in questions[6:8]] == [1, 2]
     assert [question.has_video for question in questions] == [*[True] * 2, False, True, False, *[True] * 5]
+
+
+def test_a_question_is_asked_with_the_system_prompt_that_its_sample_was_trained_with(annotate, tokenizer):
+    turns = [{"from": "human", "value": "Yes?"}, {"from": "gpt", "value": "Yes."}]
+    path = annotate([{"system": "Be brief.", "conversations": turns * 2}, {"conversations": turns}])
+    data = LazySupervisedDataset(tokenizer, [path], DataArguments(), frame_spec=SPEC)
+    questions = read_questions(data)
+    assert [question.turns()[0].get("system") for question in questions] == ["Be brief.", "Be brief.", None]
+    asked = prompt_ids(questions[0].turns(), tokenizer, "qwen_2")
+    assert asked == data[0]["input_ids"].tolist()[: len(asked)]

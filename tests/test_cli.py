@@ -14,7 +14,7 @@ import transformers
 from shared import ROOT
 
 from fvv_lib import DataArguments, ModelArguments, TrainingArguments
-from fvv_lib.cli import VERBS, check, evaluate
+from fvv_lib.cli import VERBS, check, evaluate, prepare
 from fvv_lib.cli.finetune import TABLE, parse_settings, transformers_flags
 from fvv_lib.cli.flags import flags_of, parse
 from fvv_lib.errors import FlagError
@@ -141,7 +141,15 @@ def test_a_wrong_yaml_file_is_one_line_that_names_it(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     "settings",
-    [ModelArguments, DataArguments, TrainingSettings, MemorySettings, check.CheckOptions, evaluate.EvaluateSettings],
+    [
+        ModelArguments,
+        DataArguments,
+        TrainingSettings,
+        MemorySettings,
+        check.CheckOptions,
+        evaluate.EvaluateSettings,
+        prepare.PrepareSettings,
+    ],
 )
 def test_every_setting_has_help(settings):
     assert all(flag.help for flag in flags_of(settings))
@@ -216,7 +224,11 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train"], 2, "unknown verb 'train': choose one of doctor, check, memory, finetune, evaluate, chat, convert."),
+        (
+            ["train"],
+            2,
+            "unknown verb 'train': choose one of doctor, prepare, check, memory, finetune, evaluate, chat, convert.",
+        ),
         (["finetune", "--output_dir", "x"], 2, "the following arguments are required: --model_name_or_path"),
         (["finetune", *NEEDED, "--num_videoframes", "4"], 2, "There is no flag --num_videoframes; did you mean"),
         (["finetune", *NEEDED, "--num_video_frames", "many"], 2, "--num_video_frames: 'many' is not a whole number"),
@@ -246,6 +258,10 @@ def test_the_command_lists_its_verbs_and_each_has_help(fvv):
         ([*EVALUATE, "--video_backend", "best"], 1, "Unknown video_backend 'best'"),
         ([*EVALUATE, "--scores", "best"], 1, "Unknown score 'best': choose one of bleu, chrf."),
         (EVALUATE, 1, "no/such/model: no such folder"),
+        (["prepare", "x.json"], 2, "the following arguments are required: --output"),
+        (["prepare", "x.json", "--output", "y.json"], 1, "x.json: no such file or folder. Check the path."),
+        (["prepare", "x.json", "--output", "y.json", "--columns", "a"], 1, "columns must be like video=path, got 'a'"),
+        (["prepare", "x.json", "--output", "y.json", "--workers", "0"], 1, "workers must be at least 1, got 0."),
         (["convert", "x"], 2, "the following arguments are required: folder"),
         (["convert", "x", "y", "--layout", "onnx"], 2, "--layout: 'onnx' is not one of huggingface, apple"),
         (["convert", "x", "y"], 1, "x: no such folder"),

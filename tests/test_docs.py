@@ -18,10 +18,12 @@ from fvv_lib.cli.evaluate import EvaluateSettings
 from fvv_lib.cli.finetune import OURS, transformers_flags
 from fvv_lib.cli.flags import Flag, flags_of
 from fvv_lib.cli.memory import MemoryOptions
+from fvv_lib.cli.prepare import PrepareSettings
 from fvv_lib.settings import DataArguments, MemorySettings
 
 SETTINGS = {  # of each verb
     "doctor": (),
+    "prepare": (PrepareSettings,),
     "check": (CheckOptions, DataArguments),
     "memory": (MemorySettings, MemoryOptions),
     "finetune": OURS,

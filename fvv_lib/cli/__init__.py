@@ -2,6 +2,7 @@
 
 VERBS = {  # in the order in which a user needs them
     "doctor": "check the installation, and say what to fix",
+    "prepare": "write annotations of any known format as annotation files of this library",
     "check": "read a data set as training does, and list its problems",
     "memory": "predict the memory of a training run, and what to change if it does not fit",
     "finetune": "fine-tune a model on videos",

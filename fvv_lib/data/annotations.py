@@ -29,6 +29,7 @@ Sample = dict[str, Any]
 
 CHUNK = 2**20  # characters of a JSON list to read at a time
 DECODER, SPACE = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+to_json = json.JSONEncoder(ensure_ascii=False).encode
 MALFORMED = (ValueError, RecursionError)  # wrong syntax, not UTF-8, a number of thousands of digits; nested too deeply
 MAX_DEPTH = 100  # lists and objects in each other; the depth at which Python's parser fails depends on its caller
 TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
@@ -181,15 +182,18 @@ def _is_path(path: Any) -> bool:
     return isinstance(path, str) and os.path.basename(path.strip().rstrip("/")) not in ("", ".", "..")
 
 
-def check_sample(sample: Sample, name: str) -> None:
+def check_sample(sample: Sample, name: str, text: str | None = None) -> None:
     """Check that a sample is valid Unicode, that its turns and fields are well-formed (see `check_turns` and
     `check_keys`), and that it names one image or video for each `<image>`.
+
+    Args:
+        text: the sample as `to_json` writes it, if that is known.
 
     Raises:
         DataFormatError: names the sample and the remedy.
     """
     try:
-        json.dumps(sample, ensure_ascii=False).encode()
+        (to_json(sample) if text is None else text).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         raise DataFormatError(

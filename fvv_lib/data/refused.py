@@ -7,7 +7,7 @@ This module opens no file.
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -82,24 +82,26 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
     for key, value in sample.items():
         if key not in READ:
             _check_key(key, value, name, has_media)
-        if key != "system" and SYSTEM_KEY.fullmatch(_plain(key)) and value:
+        says = _what(key)
+        if says.system and key != "system" and value:
             raise DataFormatError(f"{name}: {key!r} is not read. {SYSTEM}")
-        if SAMPLE_LEARNED_KEY.fullmatch(_plain(key)):
+        if says.sample_learned:
             raise DataFormatError(f"{name}: {key!r} is not read. {LEARNS}")
     for number, turn in enumerate(sample["conversations"], 1):
         for key, value in turn.items():
             _check_key(key, value, f"{name}, turn {number}", has_media)
-            if SYSTEM_KEY.fullmatch(_plain(key)) and value:
+            says = _what(key)
+            if says.system and value:
                 raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {SYSTEM}")
-            if LEARNED_KEY.fullmatch(_plain(key)):
+            if says.learned:
                 raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {LEARNS}")
 
 
 def _check_key(key: str, value: Any, where: str, has_media: bool) -> None:
-    named, may_be_named = _names_media(key)
-    if (named and value and not isinstance(value, int | float)) or (may_be_named and _is_media(value)):
+    says = _what(key)
+    if (says.media and value and not isinstance(value, int | float)) or (says.may_be_media and _is_media(value)):
         raise DataFormatError(f"{where}: {key!r} is not read. {READS} Rename the field, or take it out.")
-    if has_media and PART_KEY.fullmatch(_plain(key)) and _is_time(value):
+    if has_media and says.part and _is_time(value):
         raise DataFormatError(
             f"{where}: {key!r} is not read. Training uses the part of a video from 'start' to 'end' of the sample, "
             "in seconds: write these fields, or remove this one."
@@ -117,12 +119,27 @@ def _check_inner(value: Any, where: str) -> None:
             _check_inner(content, where)
 
 
+class KeyMeaning(NamedTuple):
+    """What a key says: that it names media for any value, or if the value is a path; that it is for a part of a video,
+    a system prompt, or for what is learned, of a sample or of a turn."""
+
+    media: bool
+    may_be_media: bool
+    part: bool
+    system: bool
+    sample_learned: bool
+    learned: bool
+
+
 @lru_cache(maxsize=1000)  # samples share their keys
-def _names_media(key: str) -> tuple[bool, bool]:
-    """Return whether a key names media for any value, and whether it does for a path."""
+def _what(key: str) -> KeyMeaning:
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+s?(?![a-z])", key)]
     is_note = any(map(NOTE_WORD.fullmatch, words))
-    return bool(MEDIA_KEY.fullmatch(_plain(key))), any(map(MEDIA_WORD.fullmatch, words)) and not is_note
+    plain = re.sub(r"[\W_]", "", key.lower())
+    matched = [
+        bool(pattern.fullmatch(plain)) for pattern in (MEDIA_KEY, PART_KEY, SYSTEM_KEY, SAMPLE_LEARNED_KEY, LEARNED_KEY)
+    ]
+    return KeyMeaning(matched[0], any(map(MEDIA_WORD.fullmatch, words)) and not is_note, *matched[1:])
 
 
 def _is_media(value: Any) -> bool:
@@ -143,10 +160,6 @@ def _is_time(value: Any) -> bool:
     if isinstance(value, str):
         return bool(TIME.fullmatch(value))
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _plain(key: str) -> str:
-    return re.sub(r"[\W_]", "", key.lower())
 
 
 def turn_marks(template: Template, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:

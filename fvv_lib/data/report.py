@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
+from fvv_lib.data.mixture import parse_part
 from fvv_lib.errors import FvvError
-from fvv_lib.files import is_url
 from fvv_lib.machine import usable_cores
 from fvv_lib.settings import DataArguments
 
@@ -177,7 +177,8 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
         FvvError: names the output and the remedy.
     """
     annotations = (*data_args.data_path, data_args.validation_data_path, data_args.test_data_path)
-    taken = {Path(file).resolve() for file in annotations if file and not is_url(file)}
+    files = [parse_part(word).path for word in annotations if word]
+    taken = {file.resolve() for file in files if isinstance(file, Path)}
     for name, path, suffixes in (
         ("report", report, (".json", ".csv")),
         ("histograms", histograms, (".png", ".pdf", ".svg")),
@@ -196,7 +197,7 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
             raise FvvError(f"{path} is named twice, or is one of the checked annotation files. Choose another name.")
         taken.add(path.resolve())
     if clean and data_args.image_folder is None:
-        folders = {Path(file).parent.resolve() for file in data_args.data_path}
+        folders = {Path(str(parse_part(word).path)).parent.resolve() for word in data_args.data_path}
         if folders != {clean.parent.resolve()}:
             raise FvvError(
                 "write_clean: without image_folder, media paths are relative to the folder of the annotation file, and "
@@ -205,7 +206,14 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
 
 
 def count_samples(dataset: LazySupervisedDataset) -> dict[str, Any]:
-    """Return the number of used samples, the names of dropped ones, the errors of bad ones by name, and how many images
-    and videos they have and an earlier check has read."""
+    """Return the number of used samples, in all and of each annotation file, the names of dropped ones, the errors of
+    bad ones by name, and how many images and videos they have and an earlier check has read."""
     bad = {name: str(error) for name, error in dataset.bad.items()}
-    return {"used": len(dataset), "dropped": dataset.dropped, "bad": bad, "media": dataset.media_counts}
+    of_each = dataset.samples.count_of_each()
+    return {
+        "used": len(dataset),
+        "of each file": of_each,
+        "dropped": dataset.dropped,
+        "bad": bad,
+        "media": dataset.media_counts,
+    }

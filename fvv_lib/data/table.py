@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from fvv_lib import errors
 from fvv_lib.data.annotations import Sample, media_of, one_version, read_annotations
 from fvv_lib.data.known import FOLDER, Looks, look, real_paths
+from fvv_lib.data.mixture import draw, parse_part
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.files import SCHEME, Location, Url, is_url, join, locate
 from fvv_lib.machine import usable_cores
@@ -139,7 +140,7 @@ class Annotations(Sequence[Sample]):
     """The samples of annotation files, in order. Each is read from the memory-mapped table when it is accessed.
 
     Args:
-        paths: annotation files, see `read_annotations`.
+        paths: annotation files, see `read_annotations`; or shares of them, see `mixture`.
         image_folder: folder that media paths are relative to; default: the folder of each annotation file. Both may be
             URLs, and so may the media paths.
         cache_dir: folder of the tables; default: the cache of `datasets` (HF_DATASETS_CACHE). A table is made when a
@@ -155,18 +156,21 @@ class Annotations(Sequence[Sample]):
         self.contents: list[str] = []
         self.digests: list[str] = []
         tables = []
-        for path in paths:
+        parts = [parse_part(path) for path in paths]
+        for path, _ in parts:
             with one_version(path):
                 self.contents.append(digest_annotations(path))
                 self.digests.append(table_digest(path, self.contents[-1]))
                 tables.append(open_table(path, self.digests[-1], cache_dir))
-        self.paths = [str(locate(path)) for path in paths]
+        self.paths = [str(path) for path, _ in parts]
+        self.amounts = [amount for _, amount in parts]
         self.cache_dir = cache_dir
-        self.folders = [locate(image_folder) if image_folder else locate(path).parent for path in paths]
+        self.folders = [locate(image_folder) if image_folder else path.parent for path, _ in parts]
         self.table = datasets.concatenate_datasets(tables)
         self.starts = np.cumsum([0, *map(len, tables)])
         self.shares_id = np.concatenate([_shared(table.data.column("id")) for table in tables])
-        self.rows = np.arange(len(self.table))
+        drawn = [draw(part, len(table)) for part, table in zip(parts, tables, strict=True)]
+        self.rows = np.concatenate([start + some for start, some in zip(self.starts[:-1], drawn, strict=True)])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -205,6 +209,15 @@ class Annotations(Sequence[Sample]):
         if self._columns["whole"][row].as_py():
             return [Medium(join(folder, file)) for file in self._columns["media"][row].as_py()]
         return [medium.under(folder) for medium in media_of(json.loads(self._columns["sample"][row].as_py()))]
+
+    def count_of_each(self) -> dict[str, int]:
+        """Return how many samples each annotation file has here, by its path and amount as `mixture` writes them."""
+        files = np.searchsorted(self.starts, self.rows, side="right") - 1
+        counts = np.bincount(files, minlength=len(self.paths)).tolist()
+        found: dict[str, int] = {}
+        for path, amount, count in zip(self.paths, self.amounts, counts, strict=True):
+            found[f"{path}{amount}"] = found.get(f"{path}{amount}", 0) + count
+        return found
 
     def whole_rows(self) -> np.ndarray:
         """Return whether all media of each row of the table are whole images and videos: bool (N,)."""
@@ -269,9 +282,12 @@ class Annotations(Sequence[Sample]):
             return found
 
         workers = min(usable_cores(), len(self) // SAMPLES_PER_PROCESS)
-        key = datasets.fingerprint.Hasher.hash([self.digests, self.paths, code_digest(), depends_on])
+        key = datasets.fingerprint.Hasher.hash(
+            [self.digests, self.paths, self.amounts, self.rows.tobytes(), code_digest(), depends_on]
+        )
+        used = self.table.select(self.rows) if any(self.amounts) else self.table
         with _bars_on_terminals_only():
-            table = self.table.map(
+            table = used.map(
                 batch,
                 with_indices=True,
                 batched=True,

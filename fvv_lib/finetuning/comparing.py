@@ -176,7 +176,11 @@ def identify(settings: Mapping[str, Settings], processes: int | None, read: bool
             found[name] = {"paths": shown(paths), "digests": None}
             if read and name in DATA:
                 opened = [Annotations([path], flat.get(MEDIA_FOLDER), flat.get("cache_dir")) for path in paths]
-                found[name]["digests"] = [content for each in opened for content in each.contents]
+                found[name]["digests"] = [
+                    content + amount
+                    for each in opened
+                    for content, amount in zip(each.contents, each.amounts, strict=True)
+                ]
                 found[name]["media"] = [digest_media(each, bool(flat.get("check_again"))) for each in opened]
             elif read:
                 found[name]["digests"] = [digest_model(path) for path in paths]

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fvv_lib.data.mixture import parse_part
 from fvv_lib.errors import CheckpointError, FvvError
-from fvv_lib.files import is_url
 from fvv_lib.finetuning.resume import CHECKPOINT, UNFINISHED, remove_unfinished
 from fvv_lib.settings import DataArguments, ModelArguments, check_folder
 from fvv_lib.weights.lora import base_of, is_adapter
@@ -106,7 +106,8 @@ def check_apart(folder: Path, model_args: ModelArguments, data_args: DataArgumen
     if model.is_dir() and is_adapter(model):
         read["the base of model_name_or_path"] = Path(base_of(model))
     data = [*data_args.data_path, data_args.validation_data_path, data_args.test_data_path]
-    read |= {f"the data file {path}": Path(path) for path in data if path is not None and not is_url(path)}
+    files = [parse_part(word).path for word in data if word is not None]
+    read |= {f"the data file {path}": path for path in files if isinstance(path, Path)}
     for name, path in read.items():
         if path.resolve().is_relative_to(output) and _is_written(path.resolve().relative_to(output)):
             raise FvvError(

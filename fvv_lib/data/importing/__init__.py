@@ -1,0 +1,1 @@
+"""Read annotation files of other projects: one module for each format, behind one interface (`dialects`)."""

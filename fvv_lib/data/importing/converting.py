@@ -1,0 +1,183 @@
+"""Turn records of another format into our samples, a batch at a time, in any process.                      Lesson 5
+
+A batch depends on nothing but its records and the settings, so several processes give what one gives. This module
+writes no annotation file.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fvv_lib.data.annotations import check_sample, to_json
+from fvv_lib.data.importing.draft import Clip, Draft, Options, split_questions
+from fvv_lib.data.importing.media import MediaFinder
+from fvv_lib.data.importing.sources import DIALECTS
+from fvv_lib.data.refused import find_mark
+from fvv_lib.errors import DataFormatError, NotKeptError
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the records of a source become samples.
+
+    Attributes:
+        path: the source, as messages name it.
+        name: what ids begin with if records have none.
+        dialect: the name of its format.
+        roots, folder: see `MediaFinder`.
+        group: the field of a record that says what must stay in one split.
+    """
+
+    path: Path
+    name: str
+    dialect: str
+    options: Options
+    roots: tuple[Path, ...]
+    folder: Path
+    group: str | None = None
+    strict: bool = False
+    skip: bool = False
+
+    @cached_property
+    def finder(self) -> MediaFinder:
+        return MediaFinder(self.roots, self.folder)
+
+
+class Made(NamedTuple):
+    """A sample: its id, the rest of its JSON text, and what decides its split."""
+
+    id: str
+    text: str
+    media: tuple[str, ...]
+    group: str
+    stratum: str
+
+
+@dataclass
+class Outcome:
+    """What became of records.
+
+    Attributes:
+        lost: what samples do not keep, counted by kind.
+        not_kept: records that are not samples because of what they have: kind -> names.
+        bad: records with an error: name -> message.
+        found: how media were found that are not where the record says.
+    """
+
+    made: list[Made] = field(default_factory=list)
+    records: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    not_kept: dict[str, list[str]] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
+    found: Counter[str] = field(default_factory=Counter)
+
+
+def convert(conversion: Conversion, first: int, records: Sequence[Any]) -> Outcome:
+    """Convert records, of which the first has this number in its source. A record is JSON text, or parsed.
+
+    Raises:
+        DataFormatError: a record cannot be used, unless `skip`; names the source, the record, and the remedy.
+    """
+    outcome = Outcome(records=len(records))
+    conversion.finder.found.clear()
+    for number, record in enumerate(records, first):
+        name = f"{conversion.path}, record {number}"
+        try:
+            outcome.made += _samples(
+                conversion, json.loads(record) if isinstance(record, str) else record, number, outcome
+            )
+        except NotKeptError as error:
+            if conversion.strict:
+                raise NotKeptError(
+                    f"{name}: it has {error}, which training does not use. Take it out, or leave --strict out to count "
+                    "such records."
+                ) from error
+            outcome.not_kept.setdefault(str(error), []).append(name)
+        except DataFormatError as error:
+            if not conversion.skip:
+                raise DataFormatError(f"{name}: {error}") from error
+            outcome.bad[name] = str(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"it is not as format {conversion.dialect} has it ({type(error).__name__}: {error})."
+            if not conversion.skip:
+                raise DataFormatError(f"{name}: {message}") from error
+            outcome.bad[name] = message
+    outcome.found = Counter(conversion.finder.found)
+    return outcome
+
+
+def _samples(conversion: Conversion, record: Any, number: int, outcome: Outcome) -> list[Made]:
+    """Return the samples of a record."""
+    options = conversion.options
+    drafts = list(DIALECTS[conversion.dialect].drafts(record, options))
+    if options.one_question_per_sample:
+        drafts = [one for draft in drafts for one in split_questions(draft)]
+    if not drafts:
+        raise DataFormatError("it has no question with an answer.")
+    made = []
+    for place, draft in enumerate(drafts):
+        if draft.lost and conversion.strict:
+            raise DataFormatError(f"it has {', '.join(draft.lost)}, which a sample does not keep. Take them out.")
+        own = f"{conversion.name}-{number}" if draft.id is None else str(draft.id)
+        if draft.id is None and len(drafts) > 1:
+            own += f"-{place}"
+        made.append(_make(conversion, record, draft, own))
+    for draft in drafts:
+        outcome.lost.update(draft.lost)
+    return made
+
+
+def _make(conversion: Conversion, record: Any, draft: Draft, own: str) -> Made:
+    """Look up the media of a draft, and return it as a sample that passes every check of its text."""
+    finder = conversion.finder
+    sources = [_found(finder, clip) for clip in draft.media]
+    sample: dict[str, Any] = {}
+    if sources:
+        key = "video" if any(clip.is_video for clip in draft.media) else "image"
+        entries = [
+            {"frames": list(source), **({} if clip.fps is None else {"fps": clip.fps})}
+            if isinstance(source, tuple)
+            else source
+            for clip, source in zip(draft.media, sources, strict=True)
+        ]
+        sample[key] = entries if len(entries) > 1 else entries[0]
+        for limit in ("start", "end"):
+            times = [getattr(clip, limit) for clip in draft.media]
+            if any(time is not None for time in times):
+                sample[limit] = times if len(times) > 1 else times[0]
+    if draft.system:
+        sample["system"] = draft.system
+    sample["conversations"] = draft.turns
+    sample.update(draft.fields)
+    text = to_json(sample)
+    check_sample(sample, "it", text)
+    for turn in draft.turns:
+        if mark := find_mark(turn["value"], None):
+            raise DataFormatError(f"its text has {mark!r}, which training does not read. Take it out.")
+    files = tuple(file for source in sources for file in (source if isinstance(source, tuple) else (source,)))
+    stratum = draft.stratum or " ".join(map(str, sample.get("kinds", ())))
+    return Made(own, text, files, _group(conversion, record), stratum)
+
+
+def _group(conversion: Conversion, record: Any) -> str:
+    if conversion.group is None:
+        return ""
+    value = record.get(conversion.group) if isinstance(record, dict) else None
+    if value is None or value == "":
+        raise DataFormatError(f"it has no {conversion.group!r}, which says what must stay in one split.")
+    return str(value)
+
+
+def _found(finder: MediaFinder, clip: Clip) -> str | tuple[str, ...]:
+    """Return where a medium is: a path, or the paths of its frames."""
+
+    def one(source: str | bytes) -> str:
+        if isinstance(source, bytes):
+            return finder.write(source, clip.name)
+        return finder.find(source, clip.is_video and not isinstance(clip.source, tuple))
+
+    return tuple(map(one, clip.source)) if isinstance(clip.source, tuple) else one(clip.source)

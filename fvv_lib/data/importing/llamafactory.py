@@ -1,0 +1,115 @@
+"""LLaMA-Factory: `messages` with tags, or `instruction` and `output`; media under `images` and `videos`.   Lesson 5
+
+    {"messages": [{"role": "user", "content": "<video>What happens?"}, {"role": "assistant", "content": "It falls."}],
+     "videos": ["a.mp4"]}
+
+`dataset_info.json` beside the file says how its fields and roles are called. Without it, both forms above are known by
+their usual names. There is a tag for each medium. A list in `videos` is a video whose frames are files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fvv_lib.data.importing.draft import (
+    ROLES,
+    Draft,
+    Options,
+    Record,
+    as_list,
+    clips_of,
+    count_tags,
+    dialogue,
+    kept_fields,
+    place_media,
+)
+from fvv_lib.errors import NotKeptError
+
+NAME = "llama-factory"
+# Fields and roles by LLaMA-Factory's own names for them, as used without dataset_info.json.
+USUAL = {
+    "prompt": "instruction",
+    "query": "input",
+    "response": "output",
+    **{name: name for name in ("history", "images", "videos", "audios", "system", "tools", "chosen", "rejected")},
+    "kto_tag": "label",
+}
+TAGS = {"role_tag": "from", "content_tag": "value"}
+SWIFT = {"objects", "rejected_response", "rejected_messages", "video", "image", "audio", "channel"}
+
+
+def messages_of(record: Any) -> tuple[str, str, str] | None:
+    """Return the names of the list of messages, of the role and of the text; `None` if a record has none."""
+    if isinstance(record, Mapping):
+        for key in ("messages", "conversations"):
+            messages = record.get(key)
+            if isinstance(messages, list) and messages and isinstance(messages[0], Mapping):
+                for names in (("role", "content"), ("from", "value")):
+                    if names[0] in messages[0]:
+                        return (key, *names)
+    return None
+
+
+def media_match(record: Mapping[str, Any], texts: Sequence[str]) -> bool:
+    """Return whether the texts have a tag for each image and each video."""
+    return all(count_tags(texts, kind) == len(as_list(record.get(f"{kind}s"))) for kind in ("image", "video"))
+
+
+def recognise(records: Sequence[Record]) -> str | None:
+    if all(isinstance(record, Mapping) and {"instruction", "output"} <= record.keys() for record in records):
+        return "a record has 'instruction' and 'output'"
+    for record in records:
+        names = messages_of(record)
+        if names is None or record.keys() & SWIFT or (names[0] == "conversations" and not _has_media(records)):
+            return None
+        texts = [message.get(names[2]) for message in record[names[0]] if isinstance(message, Mapping)]
+        if any(not isinstance(text, str) for text in texts) or any("loss" in message for message in record[names[0]]):
+            return None
+        if not media_match(record, list(map(str, texts))):
+            return None
+    return "a record has a list of messages, and a tag for each path under 'images' and 'videos'"
+
+
+def _has_media(records: Sequence[Record]) -> bool:
+    return any(record.keys() & {"images", "videos"} for record in records if isinstance(record, Mapping))
+
+
+def drafts(record: Record, options: Options) -> Iterator[Draft]:
+    names = {**USUAL, **options.columns}
+
+    def get(column: str) -> Any:
+        return record.get(names[column]) if names.get(column) else None
+
+    lost = tuple(what for what, column in (("tools", "tools"), ("rejected answers", "rejected")) if get(column))
+    if get("audios"):
+        raise NotKeptError("audio")
+    if get("kto_tag") is False:
+        raise NotKeptError("an answer that is marked as bad")
+    system, turns = _turns(record, names, options.tags, get)
+    turns, media = place_media(turns, clips_of(get("images"), False), clips_of(get("videos"), True))
+    yield Draft(turns, media, record.get("id"), get("system") or system, lost=lost, fields=kept_fields(record))
+
+
+def _turns(record: Record, names: Mapping[str, str], tags: Mapping[str, str], get: Any) -> tuple[str | None, list[Any]]:
+    """Return the system prompt and the turns, of either form; a chosen answer is the last turn."""
+    found = messages_of(record)
+    key = names.get("messages") or (found[0] if found else None)
+    if key is None or key not in record:
+        past = [text for pair in get("history") or [] for text in pair]
+        question = "\n".join(text for text in (get("prompt"), get("query")) if text)
+        answer = get("chosen") or get("response")
+        texts = [*past, question, answer]
+        speakers = ["user", "assistant"] * len(texts)
+        return dialogue([{"role": who, "content": text} for who, text in zip(speakers, texts, strict=False)])
+    role, content = (
+        tags.get(tag, found[place] if found else TAGS[tag]) for place, tag in ((1, "role_tag"), (2, "content_tag"))
+    )
+    roles = dict(ROLES)
+    for tag, meaning in (("user_tag", "human"), ("assistant_tag", "gpt"), ("system_tag", "system")):
+        if tag in tags:
+            roles[tags[tag]] = meaning
+    messages = list(record[key])
+    tools = {tags[tag] for tag in ("observation_tag", "function_tag") if tag in tags}
+    if tools and any(isinstance(one, Mapping) and one.get(role) in tools for one in messages):
+        raise NotKeptError("tool calls")
+    chosen = get("chosen")
+    return dialogue([*messages, chosen] if isinstance(chosen, Mapping) else messages, role, content, roles)
