@@ -14,7 +14,7 @@ import fvv_lib
 LINES = [
     {"errors"},
     {"files"},
-    {"video_config", "provenance", "plotting", "private_api", "machine"},
+    {"video_config", "provenance", "plotting", "private_api", "machine", "processes"},
     {"settings"},
     {"arguments"},
     {"prompt"},

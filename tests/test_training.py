@@ -125,20 +125,20 @@ def validated(run, annotate, media):
 
 
 def test_each_validation_asks_the_same_questions_and_logs_the_accuracy(validated, monkeypatch):
-    asked, evaluate = [], recipe.evaluate
+    asked, ask_and_score = [], recipe.ask_and_score
 
-    def spy(*given):
-        asked.append(given[-1])
-        return evaluate(*given)
+    def spy(model, tokenizer, dataset, questions, *given):
+        asked.append(questions)
+        return ask_and_score(model, tokenizer, dataset, questions, *given)
 
-    monkeypatch.setattr(recipe, "evaluate", spy)
+    monkeypatch.setattr(recipe, "ask_and_score", spy)
     _, metrics = validated(4)
     shares = [entry["eval_accuracy"] for entry in metrics["log"] if "eval_accuracy" in entry]
     assert len(shares) == len(asked) == 3
     assert all(share in (0, 0.25, 0.5, 0.75, 1) for share in shares)
     assert asked[0] == asked[1] == asked[2]
-    assert len(set(asked[0])) == 4
-    assert max(asked[0]) > 3  # they are drawn from all ten
+    assert len({(question.id, question.prompt) for question in asked[0]}) == 4
+    assert len({question.id for question in asked[0]}) == 2  # they are drawn from all ten, five of each sample
 
 
 def test_the_model_with_the_most_right_answers_is_kept(validated, monkeypatch):

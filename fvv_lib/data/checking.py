@@ -94,9 +94,9 @@ class SampleText:
         args, source = self.data_args, turns_of(self.samples[index])
         if videos is None:
             return preprocess_multimodal([source], args, self.frame_counts(index))[0]
-        counts = [len(video.timestamps) for video in videos]
-        times = marked_times(self.samples.media(index), videos, args.time_marks, args.time_origin)
-        return preprocess_multimodal([source], args, counts, times)[0]
+        times = [video.timestamps for video in videos]
+        marks = marked_times(self.samples.media(index), times, args.time_marks, args.time_origin)
+        return preprocess_multimodal([source], args, [len(some) for some in times], marks)[0]
 
     def tokens(self, index: int, turns: Turns, tokenizer: Any = None) -> Tokens:
         """Return `input_ids` and `labels` of a sample, int64 (L,)."""

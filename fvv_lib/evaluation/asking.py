@@ -8,11 +8,11 @@ about scores.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.errors import FvvError, VideoDecodeError
@@ -23,6 +23,7 @@ from fvv_lib.machine import usable_cores
 from fvv_lib.model.encoder import encode_images
 from fvv_lib.model.sharding import is_zero3_enabled
 from fvv_lib.model.video_model import VideoMixin
+from fvv_lib.processes import process_count, process_rank
 from fvv_lib.prompt.placeholders import check_token_budget, preprocess_multimodal
 from fvv_lib.video.frames import VideoFrames, marked_times
 from fvv_lib.video.medium import Medium
@@ -111,8 +112,8 @@ def rows_of(questions: Sequence[Question], controls: Sequence[str]) -> list[Row]
     """Return what is asked: each question forwards, if it is among the controls, and each question about a video under
     each other control. Questions with the same first medium are next to each other, in the order of the first."""
     groups: dict[Medium | int, list[int]] = {}
-    for position, question in enumerate(questions):
-        groups.setdefault(question.media[0] if question.media else position, []).append(position)
+    for position in range(len(questions)):
+        groups.setdefault(_subject(questions, position), []).append(position)
     return [
         (position, control)
         for positions in groups.values()
@@ -128,9 +129,10 @@ def reader_of(config: VideoConfig, backend: str = "auto", timeout: float | None 
     return lambda medium: read_media(medium, **settings, backend=backend, num_threads=1, timeout=timeout)
 
 
-def several_processes() -> bool:
-    """Return whether this is one of several processes."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+def _subject(questions: Sequence[Question], position: int) -> Medium | int:
+    """Return what a question is about: its first medium. A question without one stands alone."""
+    media = questions[position].media
+    return media[0] if media else position
 
 
 def _my_batches(questions: Sequence[Question], rows: Sequence[Row], batch_size: int) -> tuple[list[list[Row]], int]:
@@ -139,17 +141,11 @@ def _my_batches(questions: Sequence[Question], rows: Sequence[Row], batch_size: 
 
     Under ZeRO-3, all processes must run each layer equally often, so all ask equally many batches. A process with fewer
     asks its last batch again, or another's first batch if it has none."""
-    processes = distributed.get_world_size() if several_processes() else 1
-    rank = distributed.get_rank() if several_processes() else 0
-    groups: dict[Medium | int, list[Row]] = {}
-    for row in rows:
-        media = questions[row[0]].media
-        groups.setdefault(media[0] if media else row[0], []).append(row)
-    shares: list[list[Row]] = [[] for _ in range(processes)]
-    for group in groups.values():
+    shares: list[list[Row]] = [[] for _ in range(process_count())]
+    for _, group in groupby(rows, key=lambda row: _subject(questions, row[0])):
         min(shares, key=len).extend(group)
     batches = [[share[start : start + batch_size] for start in range(0, len(share), batch_size)] for share in shares]
-    mine = batches[rank]
+    mine = batches[process_rank()]
     if not is_zero3_enabled() or not rows:
         return mine, 0
     repeated = max(map(len, batches)) - len(mine)
@@ -162,7 +158,7 @@ class _View:
 
     Attributes:
         features: of each frame that is still needed, (K, D), by its key.
-        times: of the frames of each medium that is encoded and still needed.
+        times: of the frames of each medium that is encoded and still needed, float64 (T,).
     """
 
     def __init__(
@@ -181,7 +177,7 @@ class _View:
         self.numbers = {medium: number for number, medium in enumerate(media)}
         self.reading: dict[Medium, Future[_Clip]] = {}
         self.features: dict[FrameKey, torch.Tensor] = {}
-        self.times: dict[Medium, _Times] = {}
+        self.times: dict[Medium, np.ndarray] = {}
         self.left: Counter[Medium] = Counter()
 
     def media(self, batch: Sequence[Row]) -> list[Medium]:
@@ -227,7 +223,7 @@ class _View:
         with inference(self.model):
             *encoded, grey = encode_images(self.model, clips, self.model.frames_per_chunk)
         for (medium, clip), rows in zip(fresh.items(), encoded, strict=True):
-            self.times[medium] = _Times(clip.timestamps)
+            self.times[medium] = clip.timestamps
             self.features.update({(self.numbers[medium], frame): row for frame, row in enumerate(rows)})
         if needs_blank:
             self.features[BLANK] = grey[0]
@@ -242,10 +238,9 @@ class _View:
 
     def _prompt(self, position: int, control: str) -> Prompt:
         question, config, spec = self.questions[position], self.config, self.spec
-        videos = [self.times[medium] for medium in question.media]
-        times = marked_times(question.media, videos, config.time_marks, config.time_origin)
-        counts = [len(video.timestamps) for video in videos]
-        turns = preprocess_multimodal([question.turns()], None, counts, times)[0]
+        times = [self.times[medium] for medium in question.media]
+        marks = marked_times(question.media, times, config.time_marks, config.time_origin)
+        turns = preprocess_multimodal([question.turns()], None, [len(some) for some in times], marks)[0]
         ids = prompt_ids(turns, self.tokenizer, config.version, question.id)
         setting = "num_video_frames" if config.max_frames is None else "max_frames"
         check_token_budget(ids, spec.tokens_per_frame, spec.max_length, question.id, setting)
@@ -254,7 +249,7 @@ class _View:
 
     def _shown(self, medium: Medium, control: str) -> list[FrameKey]:
         """Return the keys of the frames that are shown for a medium, in order."""
-        number, count = self.numbers[medium], len(self.times[medium].timestamps)
+        number, count = self.numbers[medium], len(self.times[medium])
         order = order_of(control if medium.is_video() else FORWARDS, count, (self.seed, number))
         return [BLANK] * count if order is None else [(number, frame) for frame in order]
 
@@ -262,7 +257,7 @@ class _View:
         self.left.subtract(self.media(batch))
         for medium in set(self.media(batch)):
             if not self.left[medium]:
-                for frame in range(len(self.times.pop(medium).timestamps)):
+                for frame in range(len(self.times.pop(medium))):
                     del self.features[self.numbers[medium], frame]
 
 
@@ -271,9 +266,3 @@ class _Clip(NamedTuple):
 
     timestamps: np.ndarray
     pixels: torch.Tensor
-
-
-class _Times(NamedTuple):
-    """What prompts need of an image or video after its frames are encoded."""
-
-    timestamps: np.ndarray

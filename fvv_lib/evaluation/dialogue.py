@@ -173,12 +173,12 @@ class Chat:
         return {("frame", start + t): row for t, row in enumerate(features)}
 
     def _turn(self, question: str) -> dict[str, str]:
-        media, videos = [medium for medium, _ in self._next], [video for _, video in self._next]
+        media, shown = [medium for medium, _ in self._next], [video.timestamps for _, video in self._next]
         if DEFAULT_IMAGE_TOKEN not in question:
-            question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(videos) + question
-        times = marked_times(media, videos, self.config.time_marks, self.config.time_origin)
+            question = f"{DEFAULT_IMAGE_TOKEN}\n" * len(shown) + question
+        marks = marked_times(media, shown, self.config.time_marks, self.config.time_origin)
         turn = {"from": "human", "value": question}
-        return preprocess_multimodal([[turn]], None, [len(video.frames) for video in videos], times)[0][0]
+        return preprocess_multimodal([[turn]], None, [len(times) for times in shown], marks)[0][0]
 
 
 def ask(

@@ -9,33 +9,27 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 from torch import distributed
 from tqdm import tqdm
 
 from fvv_lib.data.dataset import LazySupervisedDataset
-from fvv_lib.errors import CheckpointError, FvvError
+from fvv_lib.errors import CheckpointError
 from fvv_lib.evaluation.answers import AnswerFile, Key, read_answers, record_of, write_answers
-from fvv_lib.evaluation.asking import Reader, answer_questions, rows_of, several_processes
+from fvv_lib.evaluation.asking import Reader, answer_questions, rows_of
 from fvv_lib.evaluation.controls import FORWARDS
 from fvv_lib.evaluation.questions import Question
-from fvv_lib.evaluation.scoring import is_correct
+from fvv_lib.evaluation.scoring import is_right
 from fvv_lib.evaluation.summary import summarize
 from fvv_lib.evaluation.text_scores import compare_texts
 from fvv_lib.model.geometry import make_frame_spec
+from fvv_lib.processes import process_count, process_rank, tell_all
 from fvv_lib.provenance import PACKAGE, git_commit, hardware, versions
 from fvv_lib.settings import DataArguments
 from fvv_lib.weights.loading import LoadedModel
 
 METRICS = "metrics.json"
-
-T = TypeVar("T")
-
-
-def names_right_choice(question: Question, text: str) -> bool:
-    """Return whether an answer is correct by the rule for own test sets, see `is_correct`."""
-    return is_correct(text, question.expected, question.choices or ())
 
 
 class TestSet(NamedTuple):
@@ -52,7 +46,7 @@ class TestSet(NamedTuple):
     name: str
     questions: Sequence[Question]
     read: Reader | None = None
-    is_right: Callable[[Any, str], bool] = names_right_choice
+    is_right: Callable[[Any, str], bool] = is_right
     score: Callable[[Sequence[str]], dict[str, Any]] | None = None
 
 
@@ -84,13 +78,13 @@ def open_tests(loaded: LoadedModel, paths: Sequence[str], **settings: Any) -> li
     saved = {name: value for name, value in asdict(config).items() if name in accepted}
     arguments = DataArguments(**{**saved, "frame_sampling": config.inference_sampling, **settings})
     spec = make_frame_spec(loaded, config)
-    waits = several_processes() and distributed.get_rank() > 0
-    if waits:
+    first, several = process_rank() == 0, process_count() > 1
+    if not first:
         distributed.barrier()
     opened = [
         LazySupervisedDataset(loaded.tokenizer, [path], arguments, frame_spec=spec, scored=True) for path in paths
     ]
-    if several_processes() and not waits:
+    if first and several:
         distributed.barrier()
     return opened
 
@@ -113,12 +107,12 @@ def run_evaluation(
 
     Lesson: 07.
     """
-    rank = distributed.get_rank() if several_processes() else 0
-    done = _tell_all(lambda: _begin(folder, identity), rank)
+    rank = process_rank()
+    done = tell_all(lambda: _begin(folder, identity))
     config = loaded.model.video_config
     spec = make_frame_spec(loaded, config)
     left = sum(len(rows_of(test.questions, asking.controls)) for test in tests) - len(done)
-    share = math.ceil(left / (distributed.get_world_size() if several_processes() else 1))
+    share = math.ceil(left / process_count())
     bar = tqdm(total=share, desc="asking", unit="question", disable=rank > 0 or None)
     with AnswerFile(folder, rank) as file, bar:
         for test in tests:
@@ -141,7 +135,7 @@ def run_evaluation(
                     for question, (position, control, text) in zip(asked, batch, strict=True)
                 )
                 bar.update(len(batch))
-    metrics = _tell_all(lambda: _end(tests, folder, identity, asking), rank)
+    metrics = tell_all(lambda: _end(tests, folder, identity, asking))
     return metrics if rank == 0 else None
 
 
@@ -200,20 +194,3 @@ def _end(tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], as
     aside.write_text(json.dumps(metrics, indent=2) + "\n")
     aside.replace(folder / METRICS)
     return metrics
-
-
-def _tell_all(find: Callable[[], T], rank: int) -> T:
-    """Wait for all processes, then call `find` on the first. Return its result, or raise its error, on all."""
-    if not several_processes():
-        return find()
-    distributed.barrier()
-    found: list[Any] = [None]
-    if rank == 0:
-        try:
-            found = [find()]
-        except FvvError as error:
-            found = [error]
-    distributed.broadcast_object_list(found)
-    if isinstance(found[0], FvvError):
-        raise found[0]
-    return cast(T, found[0])

@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from fvv_lib.data.choices import Units, named_choices, units_of
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import FvvError
-from fvv_lib.evaluation.asking import Reader, answer_questions, several_processes
+from fvv_lib.evaluation.asking import Reader, answer_questions
 from fvv_lib.evaluation.questions import Question, read_questions
 from fvv_lib.model.video_model import VideoMixin
+from fvv_lib.processes import process_count
 from fvv_lib.video.medium import Medium
 
 FULL_STOPS = (".", "…", "。", "।")
@@ -43,7 +44,6 @@ def evaluate(
     dataset: LazySupervisedDataset,
     batch_size: int = 32,
     max_new_tokens: int = 32,
-    some: Sequence[int] | None = None,
 ) -> list[Answer]:
     """Ask the questions of a test set, each with the true turns before it as history.
 
@@ -54,24 +54,32 @@ def evaluate(
     With several processes, all processes must call this function. Each asks a part of the questions, and each returns
     all answers, in order.
 
-    Args:
-        some: which questions to ask, by their positions in `read_questions(dataset)`; default: all.
-
     Raises:
         DataFormatError: `kinds` or `choices` of a sample do not describe its questions (`data.choices`).
 
     Lesson: 07.
     """
-    questions = read_questions(dataset)
-    if some is not None:
-        questions = [questions[position] for position in some]
+    read = reader_for(dataset)
+    return ask_and_score(model, tokenizer, dataset, read_questions(dataset), read, batch_size, max_new_tokens)
+
+
+def ask_and_score(
+    model: VideoMixin,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: LazySupervisedDataset,
+    questions: Sequence[Question],
+    read: Reader,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[Answer]:
+    """Ask some questions of a test set, see `evaluate`. To ask them again and again, `read` is made once."""
     found = answer_questions(
         model,
         tokenizer,
         questions,
         dataset.data_args.video_config(),
         dataset.frame_spec,
-        read=reader_for(dataset),
+        read=read,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
     )
@@ -90,18 +98,22 @@ def reader_for(dataset: LazySupervisedDataset) -> Reader:
 
 def _gather(mine: dict[int, str]) -> dict[int, str]:
     """Return the answers of all processes, by question."""
-    if not several_processes():
+    if process_count() == 1:
         return mine
-    parts: list[Any] = [None] * distributed.get_world_size()
+    parts: list[Any] = [None] * process_count()
     distributed.all_gather_object(parts, mine)
     return {position: text for part in parts for position, text in part.items()}
 
 
 def score(question: Question, generated: str) -> Answer:
     """Return a question with the model's answer, and whether it is correct."""
-    correct = is_correct(generated, question.expected, question.choices or ())
     kind = "all" if question.kind is None else question.kind
-    return Answer(question.id, kind, question.prompt, question.expected, generated, correct)
+    return Answer(question.id, kind, question.prompt, question.expected, generated, is_right(question, generated))
+
+
+def is_right(question: Question, generated: str) -> bool:
+    """Return whether an answer to a question is correct by the rule for own test sets, see `is_correct`."""
+    return is_correct(generated, question.expected, question.choices or ())
 
 
 def is_correct(generated: str, expected: str, choices: Sequence[str] = ()) -> bool:

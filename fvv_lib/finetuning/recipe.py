@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from fvv_lib.arguments import TrainingArguments
@@ -23,7 +22,7 @@ from fvv_lib.data.inspecting import known_files
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.answers import record_of
 from fvv_lib.evaluation.questions import read_questions
-from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, evaluate
+from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, ask_and_score, evaluate, reader_for
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
 from fvv_lib.finetuning.output import KEYS, RECORD, check_apart, check_empty, check_ours, clear, hold
 from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, open_model
@@ -35,10 +34,9 @@ from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.model.parts import count_parameters, format_parts
 from fvv_lib.model.sharding import whole_parameters
 from fvv_lib.private_api import save_without_upload
+from fvv_lib.processes import tell_all
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.weights.loading import LoadedModel, build_processor
-
-T = TypeVar("T")
 
 
 def train(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> dict[str, Any]:
@@ -60,10 +58,10 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     folder = Path(training_args.output_dir)
     check_apart(folder, model_args, data_args)
     try_settings(training_args)
-    repository = tell_all(lambda: try_hub(training_args), training_args)
+    repository = tell_all(lambda: try_hub(training_args))
     settings = describe_settings(model_args, data_args, training_args)
     with ExitStack() as lock:
-        begin = tell_all(lambda: begin_run(lock, folder, settings, training_args), training_args)
+        begin = tell_all(lambda: begin_run(lock, folder, settings, training_args))
         if begin.ended is not None:
             report_ended_before(begin.ended, training_args)
             metrics = begin.ended
@@ -112,20 +110,6 @@ def begin_run(
         if not continues:
             check_empty(folder)
     return Begin(identity, ended, checkpoint)
-
-
-def tell_all(find: Callable[[], T], training_args: TrainingArguments) -> T:
-    """Call `find` on the first process. Return its result, or raise its FvvError, on all processes."""
-    found: list[Any] = [None]
-    if training_args.process_index == 0:
-        try:
-            found = [find()]
-        except FvvError as error:
-            found = [error]
-    (result,) = broadcast_object_list(found)
-    if isinstance(result, FvvError):
-        raise result
-    return cast(T, result)
 
 
 def run(
@@ -240,16 +224,18 @@ def ask_validation(
     count = data.samples["train"].data_args.eval_questions
     if validation is None or not count:
         return None
-    total = len(read_questions(validation))
-    if count > total:
+    questions = read_questions(validation)
+    if count > len(questions):
         raise DataFormatError(
-            f"eval_questions={count}, but {validation.data_args.validation_data_path} has {total} questions: lower it."
+            f"eval_questions={count}, but {validation.data_args.validation_data_path} has {len(questions)} questions: "
+            "lower it."
         )
-    some = sorted(np.random.default_rng(training_args.seed).permutation(total)[:count].tolist())
+    drawn = np.random.default_rng(training_args.seed).permutation(len(questions))[:count]
+    some, read = [questions[position] for position in sorted(drawn)], reader_for(validation)
     limit, batch_size = validation.data_args.max_new_tokens, training_args.per_device_eval_batch_size
 
     def ask() -> float:
-        answers = evaluate(loaded.model, loaded.tokenizer, validation, batch_size, limit, some)
+        answers = ask_and_score(loaded.model, loaded.tokenizer, validation, some, read, batch_size, limit)
         return sum(answer.correct for answer in answers) / count
 
     return ask

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,15 +74,15 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 def marked_times(
-    media: Sequence[Medium], videos: Sequence[Any], time_marks: str, time_origin: str
+    media: Sequence[Medium], timestamps: Sequence[np.ndarray], time_marks: str, time_origin: str
 ) -> list[list[float]] | None:
     """Return the times to write before the frames: a list for each video, an empty list for an image. `None` if
-    `time_marks` is `none`. Only the `timestamps` of `videos` are read. Times count from the start of the part that is
-    used or, with `time_origin="file"`, from the first frame of the file."""
+    `time_marks` is `none`. `timestamps` has those of each medium, float64 (T,). Times count from the start of the part
+    that is used or, with `time_origin="file"`, from the first frame of the file."""
     if time_marks == "none":
         return None
     times: list[list[float]] = []
-    for medium, video in zip(media, videos, strict=True):
+    for medium, shown in zip(media, timestamps, strict=True):
         origin = (medium.start or 0.0) if time_origin == "segment" else 0.0
-        times.append((video.timestamps - origin).tolist() if medium.is_video() else [])
+        times.append((shown - origin).tolist() if medium.is_video() else [])
     return times
