@@ -155,6 +155,20 @@ frames.
 The file is in the cache of the system. From a disk or a network, the bytes that are not read count more."""
 
 
+def far_files(record: Record) -> str:
+    rows = []
+    for container, measured in record["files"].items():
+        for way, values in measured["rows"].items():
+            title = {"ranges": "by ranges", "download": "download, then read"}[way]
+            cells = (values["seconds"], values["requests"], values["MB"], percent(values["share"]))
+            rows.append([f"{container}, {measured['MB']:.0f} MB", title, *cells])
+    return f"""{record["frames"]} frames of an hour of 1080p (H.264) from a web server that waits
+{record["delay of an answer, s"] * 1000:.0f} ms before each answer. It runs on the same machine, so a download is faster
+than over any real line. Of Matroska, all packets are looked at to list them.
+
+{table(["file", "way", "seconds", "requests", "MB", "of the file"], rows)}"""
+
+
 def leak(record: Record) -> str:
     rows = []
     for place, title in (("in this process", "in the calling process"), ("in a child", "in a separate process")):
@@ -375,6 +389,7 @@ def tests(record: Record) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "decode": ("Exact frames", decode),
     "long_video": ("Long videos", long_video),
+    "far_files": ("Far files", far_files),
     "pixels": ("From file to tensor", pixels),
     "uneven": ("Uneven clips", uneven),
     "fuzz": ("Damaged files", fuzz),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from aiohttp import web
 
-from fvv_lib import files, read_video
+from fvv_lib import far, read_video, servers
 from fvv_lib.data.annotations import read_annotations
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.known import FILE, real_paths
@@ -106,7 +106,7 @@ def http():
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, request):
-    monkeypatch.setattr(files, "DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(servers, "DELAYS", (0.01, 0.01))
     if "http" in request.fixturenames:
         server = request.getfixturevalue("http")
         server.faults, server.requests, server.sent = [], [], 0
@@ -196,31 +196,30 @@ def test_a_path_is_joined_to_the_folder_that_it_is_relative_to(folder, path, joi
 def test_a_far_video_is_that_of_the_disk_and_little_of_it_is_read(http, noise):
     address, here = http.put("a b/noise.mp4".replace(" ", "%20"), noise.read_bytes()), read_video(noise, 2)
     http.content["a b/noise.mp4"] = http.content.pop("a%20b/noise.mp4")
-    far = read_video(address, 2)
-    assert np.array_equal(far.frames, here.frames)
-    assert far.timestamps.tolist() == here.timestamps.tolist()
+    video = read_video(address, 2)
+    assert np.array_equal(video.frames, here.frames)
+    assert video.timestamps.tolist() == here.timestamps.tolist()
     ranges = [request for request in http.requests if request[0] == "GET"]
-    assert far.bytes_read == http.sent < 0.25 * noise.stat().st_size
-    assert far.requests == len(ranges) <= 6
+    assert video.bytes_read == http.sent < 0.25 * noise.stat().st_size
+    assert video.requests == len(ranges) <= 6
     assert (here.bytes_read, here.requests) == (0, 0)
-    assert not files._sources
+    assert not far._sources
 
 
 def test_the_packets_of_a_group_are_one_request(http, noise, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK", 4096)
-    monkeypatch.setattr(files, "LONGEST_AHEAD", 4096)
-    far = read_video(http.put("noise.mp4", noise.read_bytes()), 8)
-    assert np.array_equal(far.frames, read_video(noise, 8).frames)
-    assert far.requests < 8 + 12  # most groups are more than 10 blocks
+    monkeypatch.setattr(far, "BLOCK", 4096)
+    video = read_video(http.put("noise.mp4", noise.read_bytes()), 8)
+    assert np.array_equal(video.frames, read_video(noise, 8).frames)
+    assert video.requests < 8 + 12  # most groups are more than 10 blocks
 
 
 def test_a_file_that_is_read_in_order_takes_few_requests_and_little_memory(http, monkeypatch):
-    monkeypatch.setattr(files, "KEPT", 2**20)
+    monkeypatch.setattr(far, "KEPT", 2**20)
     content = np.random.default_rng(0).bytes(5_000_001)
     address = http.put("noise.bin", content)
-    with files.hold(address) as traffic, Url(address).open() as file:
+    with far.hold(address) as traffic, Url(address).open() as file:
         assert b"".join(iter(lambda: file.read(1000), b"")) == content
-        (source,) = files._sources.values()
+        (source,) = far._sources.values()
         assert sum(map(len, source.blocks.values())) <= 2**20
         file.seek(-10, 2)
         assert (file.read(), file.read(), file.tell()) == (content[-10:], b"", len(content))
@@ -402,11 +401,11 @@ def test_workers_that_are_forked_read_far_videos(http, noise, tokenizer, annotat
     address = http.put("noise.mp4", noise.read_bytes())
     folder, media = f"http://127.0.0.1:{http.port}", noise.parent
     near = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=str(media))
-    far = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=folder, decode_timeout=0)
-    assert torch.equal(far[0]["images"], near[0]["images"])  # starts the threads of fsspec
-    with files.hold(address), Url(address).open() as file:
+    away = make(tokenizer, annotate, [sample(video="noise.mp4")] * 4, image_folder=folder, decode_timeout=0)
+    assert torch.equal(away[0]["images"], near[0]["images"])  # starts the threads of fsspec
+    with far.hold(address), Url(address).open() as file:
         file.read(10)  # an open connection, which is that of this process
-        loader = torch.utils.data.DataLoader(far, num_workers=2, batch_size=None, multiprocessing_context="fork")
+        loader = torch.utils.data.DataLoader(away, num_workers=2, batch_size=None, multiprocessing_context="fork")
         assert all(torch.equal(batch["images"], near[0]["images"]) for batch in loader)
 
 
@@ -476,9 +475,9 @@ def s3():
 
 def test_a_bucket_is_read_like_a_disk(s3, noise, media):
     s3.pipe("clips/noise.mp4", noise.read_bytes())
-    far = read_video("s3://clips/noise.mp4", 2)
-    assert np.array_equal(far.frames, read_video(noise, 2).frames)
-    assert far.bytes_read < 0.25 * noise.stat().st_size
+    video = read_video("s3://clips/noise.mp4", 2)
+    assert np.array_equal(video.frames, read_video(noise, 2).frames)
+    assert video.bytes_read < 0.25 * noise.stat().st_size
     for number in range(3):
         s3.pipe(f"clips/frames/{number}.png", (media / "still.png").read_bytes())
     assert count_frames("s3://clips/frames") == 3
@@ -492,7 +491,7 @@ def test_an_object_that_changes_while_it_is_read_is_an_error(s3, noise):
     s3.pipe("clips/noise.mp4", noise.read_bytes())
 
     def read_both():
-        with files.hold("s3://clips/noise.mp4"), Url("s3://clips/noise.mp4").open(buffering=0) as file:
+        with far.hold("s3://clips/noise.mp4"), Url("s3://clips/noise.mp4").open(buffering=0) as file:
             assert file.read(10) == noise.read_bytes()[:10]
             s3.pipe("clips/noise.mp4", noise.read_bytes()[:-1] + b"x")
             file.seek(2_000_000)

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from fvv_lib.data.refused import MEDIA_TAG, check_keys
 from fvv_lib.errors import DataFormatError, FvvError
-from fvv_lib.files import Location, hold, locate, shown, slash_hint
+from fvv_lib.far import hold
+from fvv_lib.files import Location, locate, shown, slash_hint
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import check_turns
 from fvv_lib.video.medium import Medium

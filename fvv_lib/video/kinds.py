@@ -4,7 +4,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from fvv_lib.files import Location, Url, hold, is_dir, is_file, is_url, locate, readable
+from fvv_lib.far import hold
+from fvv_lib.files import Location, Url, is_dir, is_file, is_url, locate, readable
 
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".flv", ".wmv", ".webm", ".m4v")
 # Further extensions that only videos have. For any other extension, the content decides.

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from fvv_lib.errors import FvvError, VideoDecodeError
-from fvv_lib.files import Location, hold, locate, readable, shown, size_of, slash_hint
+from fvv_lib.far import hold
+from fvv_lib.files import Location, locate, readable, shown, size_of, slash_hint
 from fvv_lib.video import isolation
 from fvv_lib.video.decord_backend import read_decord
 from fvv_lib.video.exact.containers import open_bytes

@@ -7,7 +7,8 @@ opens only the file that it is given, in formats that hold the video themselves.
 from typing import TYPE_CHECKING, BinaryIO
 
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.files import FarFile, Location, Url, hold, is_file
+from fvv_lib.far import FarFile, hold
+from fvv_lib.files import Location, Url, is_file
 
 if TYPE_CHECKING:
     import av

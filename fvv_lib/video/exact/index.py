@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from fvv_lib.errors import FvvError
-from fvv_lib.files import FarFile
+from fvv_lib.far import FarFile
 from fvv_lib.video.exact import matroska, mp4
 from fvv_lib.video.exact.bitstream import is_p_picture
 from fvv_lib.video.exact.containers import video_streams
@@ -105,8 +105,7 @@ def read_packets(file: BinaryIO, packets: IndexedPackets, group: Group) -> Itera
     import av
 
     if isinstance(file, FarFile):
-        places = slice(group.first, group.last + 1)
-        file.fetch(int(packets.offset[places].min()), int((packets.offset + packets.size)[places].max()))
+        file.fetch(*span(packets, group))
     for i in range(group.first, group.last + 1):
         size = int(packets.size[i])
         file.seek(int(packets.offset[i]))
@@ -118,3 +117,9 @@ def read_packets(file: BinaryIO, packets: IndexedPackets, group: Group) -> Itera
         packet.pts, packet.time_base = int(packets.pts[i]), packets.time_base
         packet.is_keyframe = bool(packets.key[i])
         yield packet
+
+
+def span(packets: IndexedPackets, group: Group) -> tuple[int, int]:
+    """Return where the packets of a group begin and end in the file."""
+    places = slice(group.first, group.last + 1)
+    return int(packets.offset[places].min()), int((packets.offset[places] + packets.size[places]).max())

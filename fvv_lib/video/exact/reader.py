@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from fvv_lib.errors import VideoDecodeError
-from fvv_lib.files import Location, hold
+from fvv_lib.far import FarFile, hold
+from fvv_lib.files import Location
 from fvv_lib.machine import usable_cores
 from fvv_lib.video.exact.bitstream import is_disposable
 from fvv_lib.video.exact.canvas import Canvas, orientation
 from fvv_lib.video.exact.containers import BRIEF, NO_PROBE, choose_stream, open_bytes, open_container, video_streams
-from fvv_lib.video.exact.index import index_packets, read_packets
+from fvv_lib.video.exact.index import index_packets, read_packets, span
 from fvv_lib.video.exact.packets import (
     Group,
     IndexedPackets,
@@ -115,6 +116,8 @@ def _read_groups(
     """
     groups, canvas = group_by_key_frame(packets, targets), Canvas(path, targets)
     pixels = sum(group.last - group.first + 1 for group in groups) * (stream.width * stream.height or MIN_FRAME_PIXELS)
+    if isinstance(file, FarFile) and isinstance(packets, IndexedPackets):
+        file.expect([span(packets, group) for group in groups])
     threads = 1 if pixels < MIN_CLIP_PIXELS else min(len(groups), num_threads or usable_cores())
     if threads == 1:
         _share_frames(stream, num_threads)
