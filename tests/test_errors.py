@@ -20,7 +20,8 @@ OTHERS = {
     ("evaluation/benchmarks/layouts.py", "row.wrong"),
     ("course/environment.py", "RuntimeError"),  # the doctor reports it as a failed check
     # Files at URLs fail like those of a disk: `readable` and `one_version` turn an OSError into an error of the family.
-    *(("files.py", name) for name in ("OSError", "FileNotFoundError", "IsADirectoryError", "EOFError")),
+    ("files.py", "FileNotFoundError"),
+    *(("far.py", name) for name in ("OSError", "IsADirectoryError", "EOFError")),
     ("cli/flags.py", "argparse.ArgumentTypeError"),  # argparse turns it into a FlagError
 }
 PACKAGE = ROOT / "fvv_lib"

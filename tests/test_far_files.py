@@ -67,6 +67,15 @@ class Server:
         return f"http://127.0.0.1:{self.port}/{name}"
 
     async def answer(self, request):
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.delay)
+            return await self.send(request)
+        finally:
+            self.in_flight -= 1
+
+    async def send(self, request):
         name = request.match_info["name"]
         self.requests.append((request.method, name, request.headers.get("Range")))
         fault = self.faults.pop(0) if self.faults and request.method == "GET" else None
@@ -110,6 +119,7 @@ def _quick(monkeypatch, request):
     if "http" in request.fixturenames:
         server = request.getfixturevalue("http")
         server.faults, server.requests, server.sent = [], [], 0
+        server.delay, server.in_flight, server.most_in_flight = 0, 0, 0
 
 
 SPEC = FrameSpec(image_size=64, tokens_per_frame=4, max_length=512, background=(0, 0, 0))
@@ -211,6 +221,31 @@ def test_the_packets_of_a_group_are_one_request(http, noise, monkeypatch):
     video = read_video(http.put("noise.mp4", noise.read_bytes()), 8)
     assert np.array_equal(video.frames, read_video(noise, 8).frames)
     assert video.requests < 8 + 12  # most groups are more than 10 blocks
+
+
+@pytest.mark.parametrize("kept", [2**26, 2**19], ids=["all is kept", "little is kept"])
+def test_groups_are_requested_before_they_are_needed(http, noise, monkeypatch, kept):
+    monkeypatch.setattr(far, "BLOCK", 4096)
+    monkeypatch.setattr(far, "KEPT", kept)
+    http.delay = 0.02
+    video = read_video(http.put("noise.mp4", noise.read_bytes()), 30, num_threads=1)
+    assert np.array_equal(video.frames, read_video(noise, 30).frames)
+    assert 2 <= http.most_in_flight <= far.AT_ONCE + 1  # and the reader's own
+    assert video.requests < 30 + 12  # none twice
+
+
+def test_a_file_that_is_read_in_order_is_requested_before_it_is_needed(http):
+    http.delay = 0.02
+    content = np.random.default_rng(0).bytes(9_000_001)
+    with far.hold(address := http.put("noise.bin", content)), Url(address).open(buffering=0) as file:
+        heads = []
+        for start in range(0, len(content), 100_000):  # short pieces, as of a list of packets
+            file.seek(start)
+            heads.append(file.read(12))
+    assert heads == [content[start : start + 12] for start in range(0, len(content), 100_000)]
+    assert http.most_in_flight >= 2
+    assert len(http.requests) < 20
+    assert http.sent == len(content)
 
 
 def test_a_file_that_is_read_in_order_takes_few_requests_and_little_memory(http, monkeypatch):
