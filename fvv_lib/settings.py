@@ -12,7 +12,7 @@ from threading import TIMEOUT_MAX
 from typing import Any
 
 from fvv_lib.errors import FvvError
-from fvv_lib.video_config import VideoConfig, check_choices, check_sampling, deterministic_sampling
+from fvv_lib.video_config import VideoConfig, check_choices, check_marks, check_sampling, deterministic_sampling
 
 PARTS = ("vision_tower", "projector", "language_model")
 AUTO_PARTS = ("auto",)
@@ -222,6 +222,7 @@ class DataArguments:
             check_folder("cache_dir", self.cache_dir)
         check_choices(self)
         check_sampling(self)
+        check_marks(self)
         if self.bad_samples == "skip" and not self.check_media:
             raise FvvError("bad_samples='skip' needs check_media=True: bad samples must be known before training.")
 

@@ -72,6 +72,20 @@ def check_sampling(settings: Any) -> None:
         raise FvvError("num_video_frames would do nothing: the number of frames is up to max_frames. Leave one out.")
 
 
+def check_marks(settings: Any) -> None:
+    """Raise an FvvError if `time_origin` would do nothing."""
+    if settings.time_origin != "segment" and settings.time_marks == "none":
+        raise FvvError(
+            f"time_origin={settings.time_origin!r} would do nothing: time_marks is 'none'. Set it to 'seconds', or "
+            "leave time_origin out."
+        )
+
+
+def frames_setting(settings: Any) -> str:
+    """Return the name of the setting that limits the number of frames of a video."""
+    return "num_video_frames" if settings.max_frames is None else "max_frames"
+
+
 def sampling_of(settings: Any) -> dict[str, Any]:
     """Return the arguments of `read_media` that say which frames are read, from a `VideoConfig` or `DataArguments`."""
     return {
@@ -129,6 +143,7 @@ class VideoConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_sampling(self)
+        check_marks(self)
         for name in ("num_video_frames", "frame_pool"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise FvvError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")

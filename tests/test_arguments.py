@@ -27,8 +27,9 @@ CHOICES = {
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_the_choices_of_a_setting_are_those_of_its_module(name):
+    others = {"time_marks": "seconds"} if name == "time_origin" else {}
     for value in CHOICES[name]:
-        assert getattr(DataArguments(**{name: value}), name) == value
+        assert getattr(DataArguments(**{name: value}, **others), name) == value
     with pytest.raises(FvvError, match=rf"^Unknown {name} 'nothing': choose one of ") as error:
         DataArguments(**{name: "nothing"})
     assert set(str(error.value).partition("choose one of ")[2].rstrip(".").split(", ")) == CHOICES[name]
@@ -37,6 +38,7 @@ def test_the_choices_of_a_setting_are_those_of_its_module(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"time_origin": "file"}, "time_origin='file' would do nothing: time_marks is 'none'"),
         ({"frame_pool": 0}, "frame_pool must be at least 1, got 0"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         ({"decode_timeout": -1.0}, "decode_timeout must be 0 or more seconds, got -1.0"),

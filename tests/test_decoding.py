@@ -99,7 +99,7 @@ def test_window_of_an_avi_with_b_frames_is_by_presentation_order(tmp_path):
 
 @pytest.mark.parametrize(("start", "end"), [(10.0, None), (2.88, 3.0), (0.41, 0.43)])
 def test_window_without_frames_is_an_error(clip, start, end):
-    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: no frame between .* The clip is 2\.88 s long"):
+    with pytest.raises(VideoDecodeError, match=r"clip\.mp4: (no frame begins from|start=[\d.]+ s, but)"):
         read_video(clip, 8, start=start, end=end)
 
 

@@ -14,6 +14,7 @@ from shared import SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LazySupervisedDataset, VideoDecodeError
 from fvv_lib.data import known
+from fvv_lib.data.inspecting import Inspector
 from fvv_lib.data.known import (
     FILE,
     FOLDER,
@@ -315,13 +316,13 @@ def make(tokenizer, annotate, media, tmp_path):
 def read(monkeypatch):
     """The names of the files that were read since the list was last cleared."""
     seen = []
-    whole = LazySupervisedDataset.read_all
+    whole = Inspector.read_all
 
     def spy(self, medium, index, place=0):
         seen.append(medium.source.name)
         return whole(self, medium, index, place)
 
-    monkeypatch.setattr(LazySupervisedDataset, "read_all", spy)
+    monkeypatch.setattr(Inspector, "read_all", spy)
     return seen
 
 

@@ -132,7 +132,7 @@ def test_fps_above_the_rate_of_the_clip_takes_every_frame():
     ],
 )
 def test_fps_needs_rates_above_zero(rates):
-    with pytest.raises(FvvError, match="rates above 0"):
+    with pytest.raises(FvvError, match="above 0"):
         sample_frame_indices(10, 2, "fps", **rates)
 
 

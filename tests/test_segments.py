@@ -23,12 +23,13 @@ from fvv_lib import (
     read_video,
 )
 from fvv_lib.course.numbered import paint, read_numbers, write_numbered
+from fvv_lib.data import inspecting
 from fvv_lib.data.annotations import media_of
 from fvv_lib.data.report import check_data
 from fvv_lib.data.splits import check_disjoint
 from fvv_lib.scaling.feature_store import FeatureStore
 from fvv_lib.video.medium import parse_time
-from fvv_lib.video.read import _window, read_media, video_times
+from fvv_lib.video.read import _sample, read_media, video_times
 
 
 def sample(question="<image>\nWhich number?", answer="One.", **rest):
@@ -110,6 +111,8 @@ def test_the_reader_accepts_times_as_texts(folder, start, end):
     [
         ({"video": "a.mp4", "start": 1, "end": "0:02"}, [Medium("a.mp4", 1, 2)]),
         ({"video": "a.mp4", "end": [2]}, [Medium("a.mp4", None, 2)]),
+        ({"video": {"frames": ["a/1.jpg"]}}, [Medium(["a/1.jpg"])]),
+        ({"video": {"frames": "a"}}, [Medium("a", fps=1)]),
         (
             {"image": ["a.mp4", "b.png", "a.mp4"], "start": [0.5, None, 2], "end": [1, None, None]},
             [Medium("a.mp4", 0.5, 1), Medium("b.png"), Medium("a.mp4", 2)],
@@ -168,6 +171,7 @@ def test_a_part_that_cannot_be_meant_is_an_error_that_names_the_sample(make, fie
             DataFormatError,
             r"clip\.mp4: 'frames' must be a folder of images",
         ),
+        ({"video": {"frames": "clip.mp4"}}, DataFormatError, r"clip\.mp4: 'frames' must be a folder of images"),
         ({"video": {"frames": ["frames/1.png", "frames/99.png"]}}, VideoDecodeError, r"frames/99\.png: no such file"),
     ],
 )
@@ -179,10 +183,17 @@ def test_a_part_that_the_file_cannot_have_is_an_error_before_training(make, fiel
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"start": 2.89}, r"no frame between start=2.89 and end=None seconds\. The clip is 2\.88 s long"),
-        ({"start": 50, "end": 60}, r"end=60 s is after the end of the clip, which is 2\.88 s long"),
-        ({"end": 3.9}, r"end=3\.9 s is after the end of the clip, which is 2\.88 s long"),
-        ({"start": 0.41, "end": 0.43}, r"no frame between .* The frame that is shown then begins at 0\.400 s"),
+        ({"start": 2.89}, r"start=2\.89 s, but the clip is 2\.88 s long\. Lower it\."),
+        (
+            {"start": 50, "end": 60},
+            r"end=60 s, but the clip is 2\.88 s long\. Lower it, or leave it out",
+        ),
+        ({"end": 3.9}, r"end=3\.9 s, but the clip is 2\.88 s long"),
+        (
+            {"start": 0.41, "end": 0.43},
+            r"no frame begins from 0\.41 s to 0\.43 s\. .* at 0\.400 s: start there, or",
+        ),
+        ({"start": 2.87}, r"no frame begins from 2\.87 s\. The frame that is shown then begins at 2\.840 s"),
     ],
 )
 def test_a_part_that_the_clip_does_not_have_is_an_error_of_its_sample(make, fields, message):
@@ -209,6 +220,14 @@ def test_a_part_has_exactly_the_frames_that_are_shown_first_within_it(folder):
         assert read_numbers(video.frames) == inside
 
 
+@pytest.mark.parametrize("strategy", ["uniform_time", "fps"])
+def test_a_part_that_begins_within_a_frame_shows_this_frame_by_time(folder, strategy):
+    read = {"num_frames": 3, "strategy": strategy, "sample_fps": 25.0}
+    assert read_numbers(read_media(Medium(folder / "clip.mp4", 0.41, 0.43), **read).frames) == [10, 10, 10]
+    assert read_numbers(read_media(Medium(folder / "clip.mp4", 0.41, 0.52), **read).frames) == [10, 11, 12]
+    assert read_numbers(read_media(Medium(folder / "clip.mp4", 2.87), **read).frames) == [71, 71, 71]
+
+
 @pytest.mark.parametrize("strategy", ["uniform", "segment", "random"])
 def test_two_parts_of_one_file_in_a_sample_have_frames_of_their_own(make, strategy):
     whole = {"video": ["clip.mp4", "clip.mp4"], "start": [None, "0:02"], "end": [1, None]}
@@ -226,8 +245,9 @@ def test_a_part_begins_and_ends_exactly_at_frames_of_any_rate(tmp_path, name, ra
     write_at_rate(tmp_path / name, rate, 90)
     times = video_times(tmp_path / name)
     for k in range(1, 88):
-        part = _window(times, float(k / rate), float((k + 2) / rate), "clip")
-        assert part.tolist() == [k, k + 1]
+        for strategy in ("uniform", "uniform_time"):
+            part = _sample("clip", times, float(k / rate), float((k + 2) / rate), 2, strategy)
+            assert part.tolist() == [k, k + 1]
     assert read_numbers(read_video(tmp_path / name, 2, start=float(71 / rate)).frames) == [71, 89]
 
 
@@ -256,7 +276,7 @@ def test_frames_in_files_are_a_video_with_a_rate_of_its_own(make, folder):
 def test_a_list_of_frames_is_read_in_a_process_of_its_own_too(folder):
     files = tuple(folder / "frames" / f"{number}.png" for number in (2, 8))
     assert read_numbers(read_media(Medium(files, fps=4), 2, timeout=60).frames) == [2, 8]
-    with pytest.raises(VideoDecodeError, match=r"2\.png and 1 more frames: no frame between"):
+    with pytest.raises(VideoDecodeError, match=r"2\.png and 1 more frames: start=7 s, but"):
         read_media(Medium(files, start=7, fps=4), 2)
 
 
@@ -276,6 +296,35 @@ def test_time_marks_count_from_the_start_of_the_part_unless_the_file_is_asked_fo
     settings = {"num_video_frames": 3, "time_marks": "seconds"}
     assert marks(make(samples, **settings)) == ["0.0", "0.5", "1.0"]
     assert marks(make(samples, **settings, time_origin="file")) == ["1.0", "1.5", "2.0"]
+
+
+def test_a_frame_that_is_shown_before_the_part_begins_is_marked_with_its_start(make):
+    settings = {"num_video_frames": 3, "time_marks": "seconds", "frame_sampling": "uniform_time"}
+    for start, end in ((1.019, 1.06), (1.0004, 1.1)):  # 1.0004: the frame at 1 s, within the tolerance
+        found = marks(make([sample(video="clip.mp4", start=start, end=end)], **settings))
+        assert (found[0], min(found)) == ("0.0", "0.0")
+
+
+def test_random_frames_of_a_part_are_measured_at_its_end(make, folder):
+    write_numbered(folder / "long.mp4", times=list(range(0, 2000, 10)))
+    settings = {"frame_sampling": "random", "num_video_frames": 2, "time_marks": "seconds"}
+    for part, longest in (({}, "1999.9"), ({"end": 95}, "95.0"), ({"start": 20, "end": 95}, "95.0")):
+        dataset = make([sample(video="long.mp4", **part)], **settings)
+        assert dict(dataset.check_media()) == {0: None}
+        digits = sum(map(len, marks(dataset)))
+        most = len(dataset[0]["input_ids"]) + 2 * (SPEC.tokens_per_frame - 1) + 2 * len(longest) - digits
+        assert dataset.lengths[0] == most  # a token for each digit
+
+
+def test_a_file_of_which_parts_are_used_is_decoded_once_for_random_frames(make, folder, monkeypatch):
+    write_numbered(folder / "other.mp4", count=5)
+    decoded = []
+    monkeypatch.setattr(inspecting, "count_frames", lambda source, timeout: decoded.append(source.name))
+    parts = [sample(video="clip.mp4", start=k / 10, end=k / 10 + 1) for k in range(10)]
+    whole = sample(video="other.mp4")
+    dataset = make([*parts, whole], frame_sampling="random", num_video_frames=2)
+    assert set(dict(dataset.check_media(threads=4)).values()) == {None}
+    assert sorted(decoded) == ["clip.mp4", "other.mp4"]
 
 
 def test_two_parts_of_a_clip_are_one_clip_for_leakage(make):
@@ -330,7 +379,7 @@ def test_the_command_line_shows_a_part_of_each_video(fvv, base, folder):
         ([*clip, "--start", "1", "--start", "2"], "--start must be given once for each --video: 2 for 1"),
         ([*clip, "--end", "soon"], "end: 'soon' is not a time"),
         ([*clip, "--start", "2", "--end", "1"], "start=2 s must be before end=1 s"),
-        ([*clip, "--start", "9"], "The clip is 2.88 s long"),
+        ([*clip, "--start", "9"], "start=9 s, but the clip is 2.88 s long"),
     ):
         done = fvv("chat", *ask, *flags)
         assert (done.returncode, message in done.stderr) == (1, True), done.stderr

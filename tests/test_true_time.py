@@ -163,8 +163,8 @@ def test_a_rate_is_a_number_above_zero(tmp_path, rate):
     [
         ({"strategy": "uniform_time"}, "'uniform_time' needs the times of the frames"),
         ({"strategy": "fps", "times": np.arange(3)}, "There are 10 frames, but 3 times"),
-        ({"strategy": "fps", "video_fps": 5, "sample_fps": float("nan")}, "rates above 0"),
-        ({"strategy": "fps", "video_fps": 5, "sample_fps": float("inf")}, "rates above 0"),
+        ({"strategy": "fps", "video_fps": 5, "sample_fps": float("nan")}, "above 0"),
+        ({"strategy": "fps", "video_fps": 5, "sample_fps": float("inf")}, "above 0"),
         ({"strategy": "fps", "video_fps": 5, "max_frames": 0}, "max_frames must be a whole number of at least 1"),
         ({"strategy": "fps", "video_fps": 5, "min_frames": 3}, "min_frames=3 needs a max_frames"),
         (
@@ -199,17 +199,23 @@ def test_frames_of_an_uneven_clip_are_those_shown_at_equal_times(folder, name, t
     times = np.round(times, 3)
     video = read_video(folder / name, 9, strategy="uniform_time")
     assert read_numbers(video.frames) == shown_at(times, np.linspace(0, times[-1], 9))
-    part = [time for time in times if 0.5 <= time < 60.5]
-    video = read_video(folder / name, 5, strategy="uniform_time", start=0.5, end=min(60.5, times[-1]))
-    inside = [time for time in part if time < min(60.5, times[-1])]
-    first = int((times < 0.5).sum())
-    assert read_numbers(video.frames) == [first + i for i in shown_at(inside, np.linspace(inside[0], inside[-1], 5))]
+    for end in (2.5, min(60.5, times[-1])):
+        video = read_video(folder / name, 5, strategy="uniform_time", start=0.507, end=end)
+        last = max(times[times < end][-1], end - min(np.diff(times)))
+        assert read_numbers(video.frames) == shown_at(times, np.linspace(0.507, last, 5))
 
 
 def test_a_recording_that_stands_still_shows_one_frame_for_a_minute(folder):
     video = read_video(folder / "still.mp4", strategy="fps", sample_fps=1.0, max_frames=100)
     assert read_numbers(video.frames) == [0, *[24] * 60, 49]
     assert len(read_video(folder / "still.mp4", 8, strategy="fps").frames) == 8
+    part = {"start": 0.5, "end": 59.5, "max_frames": 100}
+    assert read_numbers(read_video(folder / "still.mp4", strategy="fps", **part).frames) == [12] + [24] * 58
+    assert count_sampled(Medium(folder / "still.mp4", 0.5, 59.5), 8, strategy="fps", max_frames=100) == 59
+    within = read_video(folder / "still.mp4", 3, strategy="uniform_time", start=10, end=50)
+    assert read_numbers(within.frames) == [24] * 3
+    with pytest.raises(VideoDecodeError, match=r"no frame begins from 10 s to 50 s\. .*uniform_time or fps"):
+        read_video(folder / "still.mp4", 3, start=10, end=50)
     by_number = read_video(folder / "still.mp4", 8)
     assert len(set(read_numbers(by_number.frames))) == 8  # as if there were no minute
 
@@ -306,7 +312,7 @@ def test_a_clip_that_is_replaced_by_a_longer_one_is_checked_again(make, folder):
     (short,) = make(samples, **RATE).lengths
     write_numbered(place, count=75)
     (longer,) = make(samples, **RATE).lengths
-    assert longer - short == 4 * SPEC.tokens_per_frame + 4 - 4
+    assert longer - short == 4 * SPEC.tokens_per_frame
 
 
 def test_a_sample_that_only_its_length_makes_too_long_is_an_error_before_training(make):
@@ -358,11 +364,11 @@ def test_training_features_evaluation_and_chat_follow(base, folder, annotate, tm
     assert len(evaluate(loaded.model, tokenizer, dataset)) == 2
     for index, name in enumerate(("short.mp4", "even.mp4")):
         chat = Chat(loaded, max_new_tokens=2)
-        assert len(chat.show(folder / name).frames) == COUNTS[index]
+        video = chat.show(folder / name)
+        assert len(video.frames) == COUNTS[index]
         prompt = chat.prompt("<image>\nWhich number?")
         assert dataset[index]["input_ids"].tolist()[: len(prompt)] == prompt
-        chat.ask("<image>\nWhich number?")
-        assert torch.equal(chat.images, dataset[index]["images"]) or not chat.turns
+        assert torch.equal(dataset.pixels([video]), dataset[index]["images"])
 
 
 def test_memory_is_predicted_for_the_most_frames(base):

@@ -99,10 +99,11 @@ def _videos(settings: ChatSettings) -> list["Medium"]:
     """Return the videos, or the parts of them that --start and --end name."""
     from fvv_lib.video.medium import Medium, parse_segment
 
-    missing = [None] * len(settings.video)
-    starts, ends = ([None if time.lower() == "none" else time for time in of] for of in (settings.start, settings.end))
-    parts = [parse_segment(*limits) for limits in zip(starts or missing, ends or missing, strict=True)]
-    return [Medium(path, *part) for path, part in zip(settings.video, parts, strict=True)]
+    def limits(given: list[str]) -> list[str | None]:
+        return [None if time.lower() == "none" else time for time in given] or [None] * len(settings.video)
+
+    parts = zip(settings.video, limits(settings.start), limits(settings.end), strict=True)
+    return [Medium(path, *parse_segment(start, end)) for path, start, end in parts]
 
 
 def _show(chat: "Chat", medium: "Medium", as_video: bool) -> None:

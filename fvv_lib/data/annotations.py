@@ -162,7 +162,9 @@ def _frames_of(entry: dict[str, Any], name: str) -> tuple[Any, Any]:
             f"{name}: a video of images must be {{'frames': a folder or a list of paths, 'fps': 8}}, but {found}. "
             "Write 'start' and 'end' beside 'video'."
         )
-    return (tuple(frames) if isinstance(frames, list) else frames), entry.get("fps")
+    if isinstance(frames, list):
+        return tuple(frames), entry.get("fps")
+    return frames, entry.get("fps", 1.0)  # with a rate it must be a folder
 
 
 def _limits(sample: Sample, limit: str, count: int, name: str) -> list[Any]:

@@ -34,7 +34,7 @@ from fvv_lib.video.frames import marked_times
 from fvv_lib.video.kinds import is_video
 from fvv_lib.video.medium import Medium
 from fvv_lib.video.read import count_sampled
-from fvv_lib.video_config import FrameSpec, sampling_of
+from fvv_lib.video_config import FrameSpec, frames_setting, sampling_of
 
 # Settings of DataArguments that change neither the length nor the labels of a sample.
 IGNORED_SETTINGS = {
@@ -112,7 +112,7 @@ class SampleText:
             TokenBudgetError: the sample takes more positions than the model can read.
         """
         spec, name = self.frame_spec, self.samples.name(index)
-        setting = "num_video_frames" if self.data_args.max_frames is None else "max_frames"
+        setting = frames_setting(self.data_args)
         return check_token_budget(tokens["input_ids"], spec.tokens_per_frame, spec.max_length, name, setting)
 
     def check_all(self, stop: bool) -> Checked:

@@ -27,8 +27,8 @@ from fvv_lib.prompt.placeholders import (
 from fvv_lib.settings import DataArguments
 from fvv_lib.video.frames import VideoFrames
 from fvv_lib.video.medium import Medium
-from fvv_lib.video.pixels import preprocess_frames
-from fvv_lib.video.read import count_frames, read_media
+from fvv_lib.video.pixels import pixels_of
+from fvv_lib.video.read import read_media
 from fvv_lib.video_config import FrameSpec, sampling_of
 
 Checking = Generator[tuple[int, FvvError | None], None, None]
@@ -135,22 +135,23 @@ class LazySupervisedDataset(Dataset):
     def measure(self, index: int, videos: Sequence[MediaFacts]) -> int:
         """Return the number of positions that a sample takes with these images and videos, frames and time marks
         included. With `random` sampling, frame times differ between epochs. Each mark then counts as long as a mark at
-        the end of the clip, which has the most digits.
+        the end of the part that is used, which has the most digits.
 
         Raises:
             TokenBudgetError: the sample takes more positions than the model can read.
         """
         if self.data_args.frame_sampling == "random":
-            videos = [replace(video, timestamps=np.full_like(video.timestamps, video.duration)) for video in videos]
+            ends = [medium.stop(video.duration) for medium, video in zip(self.media(index), videos, strict=True)]
+            videos = [
+                replace(video, timestamps=np.full_like(video.timestamps, end))
+                for video, end in zip(videos, ends, strict=True)
+            ]
         return self.text.length(index, self.text.tokens(index, self.text.turns(index, videos)))
 
     def pixels(self, videos: Sequence[VideoFrames]) -> torch.Tensor:
         """Return the frames of images and videos as the model expects them, uint8 (T, 3, S, S)."""
-        size, background = self.frame_spec.image_size, self.frame_spec.background
-        aspect_ratio = self.data_args.image_aspect_ratio
-        clips = [
-            preprocess_frames(video.frames, size, aspect_ratio, background, video.pixel_aspect) for video in videos
-        ]
+        spec, size = self.frame_spec, self.frame_spec.image_size
+        clips = [pixels_of(video, spec, self.data_args.image_aspect_ratio) for video in videos]
         return torch.cat([torch.empty(0, 3, size, size, dtype=torch.uint8), *clips])
 
     def read(self, medium: Medium, index: int, place: int = 0) -> VideoFrames:
@@ -181,13 +182,6 @@ class LazySupervisedDataset(Dataset):
     def media(self, index: int) -> list[Medium]:
         """Return the images and videos of a sample, in the order of their `<image>`."""
         return self.samples.media(index)
-
-    def read_all(self, medium: Medium, index: int, place: int = 0) -> VideoFrames:
-        """Read an image or video as `read` does. With `random` sampling, first decode all frames of a video, because
-        training uses other frames in each epoch."""
-        if self.data_args.frame_sampling == "random" and medium.is_video():
-            count_frames(medium.source, timeout=self.data_args.decode_timeout or None)
-        return self.read(medium, index, place)
 
     def check_media(self, some: Sequence[int] | None = None, threads: int = 0) -> Checking:
         """Read everything that training will read of some samples (default: all), in threads (default: one per core).

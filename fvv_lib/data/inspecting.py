@@ -1,9 +1,12 @@
 """Read everything that training will read of images and videos, if it was not read before.                 Lesson 5"""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from fvv_lib.data.known import Findings
 from fvv_lib.data.media_units import MediaUnits
 from fvv_lib.video.frames import VideoFrames
 from fvv_lib.video.medium import Medium
+from fvv_lib.video.read import count_frames
 
 if TYPE_CHECKING:
     from fvv_lib.data.dataset import LazySupervisedDataset
@@ -70,6 +74,8 @@ class Inspector:
         self.done = self.units.all_of(is_known)[dataset.samples.rows]
         self.is_shared = np.bincount(self.units.places, minlength=len(used)) > 1
         self.shared: dict[int, str] = {}  # what was read now of files that several samples have
+        self.decoded: dict[Any, Future[int]] = {}  # whole files of which parts are used
+        self.lock = threading.Lock()
 
     def facts(self, index: int) -> Iterator[MediaFacts]:
         """Yield the facts about each image and video of a sample.
@@ -87,12 +93,31 @@ class Inspector:
         if text is not None:
             total_frames, duration, width, height, times = json.loads(text)
             return MediaFacts(total_frames, duration, width, height, np.array(times, np.float64))
-        facts = MediaFacts.of(self.dataset.read_all(medium, index, place))
+        facts = MediaFacts.of(self.read_all(medium, index, place))
         text = json.dumps([facts.total_frames, facts.duration, facts.width, facts.height, facts.timestamps.tolist()])
         self.findings.keep(self.units.paths[file].as_py(), self.looks, file, text)
         if self.is_shared[file] and self.looks.settled[file]:
             self.shared[file] = text
         return facts
+
+    def read_all(self, medium: Medium, index: int, place: int) -> VideoFrames:
+        """Read an image or video as training does. With `random` sampling, first decode all frames of a video, because
+        training uses other frames in each epoch. A file of which several parts are used is decoded once."""
+        args = self.dataset.data_args
+        decode = partial(count_frames, medium.source, timeout=args.decode_timeout or None)
+        if args.frame_sampling == "random" and medium.is_part:
+            with self.lock:
+                is_first = medium.source not in self.decoded
+                decoded = self.decoded.setdefault(medium.source, Future())
+            if is_first:
+                try:
+                    decoded.set_result(decode())
+                except BaseException as error:
+                    decoded.set_exception(error)
+            decoded.result()
+        elif args.frame_sampling == "random" and medium.is_video():
+            decode()
+        return self.dataset.read(medium, index, place)
 
     def save(self, every: float = 0.0) -> None:
         """Remember what was read, unless that was done less than `every` seconds ago."""

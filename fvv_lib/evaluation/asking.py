@@ -27,9 +27,9 @@ from fvv_lib.processes import process_count, process_rank
 from fvv_lib.prompt.placeholders import check_token_budget, preprocess_multimodal
 from fvv_lib.video.frames import VideoFrames, marked_times
 from fvv_lib.video.medium import Medium
-from fvv_lib.video.pixels import preprocess_frames
+from fvv_lib.video.pixels import pixels_of
 from fvv_lib.video.read import read_media
-from fvv_lib.video_config import FrameSpec, VideoConfig, sampling_of
+from fvv_lib.video_config import FrameSpec, VideoConfig, frames_setting, sampling_of
 
 BLANK = ("blank", 0)  # the key of the one blank frame
 
@@ -194,11 +194,8 @@ class _View:
                 self.reading[medium] = pool.submit(self._read, medium)
 
     def _read(self, medium: Medium) -> "_Clip":
-        video, spec = self.read(medium), self.spec
-        pixels = preprocess_frames(
-            video.frames, spec.image_size, self.config.image_aspect_ratio, spec.background, video.pixel_aspect
-        )
-        return _Clip(video.timestamps, pixels)
+        video = self.read(medium)
+        return _Clip(video.timestamps, pixels_of(video, self.spec, self.config.image_aspect_ratio))
 
     def answer(self, batch: Sequence[Row], max_new_tokens: int) -> list[str]:
         self._encode(batch)
@@ -242,8 +239,7 @@ class _View:
         marks = marked_times(question.media, times, config.time_marks, config.time_origin)
         turns = preprocess_multimodal([question.turns()], None, [len(some) for some in times], marks)[0]
         ids = prompt_ids(turns, self.tokenizer, config.version, question.id)
-        setting = "num_video_frames" if config.max_frames is None else "max_frames"
-        check_token_budget(ids, spec.tokens_per_frame, spec.max_length, question.id, setting)
+        check_token_budget(ids, spec.tokens_per_frame, spec.max_length, question.id, frames_setting(config))
         frames = [key for medium in question.media for key in self._shown(medium, control)]
         return Prompt(ids, frames)
 

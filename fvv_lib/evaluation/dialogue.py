@@ -29,9 +29,9 @@ from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN, check_token_budget,
 from fvv_lib.prompt.templates import get_template
 from fvv_lib.video.frames import VideoFrames, marked_times
 from fvv_lib.video.medium import Medium, parse_segment
-from fvv_lib.video.pixels import preprocess_frames
+from fvv_lib.video.pixels import pixels_of
 from fvv_lib.video.read import read_media
-from fvv_lib.video_config import sampling_of
+from fvv_lib.video_config import frames_setting, sampling_of
 from fvv_lib.weights.loading import LoadedModel
 
 
@@ -107,8 +107,7 @@ class Chat:
         name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens reserved for its answer"
         room = self.frame_spec.max_length - self.max_new_tokens
         try:
-            setting = "num_video_frames" if self.config.max_frames is None else "max_frames"
-            check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name, setting)
+            check_token_budget(ids, self.frame_spec.tokens_per_frame, room, name, frames_setting(self.config))
         except TokenBudgetError as error:
             remedy = " Or start a new dialogue." if self.turns else ""
             raise TokenBudgetError(f"{error}{remedy}") from error
@@ -128,14 +127,8 @@ class Chat:
         Raises the same errors as `prompt`.
         """
         prompt = self.prompt(question)
-        config, spec = self.config, self.frame_spec
-        pixels = [
-            preprocess_frames(
-                video.frames, spec.image_size, config.image_aspect_ratio, spec.background, video.pixel_aspect
-            )
-            for _, video in self._next
-        ]
-        images = torch.cat([self.images, *pixels])
+        clips = [pixels_of(video, self.frame_spec, self.config.image_aspect_ratio) for _, video in self._next]
+        images = torch.cat([self.images, *clips])
         answer = self._answer(Prompt(prompt, [("frame", t) for t in range(len(images))]), images, write)
         if answer:
             self.turns += [self._turn(question), {"from": "gpt", "value": answer}]

@@ -78,11 +78,12 @@ def marked_times(
 ) -> list[list[float]] | None:
     """Return the times to write before the frames: a list for each video, an empty list for an image. `None` if
     `time_marks` is `none`. `timestamps` has those of each medium, float64 (T,). Times count from the start of the part
-    that is used or, with `time_origin="file"`, from the first frame of the file."""
+    that is used or, with `time_origin="file"`, from the first frame of the file. A frame that is on the screen since
+    before the part is at 0."""
     if time_marks == "none":
         return None
     times: list[list[float]] = []
     for medium, shown in zip(media, timestamps, strict=True):
         origin = (medium.start or 0.0) if time_origin == "segment" else 0.0
-        times.append((shown - origin).tolist() if medium.is_video() else [])
+        times.append(np.maximum(shown - origin, 0).tolist() if medium.is_video() else [])
     return times

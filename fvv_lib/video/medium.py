@@ -52,7 +52,7 @@ def parse_segment(start: Any, end: Any) -> tuple[float | None, float | None]:
             raise FvvError(f"{name}: {error}") from error
     first, last = limits
     if last is not None and last <= (first or 0):
-        raise FvvError(f"start={first or 0:g} s must be before end={last:g} s.")
+        raise FvvError(f"start={first or 0:g} s must be before end={last:g} s. Correct one of them.")
     return first, last
 
 
@@ -62,8 +62,8 @@ class Medium:
 
     Attributes:
         source: a file, a folder of frames, or the files of the frames of a video, in order. Each may be a URL.
-        start, end: seconds from the first frame of the video. Only frames with start <= time < end are used. `None`:
-            from the first frame, to the last.
+        start, end: seconds from the first frame of the video. Only what is shown from `start` to before `end` is used,
+            see `read_video`. `None`: from the first frame, to the last.
         fps: frames per second of a folder or list of frames, which have no times; `None`: 1.
 
     Raises:
@@ -79,6 +79,8 @@ class Medium:
     fps: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.source, list):
+            object.__setattr__(self, "source", tuple(self.source))
         if self.source == ():
             raise FvvError("A video of images needs an image, got none.")
         if self.start is None and self.end is None and self.fps is None:
@@ -109,9 +111,13 @@ class Medium:
         files = tuple(join(folder, file) for file in self.files)
         return replace(self, source=files if isinstance(self.source, tuple) else files[0])
 
+    def stop(self, duration: float) -> float:
+        """Return when the part that is used ends, in seconds, of a video of this duration."""
+        return duration if self.end is None else min(self.end, duration)
+
     def seconds(self, duration: float) -> float:
         """Return the length in seconds of the part that is used, of a video of this duration."""
-        return (duration if self.end is None else min(self.end, duration)) - (self.start or 0.0)
+        return self.stop(duration) - (self.start or 0.0)
 
     def __str__(self) -> str:
         name = str(shown(self.files[0]))

@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from fvv_lib.errors import FvvError
-from fvv_lib.video_config import CHOICES
+from fvv_lib.video.frames import VideoFrames
+from fvv_lib.video_config import CHOICES, FrameSpec
 
 ASPECT_RATIOS = CHOICES["image_aspect_ratio"]
 
@@ -61,6 +62,11 @@ def preprocess_frames(
     square = torch.tensor(background, dtype=torch.uint8).reshape(1, 3, 1, 1).repeat(len(pixels), 1, size, size)
     square[:, :, top : top + pixels.shape[-2], left : left + pixels.shape[-1]] = pixels
     return square
+
+
+def pixels_of(video: VideoFrames, spec: FrameSpec, aspect_ratio: str) -> torch.Tensor:
+    """Return the frames of a video as the model expects them, uint8 (T, 3, size, size); see `preprocess_frames`."""
+    return preprocess_frames(video.frames, spec.image_size, aspect_ratio, spec.background, video.pixel_aspect)
 
 
 def _resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

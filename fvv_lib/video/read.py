@@ -22,7 +22,7 @@ from fvv_lib.video.exact.truncation import check_size
 from fvv_lib.video.frames import Chooser, Frames, Source, VideoFrames
 from fvv_lib.video.kinds import is_animation, is_video
 from fvv_lib.video.medium import Medium, parse_segment
-from fvv_lib.video.sampling import sample_frame_indices, tolerance
+from fvv_lib.video.sampling import BY_TIME, sample_frame_indices, tolerance
 from fvv_lib.video.stills import (
     animation_times,
     load_image,
@@ -74,10 +74,10 @@ def read_video(
             nothing that they name is opened.
         num_frames: number of frames; exactly this many are returned, unless `max_frames` is given.
         strategy, seed, sample_fps, max_frames, min_frames: see `sampling.sample_frame_indices`.
-        start, end: seconds, or texts like "1:02:03.5" (`medium.parse_time`). Only frames with start <= time < end are
-            sampled, so not the frame that is on the screen at `start` since before. `end` may be later than the end of
-            the clip by `END_TOLERANCE`, or by the longest time for which a frame is shown: nothing tells how long the
-            last one is.
+        start, end: seconds, or texts like "1:02:03.5" (`medium.parse_time`). Only what is shown from `start` to before
+            `end` is sampled. Strategies that count frames count those that begin then. Those that go by time also use
+            the frame that is on the screen at `start` since before. `end` may be later than the end of the clip by
+            `END_TOLERANCE`, or by the longest time for which a frame is shown: nothing tells how long the last one is.
         backend: `pyav` is exact. `decord` is the described system's; it silently returns wrong frames for most H.264
             `.avi`, for MPEG-4 with B-frames and for some `.wmv`, and cannot open AV1. `auto` is `pyav`.
         accuracy: `keyframe` returns the key frame nearest to each requested frame, so no other frame is decoded. It
@@ -116,18 +116,8 @@ def read_video(
     def choose(times: np.ndarray) -> np.ndarray:
         """Map frame times in seconds, float64 (total_frames,), to the indices of the frames to read."""
         nonlocal asked
-        window = _window(times, first, last, name)
-        chosen = sample_frame_indices(
-            len(window),
-            num_frames,
-            strategy,
-            seed=seed,
-            times=times[window],
-            sample_fps=sample_fps,
-            max_frames=max_frames,
-            min_frames=min_frames,
-        )
-        asked = window[chosen]
+        limits = {"sample_fps": sample_fps, "max_frames": max_frames, "min_frames": min_frames}
+        asked = _sample(name, times, first, last, num_frames, strategy, seed=seed, **limits)
         return asked
 
     with readable(name), hold(video_path) as traffic:
@@ -180,17 +170,8 @@ def count_sampled(
     if max_frames is None:
         return num_frames
     times = video_times(medium.source, picture_rate=medium.fps or 1.0, timeout=timeout)
-    times = times[_window(times, medium.start, medium.end, _name(medium.source))]
-    chosen = sample_frame_indices(
-        len(times),
-        num_frames,
-        strategy,
-        times=times,
-        sample_fps=sample_fps,
-        max_frames=max_frames,
-        min_frames=min_frames,
-    )
-    return len(chosen)
+    limits = {"sample_fps": sample_fps, "max_frames": max_frames, "min_frames": min_frames}
+    return len(_sample(_name(medium.source), times, medium.start, medium.end, num_frames, strategy, **limits))
 
 
 def video_times(
@@ -265,27 +246,34 @@ def _opened(path: Location) -> Iterator[BinaryIO]:
         yield file
 
 
-def _window(times: np.ndarray, start: float | None, end: float | None, name: str) -> np.ndarray:
-    """Return the indices of the frames with start <= time < end.
+def _sample(
+    name: str, times: np.ndarray, start: float | None, end: float | None, num_frames: int, strategy: str, **how: Any
+) -> np.ndarray:
+    """Return the indices of the frames that are sampled of a clip, or of the part from `start` to before `end`.
 
     Raises:
-        VideoDecodeError: there is none, or `end` is after the end of the clip.
+        VideoDecodeError: the part has no frame, or is not within the clip.
     """
-    if start is None and end is None:
-        return np.arange(len(times))
     duration = len(times) / _average_fps(times)
     # A recording that stands still for a minute may do so at its end, and the times do not tell for how long.
-    longest = float(np.diff(times).max()) if len(times) > 1 else 0.0
+    longest = float(np.diff(times).max(initial=0))
+    clip = f"the clip is {duration:.2f} s long"
     if end is not None and end > duration + max(END_TOLERANCE, longest):
-        raise VideoDecodeError(f"{name}: end={end:g} s is after the end of the clip, which is {duration:.2f} s long.")
-    first = 0 if start is None else int(np.searchsorted(times, start - tolerance(times), side="left"))
-    last = len(times) if end is None else int(np.searchsorted(times, end - tolerance(times), side="left"))
-    if first == last:
-        shown = f" The frame that is shown then begins at {times[first - 1]:.3f} s." if 0 < first < len(times) else ""
+        raise VideoDecodeError(f"{name}: end={end:g} s, but {clip}. Lower it, or leave it out to read to the end.")
+    if start is not None and start >= duration:
+        raise VideoDecodeError(f"{name}: start={start:g} s, but {clip}. Lower it.")
+    if strategy in BY_TIME:
+        return sample_frame_indices(len(times), num_frames, strategy, times=times, start=start, end=end, **how)
+    late = tolerance(times)
+    first = 0 if start is None else int(np.searchsorted(times, start - late))
+    stop = len(times) if end is None else int(np.searchsorted(times, end - late))
+    if first == stop:
+        part = f"from {start or 0:g} s" + ("" if end is None else f" to {end:g} s")
         raise VideoDecodeError(
-            f"{name}: no frame between start={start} and end={end} seconds. The clip is {duration:.2f} s long.{shown}"
+            f"{name}: no frame begins {part}. The frame that is shown then begins at {times[first - 1]:.3f} s: start "
+            f"there, or sample by time ({' or '.join(BY_TIME)})."
         )
-    return np.arange(first, last)
+    return first + sample_frame_indices(stop - first, num_frames, strategy, **how)
 
 
 def _name(source: Source) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from fvv_lib.errors import FvvError
 from fvv_lib.video_config import check_limits, is_rate
 
-STRATEGIES = ("uniform", "segment", "random", "uniform_time", "fps")
+BY_TIME = ("uniform_time", "fps")
+STRATEGIES = ("uniform", "segment", "random", *BY_TIME)
 ROUNDING = 6e-4  # seconds by which times of the same moment may differ: Matroska rounds to milliseconds
 
 
@@ -28,6 +29,8 @@ def sample_frame_indices(
     times: np.ndarray | None = None,
     max_frames: int | None = None,
     min_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
 ) -> np.ndarray:
     """Choose `num_frames` of `total_frames` frames.
 
@@ -50,6 +53,8 @@ def sample_frame_indices(
     Args:
         times: when each frame is shown, in seconds, ascending: float64 (total_frames,); for `uniform_time` and `fps`.
         video_fps: instead of `times`, the constant rate of a clip.
+        start, end: seconds; for `uniform_time` and `fps`. Only what is shown from `start` to before `end` is sampled.
+            The frame that is on the screen at `start` may have begun before. Default: from the first frame to the last.
 
     Returns:
         int64 (N,), sorted, each in [0, total_frames). N is `num_frames` or, for `fps` with `max_frames`, from
@@ -65,6 +70,10 @@ def sample_frame_indices(
         raise FvvError(f"Cannot sample {num_frames} frames of {total_frames}: both counts must be at least 1.")
     if strategy != "fps" and (max_frames, min_frames) != (None, None):
         raise FvvError(f"max_frames and min_frames are for the strategy 'fps', but the strategy is {strategy!r}.")
+    if strategy not in BY_TIME and (start, end) != (None, None):
+        raise FvvError(
+            f"start and end are for the strategies {' and '.join(BY_TIME)}, but the strategy is {strategy!r}."
+        )
     if strategy == "uniform":
         return np.linspace(0, total_frames - 1, num_frames, dtype=np.int64)
     if strategy == "segment":
@@ -75,13 +84,13 @@ def sample_frame_indices(
         offsets = np.random.default_rng(seed).random(num_frames)
         return np.floor((np.arange(num_frames) + offsets) * total_frames / num_frames).astype(np.int64)
     if strategy == "uniform_time":
-        return _evenly(_times(total_frames, strategy, video_fps, times), num_frames)
+        return _Shown(_times(total_frames, strategy, video_fps, times), start, end).evenly(num_frames)
     if strategy == "fps":
         if not is_rate(sample_fps):
-            raise FvvError(f"The strategy 'fps' needs two rates above 0, got a sample_fps of {sample_fps!r}.")
+            raise FvvError(f"sample_fps must be a number of frames per second above 0, got {sample_fps!r}.")
         check_limits(max_frames, min_frames)
-        shown = _times(total_frames, strategy, video_fps, times)
-        return _at_rate(shown, num_frames, sample_fps, max_frames, min_frames or 1)
+        shown = _Shown(_times(total_frames, strategy, video_fps, times), start, end)
+        return shown.at_rate(num_frames, sample_fps, max_frames, min_frames or 1)
     raise FvvError(f"Unknown sampling strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}.")
 
 
@@ -96,19 +105,6 @@ def _times(total: int, strategy: str, video_fps: float | None, times: np.ndarray
     if len(times) != total:
         raise FvvError(f"There are {total} frames, but {len(times)} times.")
     return _without_rounding(times)
-
-
-def _at_rate(times: np.ndarray, num_frames: int, rate: float, max_frames: int | None, min_frames: int) -> np.ndarray:
-    """Return the frames that are shown `rate` times per second; see `fps`."""
-    shortest = _shortest(times)
-    if shortest * rate > 1:
-        rate = 1 / shortest
-    length = times[-1] - times[0] + shortest  # the last frame is shown for an unknown time, at least this long
-    total = max(1, math.ceil((length - tolerance(times)) * rate))
-    if max_frames is not None and total < min_frames:
-        return _evenly(times, min_frames)
-    count = num_frames if max_frames is None else min(total, max_frames)
-    return _shown_at(times, times[0] + np.linspace(0, total - 1, count, dtype=np.int64) / rate)
 
 
 def _without_rounding(times: np.ndarray) -> np.ndarray:
@@ -132,11 +128,39 @@ def tolerance(times: np.ndarray) -> float:
     return min(ROUNDING, shortest / 2.1) if shortest else ROUNDING
 
 
-def _evenly(times: np.ndarray, count: int) -> np.ndarray:
-    """Return the frames that are shown at `count` equally spaced times, from the first frame to the last."""
-    return _shown_at(times, np.linspace(times[0], times[-1], count))
+class _Shown:
+    """A clip, or the part from `start` to before `end` of it, by the times at which its frames are shown.
 
+    Attributes:
+        times: when each frame of the clip is shown, float64 (F,).
+        shortest: the shortest time in seconds for which a frame is shown; 0 for a single frame.
+        begin, last: the first and the last moment at which a frame is chosen.
+    """
 
-def _shown_at(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Return the frame that is on the screen at each moment: float64 (N,) -> int64 (N,)."""
-    return np.searchsorted(times, moments + tolerance(times), side="right") - 1
+    def __init__(self, times: np.ndarray, start: float | None, end: float | None) -> None:
+        self.times, self.shortest = times, _shortest(times)
+        self.late = tolerance(times)
+        self.begin = times[0] if start is None else start
+        self.last = times[-1]
+        if end is not None:  # as late as the last frame of a clip of constant rate; a frame that stands is shown longer
+            newest = times[max(0, int(np.searchsorted(times, end - self.late)) - 1)]
+            self.last = max(newest, end - self.shortest, self.begin)
+
+    def evenly(self, count: int) -> np.ndarray:
+        """Return the frames that are shown at `count` equally spaced moments."""
+        return self._at(np.linspace(self.begin, self.last, count))
+
+    def at_rate(self, num_frames: int, rate: float, max_frames: int | None, min_frames: int) -> np.ndarray:
+        """Return the frames that are shown `rate` times per second; see `fps`."""
+        if self.shortest * rate > 1:
+            rate = 1 / self.shortest
+        length = self.last - self.begin + self.shortest  # the last is shown for an unknown time, at least this long
+        total = max(1, math.ceil((length - self.late) * rate))
+        if max_frames is not None and total < min_frames:
+            return self.evenly(min_frames)
+        count = num_frames if max_frames is None else min(total, max_frames)
+        return self._at(self.begin + np.linspace(0, total - 1, count, dtype=np.int64) / rate)
+
+    def _at(self, moments: np.ndarray) -> np.ndarray:
+        """Return the frame that is on the screen at each moment: float64 (N,) -> int64 (N,)."""
+        return np.searchsorted(self.times, moments + self.late, side="right") - 1
