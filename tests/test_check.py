@@ -206,3 +206,9 @@ def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, annotate, media,
     assert [bool(report.problem) for report in reports] == [True, False]
     assert "not decoded within 0.0001 seconds" in format_problems(reports)
     assert len(dataset) == 2
+
+
+def test_ignored_fields_are_listed(annotate, media, base, run):
+    noted = [sample("a", video="clip.mp4", source="x", length=2), sample("b", video="clip.mp4", source="y")]
+    done = run(annotate(noted), "--model_name_or_path", base, cwd=media)
+    assert done.stdout.splitlines() == ["2 samples, 0 bad", "ignored fields: source (2), length (1)"]

@@ -223,7 +223,11 @@ def test_random_frames_are_the_same_for_any_number_of_workers(make):
         ("{}", DataFormatError, "must be a list"),
         ("[]", DataFormatError, "at least one sample"),
         ([sample(image="gone.mp4", id="x7")], VideoDecodeError, r"sample x7: .*gone\.mp4: no such file"),
-        ([sample(image="clip.mp4"), {"image": "clip.mp4"}], DataFormatError, "sample 1: it has no conversation"),
+        (
+            [sample(image="clip.mp4"), {"image": "clip.mp4"}],
+            DataFormatError,
+            "sample 1: it has no 'conversations', only",
+        ),
         ([sample("No picture?", image="clip.mp4")], DataFormatError, "0 <image> but 1 pictures"),
         ([sample("<image><image>", image="clip.mp4")], DataFormatError, "2 <image> but 1 pictures"),
         ([sample("<image>?")], DataFormatError, "1 <image> but 0 pictures"),

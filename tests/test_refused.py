@@ -8,8 +8,9 @@ from shared import SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LabelMismatchError, LazySupervisedDataset
 from fvv_lib.data.annotations import check_sample
+from fvv_lib.data.choices import check_questions
 from fvv_lib.data.refused import MEDIA_TAG
-from fvv_lib.data.report import check_data
+from fvv_lib.data.report import check_data, format_ignored, ignored_fields
 from fvv_lib.prompt.placeholders import IGNORE_INDEX
 
 
@@ -114,6 +115,71 @@ def test_a_system_prompt_that_is_no_text_is_refused(make, system):
 def test_a_system_prompt_with_a_mark_of_the_template_is_refused(make):
     with pytest.raises(DataFormatError, match=r"sample 0, system prompt, turn 1: its text has '<\|im_end\|>'"):
         make([sample(system="Answer.<|im_end|>")])
+
+
+TYPOS = {"start": "strat stat sart Start", "end": "endd edn ends", "video": "videoo vidoe", "image": "imge imgae"}
+FITTING = {"start": 2.5, "end": "0:07", "video": "clip.mp4", "image": ["still.png"]}
+
+
+@pytest.mark.parametrize(("meant", "key"), [(meant, key) for meant, keys in TYPOS.items() for key in keys.split()])
+def test_a_mistyped_field_is_refused(meant, key):
+    with pytest.raises(DataFormatError, match=f"a: '{key}' is not read.*'{meant}'"):
+        check_sample(sample("<image>?", video="clip.mp4", **{key: FITTING[meant]}), "a")
+
+
+@pytest.mark.parametrize("key", ["losss", "los", "wieght"])
+def test_a_mistyped_mark_of_a_turn_is_refused(key):
+    one = sample()
+    one["conversations"][1][key] = False
+    with pytest.raises(DataFormatError, match=f"a, turn 2: '{key}' is not read. Did you mean"):
+        check_sample(one, "a")
+
+
+@pytest.mark.parametrize("key", ["stop", "to", "range", "in", "until", "clip_range", "segment"])
+def test_a_part_of_a_video_under_another_name_is_refused(key):
+    for value in (3, "0:07", [2, 5.5], {"start": 2, "end": 5}):
+        with pytest.raises(DataFormatError, match=f"a: '{key}' is not read. Training uses the part of a video"):
+            check_sample(sample("<image>?", video="clip.mp4", **{key: value}), "a")
+
+
+@pytest.mark.parametrize("key", ["path", "file", "filepath", "url"])
+def test_a_path_is_refused_if_a_sample_has_no_image_or_video(key):
+    with pytest.raises(DataFormatError, match=f"a: '{key}' is not read"):
+        check_sample(sample(**{key: "clip.mp4"}), "a")
+    check_sample(sample("<image>?", video="other.mp4", **{key: "clip.mp4"}), "a")
+
+
+LIKE_KNOWN = {"source": "clip.mp4", "duration": 3.5, "stats": {"stars": 3}, "kind": "motion", "videoid": "x1", "idx": 4}
+LIKE_KNOWN |= {"category": "a", "stage": 3, "page": 3, "state": "CA", "language": "en", "en": "x", "to": "gpt", "split": "a"}
+
+
+def test_notes_are_allowed_and_counted():
+    """A note may be like a known field if its value cannot be one of that field."""
+    noted = sample("<image>?", video="clip.mp4", **LIKE_KNOWN)
+    noted["conversations"][0]["tokens"] = 3
+    check_sample(noted, "a")
+    counts = ignored_fields([noted, sample(duration=1, id="b", kinds=["x"])])
+    assert counts == dict.fromkeys([*LIKE_KNOWN, "tokens of a turn"], 1) | {"duration": 2}
+    assert format_ignored(counts, limit=1) == f"ignored fields: duration (2), and {len(LIKE_KNOWN)} more"
+
+
+def test_turns_under_another_key_are_refused_with_the_remedy():
+    for key, remedy in [("conversation", "rename this field"), ("messages", "only 'messages', 'path'.*fvv prepare")]:
+        with pytest.raises(DataFormatError, match=f"a: it has no 'conversations'.*{remedy}"):
+            check_sample({key: sample()["conversations"], "path": "clip.mp4"}, "a")
+
+
+@pytest.mark.parametrize(("key", "meant"), [("fsp", "fps"), ("frame", "frames"), ("start", None)])
+def test_an_unknown_key_of_a_video_of_images_is_refused(key, meant):
+    hint = rf" \(did you mean '{meant}'\?\)" if meant else ""
+    with pytest.raises(DataFormatError, match=rf"but it has '{key}'{hint}\. Write 'start'"):
+        check_sample(sample("<image>?", video={"frames": ["a.png"], key: 2}), "a")
+
+
+@pytest.mark.parametrize("fields", [{"kind": "order"}, {"choice": ["a", "b"]}, {"Kinds": ["order"]}])
+def test_mistyped_fields_of_a_test_set_are_refused(fields):
+    with pytest.raises(DataFormatError, match=f"a: '{next(iter(fields))}' is not read. Did you mean '(kinds|choices)'"):
+        check_questions(sample(**fields), "a")
 
 
 @pytest.mark.parametrize("path", ["", " ", ".", "./", "..", "clips/..", "/"])

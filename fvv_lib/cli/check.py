@@ -58,7 +58,9 @@ def main(arguments: list[str]) -> bool:
         from fvv_lib.data.report import (
             check_data,
             check_outputs,
+            format_ignored,
             format_problems,
+            ignored_fields,
             write_clean,
             write_histograms,
             write_report,
@@ -74,6 +76,9 @@ def main(arguments: list[str]) -> bool:
     by_split = {name: check_data(data, options.workers, media=asked.check_media) for name, data in datasets.items()}
     reports = sorted((report for split in by_split.values() for report in split), key=lambda one: not one.problem)
     print(format_problems(reports))
+    ignored = ignored_fields(sample for data in datasets.values() for sample in data.samples)
+    if ignored:
+        print(format_ignored(ignored))
     if options.report:
         write_report(options.report, reports)
     if options.histograms:

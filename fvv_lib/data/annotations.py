@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fvv_lib.data.refused import MEDIA_TAG, check_keys
+from fvv_lib.data.refused import MEDIA_TAG, check_keys, closest
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.far import hold
 from fvv_lib.files import Location, locate, shown, slash_hint
@@ -158,6 +158,8 @@ def _frames_of(entry: dict[str, Any], name: str) -> tuple[Any, Any]:
     frames, other = entry.get("frames"), sorted(set(entry) - {"frames", "fps"})
     if other or not frames:
         found = f"it has {other[0]!r}" if other else "its frames are missing"
+        meant = closest(other[0], ("frames", "fps")) if other else None
+        found += f" (did you mean {meant!r}?)" if meant else ""
         raise DataFormatError(
             f"{name}: a video of images must be {{'frames': a folder or a list of paths, 'fps': 8}}, but {found}. "
             "Write 'start' and 'end' beside 'video'."
@@ -203,7 +205,9 @@ def check_sample(sample: Sample, name: str, text: str | None = None) -> None:
             f"{name}: its text is not valid Unicode: {half} is half of a surrogate pair. Write the file again as "
             "UTF-8, or take the sample out."
         ) from error
-    check_turns(sample.get("conversations", []), name)
+    if "conversations" not in sample:
+        raise DataFormatError(f"{name}: it has no 'conversations'{_instead(sample)}")
+    check_turns(sample["conversations"], name)
     check_keys(sample, name)
     system = sample.get("system", "")
     if not isinstance(system, str) or (system and not system.strip()) or DEFAULT_IMAGE_TOKEN in system:
@@ -221,6 +225,17 @@ def check_sample(sample: Sample, name: str, text: str | None = None) -> None:
             f"{name}: its text has {placeholders} {DEFAULT_IMAGE_TOKEN} but {len(media)} pictures or videos. "
             f"Write one {DEFAULT_IMAGE_TOKEN} where each belongs{instead}."
         )
+
+
+def _instead(sample: Sample) -> str:
+    """Return the end of a sentence about a sample without a conversation: what it has, and the remedy."""
+    meant = [key for key in sample if closest(key, ("conversations",))]
+    if meant:
+        return f", but {meant[0]!r}: rename this field."
+    return (
+        f", only {', '.join(map(repr, sample))[:300] or 'no fields'}. Write a list of turns, human first, then gpt. "
+        "If the file has the format of another project, convert it with fvv prepare."
+    )
 
 
 def read_json_lines(path: Location, packed: bool = False) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fvv_lib.data.refused import KNOWN, closest
 from fvv_lib.errors import DataFormatError
 
 Units = tuple[tuple[str, str | None], ...]
@@ -89,6 +90,12 @@ def check_questions(sample: Mapping[str, Any], name: str) -> None:
     Raises:
         DataFormatError: names the sample and the field.
     """
+    for key in sample:
+        meant = closest(key, KNOWN)
+        if meant in ("kinds", "choices"):
+            raise DataFormatError(
+                f"{name}: {key!r} is not read. Did you mean {meant!r}, a list with one entry per question?"
+            )
     answers = [turn["value"] for turn in sample["conversations"][1::2]]
     for key, is_entry, entry in (("kinds", _is_text, "a text"), ("choices", _is_choices, "a list of texts")):
         given: Any = sample.get(key)

@@ -4,8 +4,9 @@ Other trainers read other keys and tags. A sample in their format would silently
 This module opens no file.
 """
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,10 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.errors import DataFormatError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
-from fvv_lib.prompt.templates import Template
+from fvv_lib.prompt.templates import LEARNED_MARKS, Template
 from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
 
 READ = ("image", "video", "start", "end", "system", "conversations")  # fields of a sample that training reads
+KNOWN = (*READ, "id", "kinds", "choices")  # fields of a sample that this library uses
+KNOWN_OF_TURN = ("from", "value", *LEARNED_MARKS)
 READS = (
     "Training reads the paths under 'image' or 'video' of a sample, with one <image> in a human turn for each picture "
     "or video."
@@ -43,14 +46,17 @@ NOTE_WORD = re.compile(
 SOUND_EXTENSIONS = (".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".opus")
 EXTENSIONS = (*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS, *PICTURE_EXTENSIONS, ".gif", *SOUND_EXTENSIONS)
 MEDIA_URL = re.compile(r"data:(?:image|video|audio)/|(?:file|s3|gs|hdfs|oss)://", re.IGNORECASE)
-# Keys for a part of a video, without case and separators: Start, video_end, startTimeMs, time_range, segment. Training
-# reads `start` and `end` of a sample.
+# A key of a path, whatever it names. Beside an image or video it is a note.
+PATH_KEY = re.compile(r"(?:path|file|filepath|filename|url|uri)s?")
+# Keys for a part of a video, without case and separators: Start, video_end, startTimeMs, time_range, segment, to.
+# Training reads `start` and `end` of a sample.
 OF = "(?:video|clip|media|frame|timestamp|time|t)*"
 IN = "(?:timestamp|time|second|sec|s|ms|frame|offset|start|end)*"
 PART_KEY = re.compile(
-    rf"{OF}(?:start|begin|end|segment){IN}|{OF}timestamps"
-    r"|time(?:range|span|interval|window)s?|(?:from|to)(?:timestamp|time|second|sec|frame)s?"
+    rf"{OF}(?:start|begin|end|stop|segment){IN}|{OF}(?:timestamps|range)"
+    r"|time(?:range|span|interval|window)s?|(?:from|to)(?:timestamp|time|second|sec|frame)?s?|in|out|since|until|till"
 )
+CLOSE = 0.8  # similarity of two keys (difflib) from which one is a typing error of the other
 TIME = re.compile(r"\s*(?:(?:\d+:)+\d+(?:[.,]\d+)?|\d+\.\d+|\d{1,3})\s*s?\s*")  # 00:12, 3.5, 12 s, but not 2024
 SYSTEM_KEY = re.compile(r"system(prompt|message|instruction)?s?")
 # Keys that say what to learn, under a name or in a place that training does not read.
@@ -72,8 +78,9 @@ MEDIA_TAG = re.compile(
 
 def check_keys(sample: Mapping[str, Any], name: str) -> None:
     """Check that a sample and its turns have no field that training would ignore: for media, for a part of a video, for
-    a system prompt, or for what is learned. A media field without a path (an empty list, a number) is allowed, and so
-    are notes. Fields inside of other fields are notes, unless the sample has no image or video of its own.
+    a system prompt, or for what is learned, under another name or with a typing error. A media field without a path (an
+    empty list, a number) is allowed, and so are notes. Fields inside of other fields are notes, unless the sample has
+    no image or video of its own.
 
     Raises:
         DataFormatError: names the sample and the field, and says what training reads.
@@ -87,6 +94,9 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
             raise DataFormatError(f"{name}: {key!r} is not read. {SYSTEM}")
         if says.sample_learned:
             raise DataFormatError(f"{name}: {key!r} is not read. {LEARNS}")
+        is_part = says.meant in ("start", "end")
+        if says.meant and (has_media or not is_part) and fits(says.meant, value):
+            raise DataFormatError(f"{name}: {key!r} is not read. {_did_you_mean(says.meant)}")
     for number, turn in enumerate(sample["conversations"], 1):
         for key, value in turn.items():
             _check_key(key, value, f"{name}, turn {number}", has_media)
@@ -95,13 +105,38 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
                 raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {SYSTEM}")
             if says.learned:
                 raise DataFormatError(f"{name}, turn {number}: {key!r} is not read. {LEARNS}")
+            if says.meant_in_turn in LEARNED_MARKS and isinstance(value, int | float):
+                raise DataFormatError(
+                    f"{name}, turn {number}: {key!r} is not read. {_did_you_mean(says.meant_in_turn)}"
+                )
+
+
+def closest(key: str, known: Collection[str]) -> str | None:
+    """Return the known key that another key probably means, with one letter too many, too few, wrong or in the wrong
+    place; `None` if the key is known, or like none of them."""
+    if key in known:
+        return None
+    plain = _plain(key)
+    alike = difflib.get_close_matches(plain, known, len(known), CLOSE)
+    moved = [one for one in known if sorted(one) == sorted(plain)]
+    return next((one for one in [*alike, *moved] if abs(len(one) - len(plain)) <= 1), None)
+
+
+def fits(key: str, value: Any) -> bool:
+    """Return whether a value can be one of this field. Otherwise a key that is like it is a note: `stats`, `kind`."""
+    return key in FITS and FITS[key](value)
+
+
+def _did_you_mean(key: str) -> str:
+    return f"Did you mean {key!r}? If the field is a note, rename it."
 
 
 def _check_key(key: str, value: Any, where: str, has_media: bool) -> None:
     says = _what(key)
-    if (says.media and value and not isinstance(value, int | float)) or (says.may_be_media and _is_media(value)):
+    may_be_media = says.may_be_media or (says.path and not has_media)
+    if (says.media and value and not isinstance(value, int | float)) or (may_be_media and _is_media(value)):
         raise DataFormatError(f"{where}: {key!r} is not read. {READS} Rename the field, or take it out.")
-    if has_media and says.part and _is_time(value):
+    if has_media and says.part and _is_time(list(value.values()) if isinstance(value, dict) else value):
         raise DataFormatError(
             f"{where}: {key!r} is not read. Training uses the part of a video from 'start' to 'end' of the sample, "
             "in seconds: write these fields, or remove this one."
@@ -121,25 +156,39 @@ def _check_inner(value: Any, where: str) -> None:
 
 class KeyMeaning(NamedTuple):
     """What a key says: that it names media for any value, or if the value is a path; that it is for a part of a video,
-    a system prompt, or for what is learned, of a sample or of a turn."""
+    a system prompt, or for what is learned, of a sample or of a turn. Then the known key that it probably means."""
 
     media: bool
     may_be_media: bool
+    path: bool
     part: bool
     system: bool
     sample_learned: bool
     learned: bool
+    meant: str | None
+    meant_in_turn: str | None
 
 
 @lru_cache(maxsize=1000)  # samples share their keys
 def _what(key: str) -> KeyMeaning:
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+s?(?![a-z])", key)]
     is_note = any(map(NOTE_WORD.fullmatch, words))
-    plain = re.sub(r"[\W_]", "", key.lower())
-    matched = [
-        bool(pattern.fullmatch(plain)) for pattern in (MEDIA_KEY, PART_KEY, SYSTEM_KEY, SAMPLE_LEARNED_KEY, LEARNED_KEY)
-    ]
-    return KeyMeaning(matched[0], any(map(MEDIA_WORD.fullmatch, words)) and not is_note, *matched[1:])
+    plain = _plain(key)
+    return KeyMeaning(
+        media=bool(MEDIA_KEY.fullmatch(plain)),
+        may_be_media=any(map(MEDIA_WORD.fullmatch, words)) and not is_note,
+        path=bool(PATH_KEY.fullmatch(plain)),
+        part=bool(PART_KEY.fullmatch(plain)),
+        system=bool(SYSTEM_KEY.fullmatch(plain)),
+        sample_learned=bool(SAMPLE_LEARNED_KEY.fullmatch(plain)),
+        learned=bool(LEARNED_KEY.fullmatch(plain)),
+        meant=closest(key, KNOWN),
+        meant_in_turn=closest(key, KNOWN_OF_TURN),
+    )
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[\W_]", "", key.lower())
 
 
 def _is_media(value: Any) -> bool:
@@ -160,6 +209,23 @@ def _is_time(value: Any) -> bool:
     if isinstance(value, str):
         return bool(TIME.fullmatch(value))
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_source(value: Any) -> bool:
+    return bool(value) and isinstance(value, str | list | dict)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+# For a key that is like one of these, which values the known field may have.
+FITS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("image", "video"), _is_source),
+    **dict.fromkeys(("start", "end"), _is_time),
+    **dict.fromkeys(("conversations", "kinds", "choices"), _is_list),
+    "system": lambda value: bool(value) and isinstance(value, str),
+}
 
 
 def turn_marks(template: Template, tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:

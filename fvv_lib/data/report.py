@@ -8,7 +8,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fvv_lib.data.annotations import Sample
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
 from fvv_lib.data.mixture import parse_part
+from fvv_lib.data.refused import KNOWN, KNOWN_OF_TURN
 from fvv_lib.errors import FvvError
 from fvv_lib.machine import usable_cores
 from fvv_lib.settings import DataArguments
@@ -127,6 +129,23 @@ def format_problems(reports: Sequence[SampleReport], limit: int = 20) -> str:
     if len(bad) > limit:
         lines.append(f"  and {len(bad) - limit} more; --report FILE lists all")
     return "\n".join(lines)
+
+
+def ignored_fields(samples: Iterable[Sample]) -> dict[str, int]:
+    """Return the fields of samples and of their turns that neither training nor evaluation reads, each with the number
+    of samples that have it. A test set has `kinds` and `choices`, and errors name an `id`."""
+    found: Counter[str] = Counter()
+    for sample in samples:
+        of_turns = {key for turn in sample["conversations"] for key in turn}
+        found.update(key for key in sample if key not in KNOWN)
+        found.update(f"{key} of a turn" for key in of_turns - {*KNOWN_OF_TURN})
+    return dict(found.most_common())
+
+
+def format_ignored(fields: Mapping[str, int], limit: int = 20) -> str:
+    """Return one line: the ignored fields, each with its number of samples, the most frequent first."""
+    named = ", ".join(f"{name} ({count})" for name, count in list(fields.items())[:limit])
+    return f"ignored fields: {named}" + (f", and {len(fields) - limit} more" if len(fields) > limit else "")
 
 
 def write_report(path: Path, reports: Sequence[SampleReport]) -> None:
