@@ -17,6 +17,7 @@ from fvv_lib import CheckpointError
 from fvv_lib.__main__ import main
 from fvv_lib.evaluation import text_scores
 from fvv_lib.evaluation.answers import AnswerFile, read_answers, write_answers
+from fvv_lib.evaluation.scoring import percent
 from fvv_lib.evaluation.summary import format_summary, summarize
 from fvv_lib.scaling.ranks import _free_port
 
@@ -103,7 +104,7 @@ def test_the_command_prints_a_table_for_each_test_set(asked, unbroken, fvv):
     for path in map(str, asked):
         assert path in result.stdout.splitlines()
     assert re.search(r"^all +\d+ +\d+\.\d%   \d+% to \d+%$", result.stdout, re.M)
-    assert re.search(r"^backwards: \+\d+\.\d% lost against forwards, p = ", result.stdout, re.M)
+    assert re.search(r"^backwards: -\d+\.\d points against forwards, p = ", result.stdout, re.M)
 
 
 # --- stopped and shared -----------------------------------------------------------------------------------------------
@@ -231,6 +232,34 @@ def test_the_table_says_why_free_texts_are_never_right():
     assert "0 of 40 answers to questions without choices are right: an answer must equal the expected text" in text
     for fine in (records([True] * 40), records([False] * 40, ["a", "b"])):
         assert "without choices" not in format_summary("captions.json", summarize(fine))
+
+
+def compared(right_of):
+    """Return the table of a test set with time controls: how many of the questions about each video are right."""
+    one = {"choices": ["a", "b"], "kind": None}
+    rows = [
+        {"position": 10 * video + place, "right": place < count, "control": control, "video": f"{video}.mp4", **one}
+        for control, count in right_of.items()
+        for video in range(12)
+        for place in range(10)
+    ]
+    return format_summary("test.json", summarize(rows))
+
+
+def test_controls_of_a_model_that_is_not_above_blank_say_nothing_about_time():
+    for same in ({"forwards": 0, "backwards": 0, "blank": 0}, {"forwards": 9, "backwards": 9, "blank": 9}):
+        text = compared(same)
+        assert "forwards is not clearly above blank (p < 0.05), so this comparison says nothing about time" in text
+        assert "backwards: +0.0 points against forwards" in text
+    text = compared({"forwards": 9, "backwards": 4, "blank": 1})
+    assert "clearly" not in text
+    assert "backwards: -50.0 points against forwards" in text
+
+
+@pytest.mark.parametrize(("share", "digits", "text"), [(0.996, 0, "99%"), (0.9996, 1, "99.9%"), (0.001, 0, "1%")])
+def test_only_everything_is_100_percent_and_only_nothing_0(share, digits, text):
+    assert percent(share, digits) == text
+    assert [percent(1, digits), percent(0, 1), percent(0.5)] == [f"{1:.{digits}%}", "0.0%", "50%"]
 
 
 def test_texts_are_compared_by_a_library_that_the_report_names(asked, tmp_path, fvv):

@@ -16,7 +16,7 @@ LINES = [
     {"servers"},
     {"files"},
     {"far"},
-    {"video_config", "provenance", "plotting", "private_api", "machine", "processes"},
+    {"video_config", "provenance", "plotting", "private_api", "machine", "processes", "progress"},
     {"settings"},
     {"arguments"},
     {"prompt"},

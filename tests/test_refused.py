@@ -150,7 +150,16 @@ def test_a_path_is_refused_if_a_sample_has_no_image_or_video(key):
 
 
 LIKE_KNOWN = {"source": "clip.mp4", "duration": 3.5, "stats": {"stars": 3}, "kind": "motion", "videoid": "x1", "idx": 4}
-LIKE_KNOWN |= {"category": "a", "stage": 3, "page": 3, "state": "CA", "language": "en", "en": "x", "to": "gpt", "split": "a"}
+LIKE_KNOWN |= {
+    "category": "a",
+    "stage": 3,
+    "page": 3,
+    "state": "CA",
+    "language": "en",
+    "en": "x",
+    "to": "gpt",
+    "split": "a",
+}
 
 
 def test_notes_are_allowed_and_counted():

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from fvv_lib.data.annotations import Sample
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
@@ -23,6 +21,7 @@ from fvv_lib.data.mixture import parse_part
 from fvv_lib.data.refused import KNOWN, KNOWN_OF_TURN
 from fvv_lib.errors import FvvError
 from fvv_lib.machine import usable_cores
+from fvv_lib.progress import progress
 from fvv_lib.settings import DataArguments
 
 
@@ -84,7 +83,7 @@ def check_data(
         reports += [SampleReport(dataset.names[i], int(dataset.lengths[i]), index=i) for i in range(len(dataset))]
         return sorted(reports, key=lambda report: not report.problem)
     inspector = Inspector(dataset)
-    bar = tqdm(total=len(dataset), desc="checking", disable=quiet or None, postfix=known_files(inspector.counts))
+    bar = progress(total=len(dataset), desc="checking", hidden=quiet, postfix=known_files(inspector.counts))
     try:
         with bar, ThreadPoolExecutor(workers or usable_cores()) as pool:
             for report in pool.map(lambda index: _inspect(inspector, index), range(len(dataset))):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import distributed
-from tqdm import tqdm
 
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import CheckpointError
@@ -25,6 +24,7 @@ from fvv_lib.evaluation.summary import summarize
 from fvv_lib.evaluation.text_scores import compare_texts
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.processes import process_count, process_rank, tell_all
+from fvv_lib.progress import progress
 from fvv_lib.provenance import PACKAGE, git_commit, hardware, versions
 from fvv_lib.settings import DataArguments
 from fvv_lib.weights.loading import LoadedModel
@@ -113,7 +113,7 @@ def run_evaluation(
     spec = make_frame_spec(loaded, config)
     left = sum(len(rows_of(test.questions, asking.controls)) for test in tests) - len(done)
     share = math.ceil(left / process_count())
-    bar = tqdm(total=share, desc="asking", unit="question", disable=rank > 0 or None)
+    bar = progress(total=share, desc="asking", unit=" questions", hidden=rank > 0)
     with AnswerFile(folder, rank) as file, bar:
         for test in tests:
             for batch in answer_questions(

@@ -197,3 +197,11 @@ def paired_p_value(differences: Sequence[int]) -> float:
         shares = (np.roll(shares, size) + np.roll(shares, -size)) / 2  # nothing wraps round: the ends are still 0
     far = abs(np.arange(-reach, reach + 1)) >= abs(sum(differences))
     return float(min(1.0, shares[far].sum()))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as text. Only nothing is 0% and only everything is 100%: no other share is rounded to them."""
+    shown, step = 100 * share, 10.0**-digits
+    if 0 < share < 1:
+        shown = min(max(shown, step), 100 - step)
+    return f"{shown:.{digits}f}%"

@@ -8,10 +8,11 @@ from typing import Any
 
 from fvv_lib.evaluation.answers import Record
 from fvv_lib.evaluation.controls import FORWARDS
-from fvv_lib.evaluation.scoring import confidence_interval, paired_p_value
+from fvv_lib.evaluation.scoring import confidence_interval, paired_p_value, percent
 
 ALL = "all"
 FEW = 0.05  # share of right free texts below which a table says why
+UNLIKELY = 0.05  # p-value below which a difference is not by chance
 
 
 def summarize(records: Sequence[Record]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def format_summary(name: str, summary: Mapping[str, Any]) -> str:
     """
     lines = [name, "", f"{'kind':<16}{'questions':>10}{'right':>9}   95 % interval"]
     for kind, row in summary["forwards"].items():
-        lines.append(f"{kind:<16}{row['total']:>10}{row['accuracy']:>9.1%}   {_interval(row)}")
+        lines.append(f"{kind:<16}{row['total']:>10}{percent(row['accuracy'], 1):>9}   {_interval(row)}")
     lines += _about_free_texts(summary["free"])
     if "controls" in summary:
         lines += ["", *_format_controls(summary["controls"], summary["compared"])]
@@ -95,7 +96,8 @@ def _about_free_texts(free: Mapping[str, int]) -> list[str]:
         "",
         f"{free['correct']} of {free['total']} answers to questions without choices are right: an answer must equal "
         "the expected text.",
-        "Give these questions choices, read the answers in answers.jsonl, or compare texts with --scores.",
+        'Give these samples "choices" (guide: Evaluation, "Write a test set"), read the answers in answers.jsonl, or',
+        "compare texts with --scores.",
     ]
 
 
@@ -103,7 +105,7 @@ def _format_controls(controls: Mapping[str, Any], compared: Mapping[str, Any]) -
     """Format the questions about videos: a column for each control, a row for each kind."""
 
     def cell(row: Mapping[str, Any]) -> str:
-        return f"{row['accuracy']:.0%} ({_interval(row)})"
+        return f"{percent(row['accuracy'])} ({_interval(row)})"
 
     rows = [["with video", "questions", *controls]]
     for kind, row in controls[FORWARDS].items():
@@ -112,7 +114,13 @@ def _format_controls(controls: Mapping[str, Any], compared: Mapping[str, Any]) -
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for control, found in compared.items():
         lines.append(
-            f"{control}: {found['difference']:+.1%} lost against forwards, p = {found['p']:.2g} "
+            f"{control}: {0 - 100 * found['difference']:+.1f} points against forwards, p = {found['p']:.2g} "
             f"(paired by question, {found['videos']} videos)"
         )
+    blank = compared.get("blank")
+    if blank and not (blank["difference"] > 0 and blank["p"] < UNLIKELY):
+        lines += [
+            "forwards is not clearly above blank (p < 0.05), so this comparison says nothing about time: the model",
+            "answers too few questions, the questions give the answers away, or there are too few videos.",
+        ]
     return lines

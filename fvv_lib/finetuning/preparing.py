@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
-from tqdm import tqdm  # not tqdm.auto, which draws a widget in a notebook
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import DataCollatorForSupervisedDataset, LazySupervisedDataset
@@ -23,6 +22,7 @@ from fvv_lib.labels.exact import check_template
 from fvv_lib.machine import usable_cores
 from fvv_lib.model.parts import set_trainable
 from fvv_lib.model.sharding import join_zero3, mix_batchnorm
+from fvv_lib.progress import progress
 from fvv_lib.scaling.features import FeatureDataset, use_features
 from fvv_lib.settings import DataArguments, ModelArguments
 from fvv_lib.video_config import FrameSpec
@@ -158,12 +158,12 @@ def leave_out_bad_media(dataset: LazySupervisedDataset, training_args: TrainingA
     rank, processes = training_args.process_index, training_args.world_size
     stop = dataset.data_args.bad_samples == "raise"
     threads = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    hidden = rank > 0 or training_args.disable_tqdm or None
+    hidden = rank > 0 or bool(training_args.disable_tqdm)
     mine = range(rank, len(dataset), processes)
     problems: dict[int, FvvError] = {}
     checking = dataset.check_media(mine, threads)
     known = known_files(dataset.media_counts)
-    with tqdm(total=len(mine), desc="checking media", disable=hidden, postfix=known) as bar, closing(checking):
+    with progress(total=len(mine), desc="checking media", hidden=hidden, postfix=known) as bar, closing(checking):
         for start in range(0, math.ceil(len(dataset) / processes), CHECKED_AT_ONCE):
             part = mine[start : start + CHECKED_AT_ONCE]
             found: dict[int, FvvError] = {}

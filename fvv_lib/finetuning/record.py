@@ -14,6 +14,7 @@ import torch
 
 from fvv_lib.data.report import count_samples
 from fvv_lib.errors import CheckpointError
+from fvv_lib.evaluation.scoring import percent
 from fvv_lib.files import shown
 from fvv_lib.finetuning.comparing import Identity, check_same_run, identify, length_change
 from fvv_lib.finetuning.output import ANSWERS, RECORD, written_files
@@ -111,5 +112,6 @@ def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
     """Format a table of the accuracy for each kind of test question, before and after training."""
     lines = [f"{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}"]
     for kind, row in after.items():
-        lines.append(f"{kind:<12}{row['total']:>10}{before[kind]['accuracy']:>10.1%}{row['accuracy']:>10.1%}")
+        shares = [percent(answered[kind]["accuracy"], 1) for answered in (before, after)]
+        lines.append(f"{kind:<12}{row['total']:>10}{shares[0]:>10}{shares[1]:>10}")
     return "\n".join(lines)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from fvv_lib.arguments import TrainingArguments
 from fvv_lib.data.dataset import LazySupervisedDataset
@@ -26,6 +25,7 @@ from fvv_lib.machine import usable_cores
 from fvv_lib.model.encoder import tower_features
 from fvv_lib.model.sharding import whole_parameters
 from fvv_lib.model.video_model import VideoMixin
+from fvv_lib.progress import progress
 from fvv_lib.provenance import code_digest
 from fvv_lib.scaling.feature_store import Clip, FeatureStore
 from fvv_lib.settings import DataArguments
@@ -142,10 +142,10 @@ class _Frames(Dataset):
 @torch.no_grad()
 def _compute(model: VideoMixin, clips: _Frames, training_args: TrainingArguments) -> None:
     """Encode clips as training would, and store them. Meanwhile, workers read the next clips."""
-    hidden = training_args.process_index > 0 or training_args.disable_tqdm or None
+    hidden = training_args.process_index > 0 or bool(training_args.disable_tqdm)
     loader = DataLoader(clips, batch_size=None, num_workers=training_args.dataloader_num_workers)
     dtype = autocast_dtype(training_args)
-    for name, frames, times in tqdm(loader, desc="computing features", disable=hidden):
+    for name, frames, times in progress(loader, desc="computing features", hidden=hidden):
         with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
             features = tower_features(model, frames, model.frames_per_chunk)
         clips.store.write(name, Clip(features.contiguous().cpu(), times))

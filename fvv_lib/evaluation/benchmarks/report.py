@@ -8,7 +8,7 @@ from fvv_lib.errors import FvvError
 from fvv_lib.evaluation.benchmarks.layouts import BenchmarkQuestion
 from fvv_lib.evaluation.benchmarks.rules import strict
 from fvv_lib.evaluation.benchmarks.table import Benchmark, find_benchmark
-from fvv_lib.evaluation.scoring import confidence_interval
+from fvv_lib.evaluation.scoring import confidence_interval, percent
 
 SHOWN = 20  # groups of a breakdown that the table prints at most
 
@@ -149,10 +149,10 @@ def format_benchmark(report: dict[str, Any]) -> str:
         f"{then[official['unparsed_are']]} ({official['guessed_right']} of them right); "
         f"{official['left_out']} empty answers left out",
         f"strict: 95 % interval {low:.0%} to {high:.0%}; {strictly['unparsed']} answers "
-        f"({strictly['unparsed_share']:.1%}) could not be parsed and are wrong",
+        f"({percent(strictly['unparsed_share'], 1)}) could not be parsed and are wrong",
     ]
     return "\n".join(lines)
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+    return "-" if share is None else percent(share, 1)
