@@ -208,6 +208,16 @@ def test_a_video_that_takes_too_long_is_a_bad_sample(tokenizer, annotate, media,
     assert len(dataset) == 2
 
 
+def test_a_clean_file_without_samples_is_an_error(annotate, media, base, samples, run):
+    done = run(
+        annotate([samples["gone"]]), "--model_name_or_path", base, "--write_clean", media / "good.json", cwd=media
+    )
+    assert done.returncode == 1
+    assert "1 samples, 1 bad" in done.stdout
+    assert done.stderr.endswith("good.json is not written, because no sample is good.\n")
+    assert not list(media.glob("good*"))
+
+
 def test_ignored_fields_are_listed(annotate, media, base, run):
     noted = [sample("a", video="clip.mp4", source="x", length=2), sample("b", video="clip.mp4", source="y")]
     done = run(annotate(noted), "--model_name_or_path", base, cwd=media)

@@ -143,7 +143,7 @@ def test_two_processes_write_the_report_of_one(asked, unbroken, tmp_path):
         process.join(200)
         assert process.exitcode == 0, log.read_text()
     assert results(folder) == results(unbroken)
-    assert sorted(path.name for path in folder.iterdir()) == ["_lock", "answers.jsonl", "metrics.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["answers.jsonl", "metrics.json"]
     assert "questions" in logs[0].read_text()
     assert "questions" not in logs[1].read_text()
 

@@ -55,12 +55,37 @@ def test_two_runs_cannot_use_one_folder(train, tmp_path):
         pass
 
 
-def test_a_run_that_fails_releases_its_lock(train, tmp_path, monkeypatch):
+def test_a_run_that_fails_releases_its_lock_and_leaves_nothing(train, tmp_path, monkeypatch):
     monkeypatch.setattr("fvv_lib.finetuning.recipe.open_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train()
+    assert not (tmp_path / "output").exists()
+    (tmp_path / "output").mkdir()  # a folder that was there stays
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert list((tmp_path / "output").iterdir()) == []
     monkeypatch.undo()
     train()
+
+
+def take_turns(folder, times):
+    """Hold the lock of a folder again and again, each time with a file that nobody else may have."""
+    for _ in range(times):
+        try:
+            with hold(Path(folder)):
+                os.close(os.open(Path(folder, "mine"), os.O_CREAT | os.O_EXCL))
+                Path(folder, "mine").unlink()
+        except CheckpointError:
+            pass
+
+
+def test_a_lock_that_is_removed_at_the_end_never_has_two_holders(tmp_path):
+    processes = [FORKSERVER.Process(target=take_turns, args=(str(tmp_path), 400)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path):

@@ -518,7 +518,7 @@ def test_an_upload_has_the_model_and_the_record(run, hub, capsys):
         run(push_to_hub=True)
     output, _ = run(**UPLOAD, save_strategy="steps", save_steps=1)
     uploaded = hub.repositories["me/output"]
-    assert set(uploaded) == {path.name for path in output.iterdir() if path.is_file() and path.name != "_lock"}
+    assert set(uploaded) == {path.name for path in output.iterdir() if path.is_file()}
     assert {"metrics.json", "loss.png", "model.safetensors", "fvv_config.json", "README.md"} <= set(uploaded)
     assert all(content == (output / name).read_bytes() for name, content in uploaded.items())
     assert hub.requests.count("commit") == 1
@@ -551,10 +551,10 @@ def test_a_failed_upload_is_repeated_without_training(run, hub, capsys):
 
 def test_a_finished_run_can_still_be_uploaded(run, hub):
     output, _ = run()
-    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "_lock"}
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     run(**UPLOAD, resume_from_checkpoint=True)
     assert set(hub.repositories["me/output"]) == set(before)
-    assert before == {path.name: path.stat().st_mtime_ns for path in output.iterdir() if path.name != "_lock"}
+    assert before == {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
 
 
 def test_a_tensorboard_log_is_written(run):

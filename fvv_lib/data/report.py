@@ -19,7 +19,7 @@ from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
 from fvv_lib.data.mixture import parse_part
 from fvv_lib.data.refused import KNOWN, KNOWN_OF_TURN
-from fvv_lib.errors import FvvError
+from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.machine import usable_cores
 from fvv_lib.progress import progress
 from fvv_lib.settings import DataArguments
@@ -176,8 +176,14 @@ def write_histograms(path: Path, reports: Sequence[SampleReport], max_length: in
 
 def write_clean(path: Path, dataset: LazySupervisedDataset, reports: Sequence[SampleReport]) -> int:
     """Write the good samples as an annotation file, and the others' names and errors beside it. Return the number of
-    good samples."""
+    good samples.
+
+    Raises:
+        DataFormatError: there is no good sample, and nothing is written.
+    """
     kept = sorted(report.index for report in reports if report.index is not None and not report.problem)
+    if not kept:
+        raise DataFormatError(f"write_clean: {path} is not written, because no sample is good.")
     path.write_text(json.dumps([dataset.samples[index] for index in kept], indent=1) + "\n")
     bad = {report.name: report.problem for report in reports if report.problem}
     _dropped(path).write_text(json.dumps(bad, indent=1) + "\n")

@@ -55,18 +55,41 @@ os.register_at_fork(after_in_child=_let_go)
 def hold(folder: Path) -> Iterator[None]:
     """Lock a folder against other runs while the context is open. The system frees the lock of a killed process.
 
+    At the end, the lock's file is removed, and so is a folder that was made for it and has nothing else.
+
     Raises:
         CheckpointError: another run holds the lock.
         FvvError: the folder cannot be created or written.
     """
-    lock = _open(folder)
+    is_new = not folder.exists()
+    lock = _take(folder)
     try:
-        _lock(lock, folder)
         yield
     finally:
-        if lock in _held:
-            _held.remove(lock)
-            os.close(lock)
+        if lock in _held:  # not in a forked process
+            (folder / LOCK).unlink(missing_ok=True)
+            _close(lock)
+            if is_new and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _take(folder: Path) -> int:
+    """Open and lock the file of a lock. Start again if the run before removed the file between the two."""
+    while True:
+        lock = _open(folder)
+        try:
+            _lock(lock, folder)
+        except BaseException:
+            _close(lock)
+            raise
+        if (folder / LOCK).exists() and (folder / LOCK).stat().st_ino == os.fstat(lock).st_ino:
+            return lock
+        _close(lock)
+
+
+def _close(lock: int) -> None:
+    _held.remove(lock)
+    os.close(lock)
 
 
 def _open(folder: Path) -> int:
