@@ -91,8 +91,19 @@ def test_a_folder_without_a_model_is_an_error(copy, tmp_path):
 
 
 def test_a_hub_name_without_a_network_says_what_to_do(offline):
-    with pytest.raises(ModelFolderError, match=r"output/nowhere: no such folder, .* download it elsewhere .*FOLDER"):
-        load_pretrained_model("output/nowhere")
+    with pytest.raises(ModelFolderError, match=r"owner/nowhere: no such folder, .* download it elsewhere .*FOLDER"):
+        load_pretrained_model("owner/nowhere")
+
+
+def test_a_folder_that_no_run_has_written_yet_says_to_train_first(offline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("output/mine", "runs/mine", "runs/a/mine", "mine"):
+        with pytest.raises(
+            ModelFolderError, match=f"{name}: no such folder.*fvv finetune --output_dir {name}"
+        ) as found:
+            load_pretrained_model(name)
+        assert "hf download" not in str(found.value)
 
 
 def test_a_hub_name_loads_with_its_settings(offline, copy):

@@ -586,9 +586,13 @@ def test_the_log_of_a_run_shorter_than_its_logging_steps_has_its_first_and_last_
     assert [entry["step"] for entry in metrics["log"] if "loss" in entry] == logged
 
 
-def test_a_run_prints_where_its_result_is(run, capsys):
-    output, _ = run(max_steps=1)
-    assert f"model, metrics.json and loss.png: {output}" in capsys.readouterr().out
+def test_a_run_prints_its_length_and_where_its_result_is(run, capsys):
+    batches = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
+    output, metrics = run(max_steps=4, **batches)  # of 4 samples, so an epoch has 2 steps
+    printed = capsys.readouterr().out
+    assert "4 steps of 3 samples = 2 epochs\n" in printed
+    assert metrics["log"][-1]["epoch"] == 2
+    assert f"model, metrics.json and loss.png: {output}" in printed
 
 
 def test_command_accepts_a_yaml_file(base, annotate, tmp_path):

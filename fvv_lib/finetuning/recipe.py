@@ -28,7 +28,7 @@ from fvv_lib.finetuning.output import KEYS, RECORD, check_apart, check_empty, ch
 from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, open_model
 from fvv_lib.finetuning.record import describe_run, find_finished, format_table, write_record
 from fvv_lib.finetuning.resume import STOPPED, find_checkpoint, read_identity, resumes_last
-from fvv_lib.finetuning.trainer import Counter, VideoTrainer
+from fvv_lib.finetuning.trainer import Counter, TellLength, VideoTrainer
 from fvv_lib.finetuning.trying import try_hub, try_settings
 from fvv_lib.model.geometry import make_frame_spec
 from fvv_lib.model.parts import count_parameters, format_parts
@@ -143,6 +143,7 @@ def run(
         ask=ask_validation(loaded, data, training_args),
         identity=begin.identity,
     )
+    trainer.add_callback(TellLength())
     test = data.samples.get("test")
     with whole_parameters(loaded.model) if test else nullcontext():  # ZeRO-3 gathers them only in training
         before = answer_test_set(loaded, test, training_args)

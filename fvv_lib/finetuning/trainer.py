@@ -3,6 +3,7 @@
 Everything else is transformers' Trainer; `resume` adds stopping and resuming.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -60,6 +61,18 @@ class _LogShortRun(TrainerCallback):
         is_short = args.logging_strategy == IntervalStrategy.STEPS and state.max_steps < state.logging_steps
         if is_short and state.global_step in (1, state.max_steps):
             control.should_log = True
+
+
+class TellLength(TrainerCallback):
+    """Print how long the whole run is, in steps, samples and epochs."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            batches = args.gradient_accumulation_steps
+            steps_per_epoch = math.ceil(len(kwargs["train_dataloader"]) / batches)
+            samples = args.train_batch_size * batches * args.world_size
+            epochs = f"{state.max_steps / steps_per_epoch:.3g} epochs"
+            print(f"{state.max_steps} steps of {samples} samples = {epochs}", flush=True)
 
 
 class VideoTrainer(ResumableTrainer):

@@ -41,6 +41,7 @@ BROKEN: tuple[type[Exception], ...] = (
     *(OSError, EOFError, RuntimeError, ValueError, KeyError),
     *(StrictDataclassError, SafetensorError, pickle.UnpicklingError),
 )
+OUTPUT = "output"  # the folder for runs in the guides, which a fresh copy of the repository does not have
 HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -209,17 +210,22 @@ def _folder_of(path: str | Path) -> Path:
     folder = Path(path)
     if folder.exists():
         return folder
+    trained = f"If a run should write it, train first: fvv finetune --output_dir {path}."
     if not is_hub_name(path):
-        raise ModelFolderError(f"{path}: no such folder. Give the folder of a model, or a hub name (owner/name).")
+        raise ModelFolderError(
+            f"{path}: no such folder. Give the folder of a model, or a hub name (owner/name). {trained}"
+        )
     try:
         folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.safetensors"]))
         if not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(str(path), allow_patterns=[*HUB_FILES, "*.bin"]))
         return folder
     except (OSError, ValueError, HfHubHTTPError) as error:
+        elsewhere = f"Without a network, download it elsewhere (hf download {path} --local-dir FOLDER), give FOLDER."
+        is_output = folder.parent.is_dir() or folder.parent.name == OUTPUT
         raise ModelFolderError(
             f"{path}: no such folder, and it cannot be downloaded as a hub name ({_first_line(error)}). Check the "
-            f"name. Without a network, download it elsewhere (hf download {path} --local-dir FOLDER) and give FOLDER."
+            f"name. {trained if is_output else elsewhere}"
         ) from error
 
 
