@@ -148,6 +148,11 @@ def test_two_processes_write_the_report_of_one(asked, unbroken, tmp_path):
     assert "questions" not in logs[1].read_text()
 
 
+def test_a_model_folder_may_be_moved(tmp_path):
+    write_answers(tmp_path, {"model": "m", "model folder": "a"}, [])
+    assert read_answers(tmp_path, {"model": "m", "model folder": "b"}) == {}
+
+
 RECORDS = [{"data": "a", "position": number, "control": "forwards", "answer": "\N{SNOWMAN}"} for number in range(3)]
 
 
@@ -181,6 +186,7 @@ def test_answers_of_all_processes_are_merged(tmp_path):
             r"answers\.jsonl: these answers are of an evaluation with another model\. Use",
         ),
         ('{"identity": {}}\n', "with another model"),
+        ('{"identity": {"model": "n", "model folder": "a"}}\n', r"another model \(theirs: a, now: b\)\. Use"),
         ('{"identity": {"model": "m"}}\n{"a\n{}\n', r"answers\.jsonl, line 2: it is damaged"),
         ('{"identity": {"model": "m"}}\n[]\n', "line 2: not an answer"),
         ('{"id": 3}\n', "not the answers of an evaluation"),
@@ -190,7 +196,7 @@ def test_answers_of_all_processes_are_merged(tmp_path):
 def test_other_answers_are_neither_mixed_in_nor_overwritten(tmp_path, content, message):
     (tmp_path / "answers.jsonl").write_text(content)
     with pytest.raises(CheckpointError, match=message):
-        read_answers(tmp_path, {"model": "m"})
+        read_answers(tmp_path, {"model": "m", "model folder": "b"})
     assert (tmp_path / "answers.jsonl").read_text() == content
 
 
@@ -200,7 +206,7 @@ def test_other_answers_are_neither_mixed_in_nor_overwritten(tmp_path, content, m
         (["--max_new_tokens", "8"], "answers.jsonl: these answers are of an evaluation with another max_new_tokens."),
         (["--time_controls", "False"], "another time_controls."),
         (["--data", ROOT / "data_samples" / "val.json"], "another data, images and videos."),
-        (["--model", ROOT / "data_samples" / "tiny-fastvlm"], "another model."),
+        (["--model", ROOT / "data_samples" / "tiny-fastvlm"], "another model (theirs: "),
     ],
 )
 def test_a_run_goes_on_only_with_the_same_model_data_and_settings(asked, unbroken, fvv, more, message):

@@ -186,6 +186,9 @@ def test_other_names_and_folders_are_errors(tmp_path):
         load_benchmark("mmbench", tmp_path)
     with pytest.raises(DataFormatError, match=r"videomme: no file \S+videomme/test\* with the ending .parquet"):
         load_benchmark("videomme", tmp_path)
+    message = r"nowhere: no such folder\. data_dir must be .*OpenGVLab/MVBench.* with json/\*\.$"
+    with pytest.raises(DataFormatError, match=message):
+        load_benchmark("mvbench", tmp_path / "nowhere")
     write(tmp_path, "json/new_subset.json", [MV])
     for name in ("mvbench", "tvbench"):
         with pytest.raises(DataFormatError, match="'new_subset' is not a subset of"):

@@ -184,6 +184,7 @@ def _identify(
 ) -> dict[str, Any]:
     """Return what the answers depend on: the model, the test sets with their images and videos, the settings, and the
     code."""
+    from fvv_lib.evaluation.answers import MODEL_FOLDER
     from fvv_lib.evaluation.benchmarks.table import annotation_files
     from fvv_lib.finetuning.comparing import digest_files, digest_media, digest_model
     from fvv_lib.provenance import code_digest, digest_file
@@ -197,6 +198,7 @@ def _identify(
     names = ("max_new_tokens", "time_controls", "seed", "video_backend", "allow_special_tokens")
     return {
         "model": digest_model(settings.model),
+        MODEL_FOLDER: settings.model,
         "data": contents,
         "images and videos": media,
         **{name: getattr(settings, name) for name in names},

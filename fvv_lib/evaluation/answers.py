@@ -16,6 +16,7 @@ from fvv_lib.evaluation.questions import Question
 from fvv_lib.video.medium import Medium
 
 NAME = "answers.jsonl"
+MODEL_FOLDER = "model folder"  # of an identity; named in errors and not compared, because a folder may be moved
 PARTS = "answers.*.part"  # of the other processes
 
 Record = dict[str, Any]
@@ -73,10 +74,13 @@ def read_answers(folder: Path, identity: Mapping[str, Any]) -> dict[Key, Record]
     if not isinstance(before, dict):
         raise CheckpointError(f"{file}: not the answers of an evaluation. Move it away, or use another output folder.")
     now = json.loads(json.dumps(identity))
-    if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+    other = [name for name in {**before, **now} if name != MODEL_FOLDER and before.get(name) != now.get(name)]
+    if other:
+        is_named = "model" in other and MODEL_FOLDER in before
+        models = f" (theirs: {before[MODEL_FOLDER]}, now: {now.get(MODEL_FOLDER)})" if is_named else ""
         raise CheckpointError(
-            f"{file}: these answers are of an evaluation with another {', '.join(other)}. Use another output folder, "
-            "or delete the file."
+            f"{file}: these answers are of an evaluation with another {', '.join(other)}{models}. Use another output "
+            "folder, or delete the file."
         )
     parts = [record for part in sorted(folder.glob(PARTS)) for record in _lines(part)]
     return {key_of(record): record for record in [*lines[1:], *parts]}

@@ -19,6 +19,7 @@ class Benchmark(NamedTuple):
     """A benchmark.
 
     Attributes:
+        hub: name of the published data set on the Hub.
         files: patterns of its annotation files, from the folder of its data; any of `SUFFIXES`.
         ask: makes a question of a row.
         rule: finds the label that an answer names, as the public program does.
@@ -28,6 +29,7 @@ class Benchmark(NamedTuple):
         leaves_out_empty: whether empty answers do not count at all.
     """
 
+    hub: str
     files: tuple[str, ...]
     ask: Callable[[Row], BenchmarkQuestion]
     rule: Callable[[str, BenchmarkQuestion], str | None]
@@ -37,20 +39,25 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
-    "egoschema": Benchmark(("Subset/test*",), layouts.egoschema, rules.earliest_label, "random"),
-    "longvideobench": Benchmark(("validation*",), layouts.longvideobench, rules.first_capital, "random"),
-    "mlvu": Benchmark(("*/test*",), layouts.mlvu, rules.mentioned_letter, average="task_type"),
-    "mvbench": Benchmark(("json/*",), layouts.mvbench, rules.first_lone_letter, leaves_out_empty=True),
-    "nextqa": Benchmark(("MC/test*",), layouts.nextqa, rules.latest_label, "random"),
+    "egoschema": Benchmark("lmms-eval/egoschema", ("Subset/test*",), layouts.egoschema, rules.earliest_label, "random"),
+    "longvideobench": Benchmark(
+        "longvideobench/LongVideoBench", ("validation*",), layouts.longvideobench, rules.first_capital, "random"
+    ),
+    "mlvu": Benchmark("sy1998/MLVU_dev", ("*/test*",), layouts.mlvu, rules.mentioned_letter, average="task_type"),
+    "mvbench": Benchmark(
+        "OpenGVLab/MVBench", ("json/*",), layouts.mvbench, rules.first_lone_letter, leaves_out_empty=True
+    ),
+    "nextqa": Benchmark("lmms-eval/NExTQA", ("MC/test*",), layouts.nextqa, rules.latest_label, "random"),
     "tempcompass": Benchmark(
+        "lmms-eval/TempCompass",
         ("multi-choice/test*", "yes_no/test*", "caption_matching/test*"),
         layouts.tempcompass,
         rules.tempcompass,
         "judge",
     ),
-    "tomato": Benchmark(("data/test*",), layouts.tomato, rules.any_capital, "first"),
-    "tvbench": Benchmark(("json/*",), layouts.tvbench, rules.first_letter_or_text),
-    "videomme": Benchmark(("videomme/test*",), layouts.videomme, rules.mentioned_letter),
+    "tomato": Benchmark("lmms-eval/TOMATO", ("data/test*",), layouts.tomato, rules.any_capital, "first"),
+    "tvbench": Benchmark("FunAILab/TVBench", ("json/*",), layouts.tvbench, rules.first_letter_or_text),
+    "videomme": Benchmark("lmms-eval/Video-MME", ("videomme/test*",), layouts.videomme, rules.mentioned_letter),
 }
 
 
@@ -69,15 +76,21 @@ def annotation_files(name: str, data_dir: str | Path) -> list[Path]:
     """Return the annotation files of a benchmark, in order.
 
     Raises:
-        DataFormatError: a pattern of the benchmark has no file.
+        DataFormatError: there is no such folder, or a pattern of the benchmark has no file.
     """
     found: list[Path] = []
-    for pattern in find_benchmark(name).files:
+    benchmark = find_benchmark(name)
+    published = (
+        f"data_dir must be the folder of the published data set (on the Hub: {benchmark.hub}, the guide to evaluation "
+        f"says which videos) with {' and '.join(benchmark.files)}."
+    )
+    if not Path(data_dir).is_dir():
+        raise DataFormatError(f"{name}: {data_dir}: no such folder. {published}")
+    for pattern in benchmark.files:
         files = sorted(file for file in Path(data_dir).glob(pattern) if file.suffix in SUFFIXES)
         if not files:
             raise DataFormatError(
-                f"{name}: no file {Path(data_dir, pattern)} with the ending {', '.join(SUFFIXES)}. "
-                "data_dir must be the folder of the published data set."
+                f"{name}: no file {Path(data_dir, pattern)} with the ending {', '.join(SUFFIXES)}. {published}"
             )
         found += files
     return found
