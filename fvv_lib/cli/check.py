@@ -8,6 +8,7 @@ It accepts every data setting of `fvv finetune`, so it checks exactly what train
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fvv_lib.cli.finetune import training_flag_names
 from fvv_lib.cli.flags import flags_of, parse, take
 from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import DataFormatError, FvvError
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> bool:
 def _parse(arguments: list[str]) -> tuple[CheckOptions, DataArguments]:
     """Return the options of this verb, and the data settings."""
     flags = [*flags_of(CheckOptions), *flags_of(DataArguments)]
-    settings = parse(flags, arguments, "check", CheckOptions.__doc__ or "")
+    settings = parse(flags, arguments, "check", CheckOptions.__doc__ or "", training_flag_names())
     options = CheckOptions(**take(CheckOptions, settings))
     settings["data_path"] = [*options.data, *settings.get("data_path", [])]
     if not settings["data_path"]:

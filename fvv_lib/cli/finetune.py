@@ -60,6 +60,11 @@ def parse_settings(arguments: list[str]) -> "tuple[ModelArguments, DataArguments
         raise FvvError(f"{' '.join(str(error).split())} See fvv finetune --help.") from error
 
 
+def training_flag_names() -> set[str]:
+    """Return the names of all flags of this verb."""
+    return {flag.name for settings in OURS for flag in flags_of(settings)} | {row["name"] for row in _table()}
+
+
 def transformers_flags(with_help: bool = False) -> list[Flag]:
     """Return the flags of transformers' `TrainingArguments`, from the table."""
     texts = _installed_help() if with_help else {}

@@ -15,7 +15,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -27,7 +27,16 @@ from fvv_lib.errors import FlagError, reason_of
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 NOTHING = ("none", "null")
-SAME = (("model", "model_name_or_path"), ("data", "data_path"))  # names of one thing in different verbs
+SAME = (  # names of one thing in different verbs and programs
+    ("model", "model_name_or_path"),
+    ("data", "data_path"),
+    ("output", "output_dir"),
+    ("lr", "learning_rate"),
+    ("epochs", "num_epochs", "num_train_epochs"),
+    ("steps", "num_steps", "max_steps"),
+    ("batch_size", "per_device_train_batch_size"),
+    ("frames", "num_frames", "num_video_frames"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,11 +95,18 @@ def _flag_of(field: Field, hint: Any) -> Flag:
     )
 
 
-def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, description: str = "") -> dict[str, Any]:
+def parse(
+    flags: Sequence[Flag],
+    arguments: Sequence[str],
+    verb: str,
+    description: str = "",
+    of_training: Collection[str] = (),
+) -> dict[str, Any]:
     """Return the values that the arguments set, by name. Flags that are not given are left to the dataclass's defaults.
 
     Args:
         arguments: flags, or the name of one YAML file to read them from.
+        of_training: flags of `fvv finetune` that this verb does not read. The error about one says so.
 
     Raises:
         FlagError: one line that names the flag, the value and, if there is one, the file.
@@ -114,10 +130,10 @@ def parse(flags: Sequence[Flag], arguments: Sequence[str], verb: str, descriptio
         settings = read_yaml(arguments[0])
         try:
             written = _as_arguments(settings, by_name)
-            return vars(parser.parse_args(list(_normalized(written, by_name, verb))))
+            return vars(parser.parse_args(list(_normalized(written, by_name, verb, of_training))))
         except FlagError as error:
             raise FlagError(f"{arguments[0]}: {error}") from error
-    return vars(parser.parse_args(list(_normalized(arguments, by_name, verb))))
+    return vars(parser.parse_args(list(_normalized(arguments, by_name, verb, of_training))))
 
 
 def take(settings: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +189,9 @@ def _reader(flag: Flag) -> Any:
     return read
 
 
-def _normalized(arguments: Sequence[str], by_name: dict[str, Flag], verb: str) -> Iterator[str]:
+def _normalized(
+    arguments: Sequence[str], by_name: dict[str, Flag], verb: str, of_training: Collection[str]
+) -> Iterator[str]:
     """Yield the arguments with underscores in names, and with a value for each switch."""
     for place, argument in enumerate(arguments):
         match = re.fullmatch(r"--([A-Za-z][\w-]*)(=.*)?", argument, re.DOTALL)
@@ -186,6 +204,10 @@ def _normalized(arguments: Sequence[str], by_name: dict[str, Flag], verb: str) -
             flag = None
         if flag is None and not value and denied is not None and denied.kind is bool:
             yield f"--{denied.name}=False"
+        elif flag is None and name in of_training and not _named_here(name, by_name):
+            raise FlagError(
+                f"There is no flag --{name}: fvv finetune has it, and fvv {verb} does not read it. Remove it."
+            )
         elif flag is None and name != "help":
             raise FlagError(f"There is no flag --{name}{_meant(name, by_name)} See fvv {verb} --help.")
         elif flag is not None and flag.kind is bool and not value:
@@ -195,11 +217,16 @@ def _normalized(arguments: Sequence[str], by_name: dict[str, Flag], verb: str) -
             yield f"--{name}{value}"
 
 
+def _named_here(name: str, by_name: dict[str, Flag]) -> list[str]:
+    """Return the names that this verb has for a flag of another verb or program."""
+    named = [flag.name for flag in by_name.values() if not flag.positional]
+    return [other for names in SAME if name in names for other in names if other != name and other in named]
+
+
 def _meant(name: str, by_name: dict[str, Flag]) -> str:
     """Return the end of a sentence about an unknown flag: which one was meant."""
     named = [flag.name for flag in by_name.values() if not flag.positional]
-    same = [other for names in SAME if name in names for other in names if other != name and other in named]
-    alike = same or difflib.get_close_matches(name, named, 1)
+    alike = _named_here(name, by_name) or difflib.get_close_matches(name, named, 1)
     if alike:
         return f"; did you mean --{alike[0]}?"
     return f"; give {name.upper()} without a flag." if name in by_name else "."

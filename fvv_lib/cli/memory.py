@@ -5,6 +5,7 @@ fvv memory --model 0.5b --num_video_frames 8 --device_gib 24
 
 from dataclasses import dataclass, field, replace
 
+from fvv_lib.cli.finetune import training_flag_names
 from fvv_lib.cli.flags import flags_of, parse, take
 from fvv_lib.cli.starting import quick_imports
 from fvv_lib.errors import FvvError
@@ -56,7 +57,8 @@ def main(arguments: list[str]) -> bool:
 
 def _parse(arguments: list[str]) -> tuple[MemorySettings, MemoryOptions]:
     flags = [replace(flag, required=False) for flag in flags_of(MemorySettings)]  # --presets needs no model
-    values = parse([*flags, *flags_of(MemoryOptions)], arguments, "memory", MemoryOptions.__doc__ or "")
+    of_training = training_flag_names()
+    values = parse([*flags, *flags_of(MemoryOptions)], arguments, "memory", MemoryOptions.__doc__ or "", of_training)
     options = MemoryOptions(**take(MemoryOptions, values))
     if not options.presets and "model" not in values:
         raise FvvError("memory needs --model: a folder, or 0.5b, 1.5b or 7b; or --presets for all three.")
