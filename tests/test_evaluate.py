@@ -183,7 +183,7 @@ def test_answers_of_all_processes_are_merged(tmp_path):
     [
         (
             '{"identity": {"model": "n"}}\n',
-            r"answers\.jsonl: these answers are of an evaluation with another model\. Use",
+            r"answers\.jsonl: these answers are of an evaluation with another model \(theirs: unknown, now: b\)\. Use",
         ),
         ('{"identity": {}}\n', "with another model"),
         ('{"identity": {"model": "n", "model folder": "a"}}\n', r"another model \(theirs: a, now: b\)\. Use"),

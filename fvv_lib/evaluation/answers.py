@@ -76,11 +76,11 @@ def read_answers(folder: Path, identity: Mapping[str, Any]) -> dict[Key, Record]
     now = json.loads(json.dumps(identity))
     other = [name for name in {**before, **now} if name != MODEL_FOLDER and before.get(name) != now.get(name)]
     if other:
-        is_named = "model" in other and MODEL_FOLDER in before
-        models = f" (theirs: {before[MODEL_FOLDER]}, now: {now.get(MODEL_FOLDER)})" if is_named else ""
+        models = f"model (theirs: {before.get(MODEL_FOLDER, 'unknown')}, now: {now.get(MODEL_FOLDER)})"
+        named = ", ".join(models if name == "model" else name for name in other)
         raise CheckpointError(
-            f"{file}: these answers are of an evaluation with another {', '.join(other)}{models}. Use another output "
-            "folder, or delete the file."
+            f"{file}: these answers are of an evaluation with another {named}. Use another output folder, or delete "
+            "the file."
         )
     parts = [record for part in sorted(folder.glob(PARTS)) for record in _lines(part)]
     return {key_of(record): record for record in [*lines[1:], *parts]}

@@ -68,9 +68,9 @@ class TellLength(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            batches = args.gradient_accumulation_steps
-            steps_per_epoch = math.ceil(len(kwargs["train_dataloader"]) / batches)
-            samples = args.train_batch_size * batches * args.world_size
+            batches, loader = args.gradient_accumulation_steps, kwargs["train_dataloader"]
+            steps_per_epoch = math.ceil(len(loader) / batches)
+            samples = min(args.train_batch_size * batches * args.world_size, len(loader.dataset))
             epochs = f"{state.max_steps / steps_per_epoch:.3g} epochs"
             print(f"{state.max_steps} steps of {samples} samples = {epochs}", flush=True)
 
