@@ -127,6 +127,12 @@ def test_a_mistyped_field_is_refused(meant, key):
         check_sample(sample("<image>?", video="clip.mp4", **{key: FITTING[meant]}), "a")
 
 
+@pytest.mark.parametrize("key", ["vidoe", "imge"])
+def test_a_mistyped_field_for_media_is_refused_in_a_sample_without_any(key):
+    with pytest.raises(DataFormatError, match=f"a: '{key}' is not read. Did you mean"):
+        check_sample(sample(**{key: "a/folder/of/frames"}), "a")
+
+
 @pytest.mark.parametrize("key", ["losss", "los", "wieght"])
 def test_a_mistyped_mark_of_a_turn_is_refused(key):
     one = sample()

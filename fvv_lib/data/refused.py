@@ -6,7 +6,7 @@ This module opens no file.
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -111,7 +111,8 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
                 )
 
 
-def closest(key: str, known: Collection[str]) -> str | None:
+@lru_cache(maxsize=10_000)  # samples share their keys
+def closest(key: str, known: tuple[str, ...]) -> str | None:
     """Return the known key that another key probably means, with one letter too many, too few, wrong or in the wrong
     place; `None` if the key is known, or like none of them."""
     if key in known:
@@ -169,7 +170,7 @@ class KeyMeaning(NamedTuple):
     meant_in_turn: str | None
 
 
-@lru_cache(maxsize=1000)  # samples share their keys
+@lru_cache(maxsize=1000)
 def _what(key: str) -> KeyMeaning:
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+s?(?![a-z])", key)]
     is_note = any(map(NOTE_WORD.fullmatch, words))
