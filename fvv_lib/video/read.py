@@ -257,11 +257,12 @@ def _sample(
     duration = len(times) / _average_fps(times)
     # A recording that stands still for a minute may do so at its end, and the times do not tell for how long.
     longest = float(np.diff(times).max(initial=0))
-    clip = f"the clip is {duration:.2f} s long"
     if end is not None and end > duration + max(END_TOLERANCE, longest):
-        raise VideoDecodeError(f"{name}: end={end:g} s, but {clip}. Lower it, or leave it out to read to the end.")
+        raise VideoDecodeError(
+            f"{name}: end={end:g} s, but the clip is {duration:.2f} s long. Lower it, or leave it out."
+        )
     if start is not None and start >= duration:
-        raise VideoDecodeError(f"{name}: start={start:g} s, but {clip}. Lower it.")
+        raise VideoDecodeError(f"{name}: start={start:g} s, but the clip is {duration:.2f} s long. Lower it.")
     if strategy in BY_TIME:
         return sample_frame_indices(len(times), num_frames, strategy, times=times, start=start, end=end, **how)
     late = tolerance(times)
