@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +15,8 @@ from PIL import Image
 from shared import SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LazySupervisedDataset, VideoDecodeError
-from fvv_lib.data import known
-from fvv_lib.data.inspecting import Inspector
+from fvv_lib.data import checking, known
+from fvv_lib.data.inspecting import NOT_READING, Inspector
 from fvv_lib.data.known import (
     FILE,
     FOLDER,
@@ -361,7 +363,7 @@ def test_what_a_check_has_read_a_training_does_not_read_again(make, media, read)
         ({"num_video_frames": 5}, True),
         ({"frame_sampling": "random"}, True),
         ({"decode_timeout": 30.0}, True),
-        ({"image_aspect_ratio": "crop", "frame_pool": 2, "max_new_tokens": 3}, False),
+        ({"image_aspect_ratio": "crop", "frame_pool": 2, "max_new_tokens": 3, "eval_questions": 0}, False),
     ],
 )
 def test_files_are_read_again_only_where_another_setting_may_find_something_else(make, read, settings, again):
@@ -370,6 +372,73 @@ def test_files_are_read_again_only_where_another_setting_may_find_something_else
         {0: None},
         ["clip.mp4"] * again,
     )
+
+
+def test_each_setting_changes_what_is_read_or_does_not():
+    """A new setting must be put on one of the two lists."""
+    reading = {"num_video_frames", "frame_sampling", "sample_fps", "max_frames", "min_frames"}
+    reading |= {"video_backend", "decode_timeout"}
+    assert reading.isdisjoint(NOT_READING)
+    assert reading | NOT_READING == {field.name for field in fields(DataArguments)}
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_breaks_while_a_data_set_is_open_is_noticed(make, media):
+    dataset = make([sample("clip.mp4"), sample("short.mp4")])
+    assert dict(dataset.check_media()) == dict.fromkeys(range(2))
+    (media / "short.mp4").write_text("not a video")
+    assert isinstance(dict(dataset.check_media())[1], VideoDecodeError)
+    (report,) = [one for one in check_data(dataset, quiet=True) if one.problem]
+    assert "short.mp4" in report.problem
+
+
+RATE = {"frame_sampling": "fps", "max_frames": 4}
+
+
+def test_a_clip_that_is_counted_too_slowly_keeps_its_first_error(make, monkeypatch):
+    """A busy machine may be quicker the next time."""
+    calls = []
+
+    def count(medium, num_frames, **_):
+        calls.append(medium.source.name)
+        if calls.count("clip.mp4") == 1 and medium.source.name == "clip.mp4":
+            raise VideoDecodeError("clip.mp4: it was not decoded within 1 seconds.")
+        return 2
+
+    monkeypatch.setattr(checking, "count_sampled", count)
+    dataset = make([sample("clip.mp4"), sample("short.mp4")], **RATE)
+    (error,) = dataset.bad.values()
+    assert str(error).endswith(": clip.mp4: it was not decoded within 1 seconds.")
+    assert sorted(calls) == ["clip.mp4", "short.mp4"]
+    assert make([sample("clip.mp4"), sample("short.mp4")], **RATE).bad == {}
+
+
+@pytest.mark.usefixtures("settled")
+def test_frames_are_counted_on_all_cores_and_kept_when_that_is_stopped(make, media, monkeypatch):
+    for number in range(20):
+        shutil.copy(media / "short.mp4", media / f"{number}.mp4")
+    running, most, calls = [], [], []
+
+    def count(medium, num_frames, **_):
+        running.append(1)
+        time.sleep(0.01)
+        most.append(len(running))
+        running.pop()
+        calls.append(medium.source.name)
+        if medium.source.name == "9.mp4" and calls.count("9.mp4") == 1:
+            raise KeyboardInterrupt
+        return 2
+
+    monkeypatch.setattr(known, "usable_cores", lambda: 3)
+    monkeypatch.setattr(checking, "count_sampled", count)
+    samples = [sample(f"{number}.mp4") for number in range(20)]
+    with pytest.raises(KeyboardInterrupt):
+        make(samples, **RATE)
+    assert 2 <= max(most) <= 3
+    done = {f"{number}.mp4" for number in range(9)}
+    before = len(calls)
+    assert len(make(samples, **RATE)) == 20
+    assert done.isdisjoint(calls[before:])
 
 
 @pytest.mark.usefixtures("settled")

@@ -27,6 +27,7 @@ from fvv_lib.data import inspecting
 from fvv_lib.data.annotations import media_of
 from fvv_lib.data.report import check_data
 from fvv_lib.data.splits import check_disjoint
+from fvv_lib.data.table import LAST_NUMBER
 from fvv_lib.scaling.feature_store import FeatureStore
 from fvv_lib.video.medium import parse_time
 from fvv_lib.video.read import _sample, read_media, video_times
@@ -406,6 +407,32 @@ def test_a_folder_of_frames_and_a_list_of_its_images_are_one_clip_for_leakage(ma
         with pytest.raises(DataFormatError, match=r"1 of its clips are in the training data too, like .*frames\."):
             check_disjoint(make([train]), make([held_out], "val.json"))
     check_disjoint(make([folder]), make([sample(image="still.png")], "val.json"))
+
+
+def test_two_lists_of_one_numbered_series_are_one_clip_for_leakage(make):
+    def listed(*numbers):
+        return sample(video={"frames": [f"frames/{number}.png" for number in numbers]})
+
+    with pytest.raises(DataFormatError, match=r"1 of its clips are in the training data too, like .*frames/\*\.png\."):
+        check_disjoint(make([listed(1, 2, 3)]), make([listed(9, 10)], "val.json"))
+    with pytest.raises(DataFormatError, match="1 of its clips are in"):  # one clip, not four
+        check_disjoint(make([listed(1, 2, 3, 4)]), make([listed(1, 2, 3, 4)], "val.json"))
+    with pytest.raises(DataFormatError, match="1 of its clips are in"):
+        check_disjoint(make([listed(1, 2)]), make([sample(image="frames/2.png")], "val.json"))
+    check_disjoint(make([listed(1, 2)]), make([sample(image="frames/3.png")], "val.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "series"),
+    [
+        (b"/a1/clip2_0003.jpg", b"/a1/clip2_*.jpg"),
+        (b"/a/0003.png", b"/a/*.png"),
+        (b"/a/3-left.jpg", b"/a/*-left.jpg"),
+        (b"/a1/first.jpg", b"/a1/first.jpg"),
+    ],
+)
+def test_a_numbered_series_has_a_star_for_the_number(name, series):
+    assert LAST_NUMBER.sub(b"*", name) == series
 
 
 # --- what is remembered -----------------------------------------------------------------------------------------------

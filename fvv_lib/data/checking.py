@@ -80,6 +80,7 @@ class SampleText:
         self.scored = scored
         self.kinds = self.media_kinds()
         units = MediaUnits(samples)
+        self.uncounted: dict[Medium, VideoDecodeError] = {}
         counts = self._count_all_frames(units)
         self.counts, self.starts = counts[units.places], units.starts  # of all media of the table, and of each row
 
@@ -144,18 +145,19 @@ class SampleText:
             return np.where(units.are_videos(self.kinds == VIDEO), args.num_video_frames, 1).astype(np.int32)
         findings = Findings(args.cache_dir, "frames", [reading_code(), sampling_of(args)], args.check_again)
 
+        how = {**sampling_of(args), "timeout": args.decode_timeout or None}
+
         def count(key: str) -> str | None:
+            medium = units.medium(os.fsencode(key))
             try:
-                return str(self._count_frames(units.medium(os.fsencode(key))))
-            except VideoDecodeError:
+                return str(count_sampled(medium, **how))
+            except VideoDecodeError as error:
+                self.uncounted[medium] = error
                 return None
 
         used = units.of_rows(self.samples.rows)
-        found = find_in_files(findings, units.paths, units.looks, count, used)
+        found = find_in_files(findings, units.paths, units.looks, count, used, task="counting frames")
         return np.array([int(number or 0) for number in found], np.int32)
-
-    def _count_frames(self, medium: Medium) -> int:
-        return count_sampled(medium, **sampling_of(self.data_args), timeout=self.data_args.decode_timeout or None)
 
     def check(self, tokenizer: Any, index: int) -> tuple[int, bool]:
         """Check everything of a sample but its pixels. Return its expanded length and whether any token is learned."""
@@ -202,11 +204,7 @@ class SampleText:
         """Raise the error of the first medium whose frames could not be counted."""
         for medium, count in zip(self.samples.media(index), self.frame_counts(index), strict=True):
             if count == 0:
-                try:
-                    self._count_frames(medium)
-                except VideoDecodeError as error:
-                    raise VideoDecodeError(f"{name}: {error}") from error
-                raise VideoDecodeError(f"{name}: {medium}: it changed while it was read. Start again.")
+                raise VideoDecodeError(f"{name}: {self.uncounted[medium]}")
 
 
 def _check_medium(medium: Medium, name: str) -> None:

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fvv_lib.data.checking import SampleText, Tokens, Turns
-from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts
+from fvv_lib.data.inspecting import Inspector, MediaFacts
+from fvv_lib.data.known import SAVE_EVERY
 from fvv_lib.data.table import Annotations, LazySequence
 from fvv_lib.errors import FvvError, LabelMismatchError, VideoDecodeError
 from fvv_lib.machine import usable_cores
@@ -105,6 +106,7 @@ class LazySupervisedDataset(Dataset):
         self.dropped: list[str] = []
         self.media_counts = {"files": 0, "known": 0}
         self.bad: dict[str, FvvError] = {}
+        self.was_inspected = False
         self._check_text()
 
     def __len__(self) -> int:

@@ -25,9 +25,8 @@ NOT_READING = {
     *("data_path", "validation_data_path", "test_data_path", "image_folder", "cache_dir", "cache_features"),
     *("check_media", "check_again", "bad_samples", "time_marks", "time_origin"),
     *("frame_pool", "image_aspect_ratio", "version"),
-    *("mismatch", "allow_special_tokens", "max_new_tokens"),
+    *("mismatch", "allow_special_tokens", "max_new_tokens", "eval_questions"),
 }
-SAVE_EVERY = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,9 @@ class Inspector:
     """
 
     def __init__(self, dataset: "LazySupervisedDataset"):
+        if dataset.was_inspected:
+            dataset.samples.files.look_again()  # files may have changed since
+        dataset.was_inspected = True
         settings = {name: value for name, value in asdict(dataset.data_args).items() if name not in NOT_READING}
         self.dataset, self.units = dataset, MediaUnits(dataset.samples)
         self.looks = self.units.looks

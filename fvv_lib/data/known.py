@@ -16,7 +16,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -32,6 +32,8 @@ import pyarrow.parquet as pq
 
 from fvv_lib.errors import FvvError, reason_of
 from fvv_lib.files import Url, is_url, key_of
+from fvv_lib.machine import usable_cores
+from fvv_lib.progress import progress
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -42,6 +44,7 @@ UNKNOWN = 2**62  # in place of a time: later than now, so that nothing is rememb
 READERS = 16  # threads that wait for a slow disk
 FIRST, AT_ONCE = 16, 256  # files that are looked at to see whether threads help; files that a thread takes at a time
 SLOW, LONG = 50e-6, 1e-3  # seconds that a function waits for a file, and that it takes; above, threads are used
+SAVE_EVERY = 60.0  # seconds between two files of findings of a long search
 MOST_PARTS = 16  # files in a folder of findings before they are joined
 
 STORED = pa.schema(
@@ -275,7 +278,12 @@ def _keys_of(paths: pa.Array) -> pa.Array:
 
 
 def find_in_files(
-    findings: Findings, paths: pa.Array, looks: Looks, search: Callable[[str], str | None], where: np.ndarray
+    findings: Findings,
+    paths: pa.Array,
+    looks: Looks,
+    search: Callable[[str], str | None],
+    where: np.ndarray,
+    task: str | None = None,
 ) -> list[str | None]:
     """Search files, in threads; those of which something is known are not read.
 
@@ -283,6 +291,8 @@ def find_in_files(
         paths: absolute, large_binary (M,).
         search: returns what is in a file, or `None` if it cannot be read now, which is not remembered.
         where: which files to search, bool (M,).
+        task: the name of a search that takes long. Each file is then a task of its own, a bar shows how many are done,
+            and what was found is saved meanwhile.
 
     Returns:
         What was found in each file; `None` for files that were not searched.
@@ -291,13 +301,32 @@ def find_in_files(
     found: list[str | None] = known.to_pylist()
     rest = np.flatnonzero(where & known.is_null().to_numpy(zero_copy_only=False)).tolist()
     names = [paths[place].as_py() for place in rest]
-    results = in_batches(lambda part: [search(os.fsdecode(name)) for name in part], names)
-    for place, name, one in zip(rest, names, results, strict=True):
-        found[place] = one
-        if one is not None:
-            findings.keep(name, looks, place, one)
-    findings.save()
+    results: Iterable[str | None]
+    if task is None:
+        results = in_batches(lambda part: [search(os.fsdecode(name)) for name in part], names)
+    else:
+        results = _one_by_one(search, names, task)
+    try:
+        for place, name, one in zip(rest, names, results, strict=True):
+            found[place] = one
+            if one is not None:
+                findings.keep(name, looks, place, one)
+            findings.save(SAVE_EVERY)
+    finally:
+        findings.save()
     return found
+
+
+def _one_by_one(search: Callable[[str], str | None], names: Sequence[bytes], task: str) -> Iterator[str | None]:
+    """Search files in as many threads as there are cores, and show how many are done."""
+    with ThreadPoolExecutor(usable_cores()) as pool, progress(total=len(names), desc=task, hidden=not names) as bar:
+        try:
+            for start in range(0, len(names), AT_ONCE):  # `map` submits all its items at once
+                for one in pool.map(search, map(os.fsdecode, names[start : start + AT_ONCE])):
+                    bar.update()
+                    yield one
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def real_paths(paths: Sequence[bytes], links: Sequence[bool]) -> list[bytes]:

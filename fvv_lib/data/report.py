@@ -16,7 +16,8 @@ from typing import Any
 
 from fvv_lib.data.annotations import Sample
 from fvv_lib.data.dataset import LazySupervisedDataset
-from fvv_lib.data.inspecting import SAVE_EVERY, Inspector, MediaFacts, known_files
+from fvv_lib.data.inspecting import Inspector, MediaFacts, known_files
+from fvv_lib.data.known import SAVE_EVERY
 from fvv_lib.data.mixture import parse_part
 from fvv_lib.data.refused import KNOWN, KNOWN_OF_TURN
 from fvv_lib.errors import DataFormatError, FvvError

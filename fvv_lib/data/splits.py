@@ -64,11 +64,12 @@ def make_supervised_data_module(
 
 def check_disjoint(train: LazySupervisedDataset, held_out: LazySupervisedDataset) -> None:
     """Raise a DataFormatError if an image or video of a held-out set is also in the training set. Two parts of one file
-    are one video. So are a folder of frames and an image in it."""
+    are one video. So are a folder of frames and an image in it, and two lists of frames of one numbered series."""
     media, others = train.samples.real_media(), held_out.samples.real_media()
-    shared = media & others
+    shared = {others[path] for path in media.keys() & others.keys()}
     if train.samples.have_folders or held_out.samples.have_folders:
-        shared |= (set(map(os.path.dirname, media)) & others) | (set(map(os.path.dirname, others)) & media)
+        shared |= set(map(os.path.dirname, media)) & others.keys()
+        shared |= set(map(os.path.dirname, others)) & media.keys()
     if shared:
         raise DataFormatError(
             f"{held_out.names[0].split(', ')[0]}: {len(shared)} of its clips are in the training data too, "

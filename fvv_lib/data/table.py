@@ -53,6 +53,7 @@ CHECKED = datasets.Features(
         "problem": datasets.Value("string"),
     }
 )
+LAST_NUMBER = re.compile(rb"\d+(?=[^\d/]*(\.\w+)?$)")  # of a file's name, without its extension
 ROWS_PER_BATCH = 1000  # of a table, while it is written
 SAMPLES_PER_PROCESS = 50_000  # with twice as many samples or more, several processes check
 
@@ -117,8 +118,12 @@ class MediaFiles(Named):
 
     @cached_property
     def looks(self) -> Looks:
-        """What the file system said about the files when this was first asked."""
+        """What the file system said about the files when this was first asked, or since `look_again`."""
         return look(self.paths.to_pylist())
+
+    def look_again(self) -> None:
+        """Ask the file system anew: files may have changed."""
+        self.__dict__.pop("looks", None)
 
     @property
     def are_named_videos(self) -> np.ndarray:
@@ -231,10 +236,23 @@ class Annotations(Sequence[Sample]):
         parts = zip(self.starts[:-1].tolist(), np.diff(self.starts).tolist(), strict=True)
         return MediaFiles([column.slice(start, length) for start, length in parts], self.folders)
 
-    def real_media(self) -> set[bytes]:
-        """Return the paths of the images and videos of all samples, without symbolic links."""
+    def real_media(self) -> dict[bytes, bytes]:
+        """Return the paths of the images and videos of all samples, without symbolic links, each with the name of its
+        clip. That of a list of frames is the path of a frame with a star for the last number, because two lists of one
+        numbered series are parts of one video. It is among the paths, too."""
         files, used = self.files, self.files.of_rows(self.rows)
-        return set(real_paths(files.paths.filter(pa.array(used)).to_pylist(), files.looks.links[used].tolist()))
+        paths = real_paths(files.paths.filter(pa.array(used)).to_pylist(), files.looks.links[used].tolist())
+        names = dict(zip(paths, paths, strict=True))
+        real = dict(zip(np.flatnonzero(used).tolist(), paths, strict=True))
+        for row in self.rows[~self.whole_rows()[self.rows]].tolist():
+            place = int(files.starts[row])
+            for medium in self.media_of_row(row):
+                frames = [real[file] for file in files.places[place : place + len(medium.files)].tolist()]
+                place += len(frames)
+                if len(frames) > 1:
+                    series = [LAST_NUMBER.sub(b"*", frame) for frame in frames]
+                    names |= dict(zip([*frames, *series], [*series, *series], strict=True))
+        return names
 
     @property
     def have_folders(self) -> bool:
