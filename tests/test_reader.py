@@ -6,14 +6,17 @@ readers agree.
 import os
 import re
 import struct
+from collections import Counter
 from fractions import Fraction
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 from shared import Pipe, assert_true_frames, decode_all, join_streams
 
@@ -21,7 +24,7 @@ from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, OPTIONS, WIDTH, pain
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import index, mp4, packets, reader
 from fvv_lib.video.kinds import is_video
-from fvv_lib.video.read import count_frames, read_video
+from fvv_lib.video.read import count_frames, read_video, video_times
 
 COUNT = 72
 
@@ -755,6 +758,63 @@ def test_a_packet_without_a_visible_frame_shifts_no_number(tmp_path, decoded):
         assert read_numbers(video.frames) == [shown[i] for i in video.indices]
         np.testing.assert_allclose(video.timestamps, [shown[i] / FPS for i in video.indices], atol=1e-3)
     assert decoded == []
+    np.testing.assert_allclose(video_times(tmp_path / "clip.webm"), np.array(shown) / FPS, atol=1e-3)
+
+
+def decode_plainly(path):
+    """Return the frames that FFmpeg decodes, with their times; `None` if it refuses the file, or finds none."""
+    reformatter = VideoReformatter()
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                return None
+            stream.thread_type, stream.codec_context.thread_count = "SLICE", 1  # threads of frames take milliseconds
+            frames = [
+                (float(frame.pts * frame.time_base), reformatter.reformat(frame, format="rgb24").to_ndarray())
+                for frame in container.decode(stream)
+            ]
+    except av.FFmpegError:
+        return None
+    return frames or None
+
+
+def is_as_decoded(video, times, reference):
+    """Return whether frames and times are those of `decode_plainly`. A display matrix may mirror the frames."""
+    told = np.array([time for time, _ in reference])
+    if not len(told) == len(times) == video.total_frames or np.abs(times - told + told[0]).max() > 1e-6:
+        return False
+    frames = [reference[i][1] for i in video.indices]
+    mirrored = [np.array(frames)[:, ::y, ::x] for y in (1, -1) for x in (1, -1)]
+    return any(np.array_equal(video.frames, some) for some in mirrored)
+
+
+def test_a_false_number_in_a_header_gives_the_frames_of_ffmpeg_or_an_error(tmp_path, monkeypatch):
+    """0, 1 and the largest number are written in each four bytes of `moov`. The file is read with its index and without
+    it."""
+    path, seen, wrong = tmp_path / "clip.mp4", Counter(), []
+    write_numbered(path, gop=2, b_frames=1, count=4)
+    content = path.read_bytes()
+    begin = content.index(b"moov") - 4
+    end = begin + int.from_bytes(content[begin : begin + 4], "big")
+    for place, value in product(range(begin, end, 4), (0, 1, 2**32 - 1)):
+        path.write_bytes(content[:place] + value.to_bytes(4, "big") + content[place + 4 :])
+        reference = decode_plainly(path)
+        for min_bytes in (0, SMALL):
+            monkeypatch.setattr(index, "MIN_BYTES", min_bytes)
+            try:
+                video = read_video(path, 4, num_threads=1)
+                times = video_times(path)
+            except VideoDecodeError:
+                seen["refused by both" if reference is None else "refused by us"] += 1
+                continue
+            seen["read"] += 1
+            if reference is None or not is_as_decoded(video, times, reference):
+                wrong.append((place - begin, value, min_bytes))
+    assert wrong == []
+    assert seen["read"] > 800
+    assert seen["refused by both"] > 200
+    assert seen["refused by us"] < 100
 
 
 @pytest.mark.parametrize("cut", [5, 17])

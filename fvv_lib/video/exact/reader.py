@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 MIN_FRAME_PIXELS = 1280 * 720  # of one frame, for threads that decode consecutive frames
 MIN_CLIP_PIXELS = 4_000_000  # of all frames to decode (about 10 milliseconds), for threads that share the groups
 MAX_PIXELS = 8192 * 8192  # of one frame; a damaged header can state any size
+TIME_ERROR = 1e-6  # seconds between the times that packet and decoder give a frame, by arithmetic
 
 
 def read_exact(path: Location, file: BinaryIO, choose: Chooser, num_threads: int, nearest_key: bool = False) -> Frames:
@@ -216,16 +217,21 @@ def _run(
 
 
 def listed_times(path: Location, file: BinaryIO, num_threads: int) -> np.ndarray:
-    """Return the time of every frame in seconds from the first frame: float64 (F,). They are those of the file's index
-    or of its packets, or by a full decode where the container does not tell them, or tells a time twice. `file` as in
-    `read_exact`."""
+    """Return the time of every frame in seconds from the first frame, as `read_exact` does: float64 (F,). They are
+    those of the file's index or of its packets. If decoding cannot start at the file's key frames, a full decode shows
+    whether each packet is a frame. `file` as in `read_exact`."""
     with open_video(path, probe=False, brief=is_matroska(file)) as (container, stream):
+        codec = stream.codec.canonical_name
         packets: Packets | None = index_packets(file, container, stream)
         if packets is None:
             packets = list_packets(path, container, stream)
-    if packets is None or len(np.unique(packets.pts)) < len(packets.pts):
-        return frame_times(path, num_threads)
-    return packets.times
+        if packets is not None and starts_at_key_frames(packets, codec):
+            return packets.times
+        is_exact = packets is not None and packets.timed and has_pts(container, codec)
+    decoded = frame_times(path, num_threads)
+    if packets is None or len(decoded) != len(packets.times):
+        return decoded
+    return decoded if is_exact and np.abs(decoded - packets.times).max() > TIME_ERROR else packets.times
 
 
 def frame_times(path: Location, num_threads: int) -> np.ndarray:
@@ -252,7 +258,7 @@ def _read_in_order(
             first = time if number == 0 else first
             if number >= total:
                 return None
-            if times is not None and pts_given and abs(time - first - times[number]) > 1e-6:
+            if times is not None and pts_given and abs(time - first - times[number]) > TIME_ERROR:
                 return None
             if number in canvas.places:
                 canvas.put(number, frame, reformatter, pixel_aspect(container, stream))
