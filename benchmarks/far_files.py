@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from long_video import FPS, HOUR, repeat_packets, write_clip
+from long_video import FPS, HOUR, SECONDS, write_clip
 from old_build import ROOT, check_source, environment_of
 
-from fvv_lib.course.numbered import write_numbered
+from fvv_lib.course.numbered import repeat_packets, write_numbered
 
 DELAY, NUM_FRAMES, GOP = 0.020, 32, 60
 WANTED = {"share": 0.10, "ranges / download": 0.25}
@@ -104,7 +104,7 @@ def main() -> None:
         server.start()
         for container in ("mp4", "mkv"):
             path = folder / f"long.{container}"
-            repeat_packets(folder / "clip.mp4", path, settings.seconds)
+            repeat_packets(folder / "clip.mp4", path, round(settings.seconds / SECONDS))
             files[container] = measure(path, folder / "small.mp4", port, requests, sent, settings.rounds)
             print(container, json.dumps(files[container], indent=1), flush=True)
             path.unlink()

@@ -12,7 +12,7 @@ import pytest
 from av.stream import Disposition
 from shared import Pipe, assert_true_frames, decode_all, join_streams
 
-from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, WIDTH, paint, read_numbers, write_numbered
+from fvv_lib.course.numbered import ENCODINGS, FPS, HEIGHT, WIDTH, paint, read_numbers, repeat_packets, write_numbered
 from fvv_lib.errors import VideoDecodeError
 from fvv_lib.video.exact import index, matroska, mp4, reader
 from fvv_lib.video.exact.containers import open_bytes
@@ -214,28 +214,12 @@ def test_most_of_a_file_is_not_read(tmp_path, container):
     assert count_read() - before < 0.25 * path.stat().st_size
 
 
-def repeat(source, target, rounds, gap):
-    """Write a clip again and again, with a pause of `gap` of its frames after each round."""
-    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
-        template = reading.streams.video[0]
-        stream = writing.add_stream_from_template(template)
-        packets = [(bytes(packet), packet) for packet in reading.demux(template) if packet.size]
-        step = round(Fraction(1, FPS) / template.time_base)
-        for number in range(rounds):
-            shift = number * step * (len(packets) + gap)
-            for content, packet in packets:
-                copy = av.Packet(content)
-                copy.pts, copy.dts, copy.time_base = packet.pts + shift, packet.dts + shift, packet.time_base
-                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
-                writing.mux(copy)
-
-
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 def test_hours_are_read_at_true_times(tmp_path, monkeypatch, container):
     """An hour and a half in pieces of 10 seconds, with a second of nothing after each."""
     write_numbered(tmp_path / "piece.mp4", gop=60, b_frames=2, count=250)
     path = tmp_path / f"clip.{container}"
-    repeat(tmp_path / "piece.mp4", path, 500, FPS)
+    assert repeat_packets(tmp_path / "piece.mp4", path, 500, pause=FPS) == 125_000
     monkeypatch.setattr(reader, "list_packets", lambda *_: pytest.fail("the whole file was read"))
     video = read_video(path, 16)
     assert video.total_frames == 125_000

@@ -172,6 +172,7 @@ def test_a_part_that_cannot_be_meant_is_an_error_that_names_the_sample(make, fie
             DataFormatError,
             r"clip\.mp4: 'frames' must be a folder of images",
         ),
+        ({"video": {"frames": "clip.mp4", "fps": None}}, DataFormatError, r"clip\.mp4: 'frames' must be a folder"),
         ({"video": {"frames": "clip.mp4"}}, DataFormatError, r"clip\.mp4: 'frames' must be a folder of images"),
         ({"video": {"frames": ["frames/1.png", "frames/99.png"]}}, VideoDecodeError, r"frames/99\.png: no such file"),
     ],
@@ -194,6 +195,7 @@ def test_a_part_that_the_file_cannot_have_is_an_error_before_training(make, fiel
             {"start": 0.41, "end": 0.43},
             r"no frame begins from 0\.41 s to 0\.43 s\. .* at 0\.400 s: start there, or",
         ),
+        ({"end": 0.0001}, r"no frame begins from 0 s to 0\.0001 s\. .* at 0\.000 s"),
         ({"start": 2.87}, r"no frame begins from 2\.87 s\. The frame that is shown then begins at 2\.840 s"),
     ],
 )
@@ -209,6 +211,9 @@ def test_an_end_in_whole_seconds_may_be_later_than_that_of_the_clip(make, folder
     dataset = make([sample(video="clip.mp4", start=1, end=3)])
     assert dict(dataset.check_media()) == {0: None}
     assert read_video(folder / "clip.mp4", 47, start=1, end=3).indices.tolist() == list(range(25, 72))
+    for by_time in ({"strategy": "fps", "sample_fps": 25.0, "max_frames": 1000}, {"strategy": "uniform_time"}):
+        to_the_end, later = (read_video(folder / "clip.mp4", 9, start=1, end=end, **by_time) for end in (None, 3.8))
+        assert later.indices.tolist() == to_the_end.indices.tolist()
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------

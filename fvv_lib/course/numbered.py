@@ -145,3 +145,23 @@ def write_numbered(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return shown / 1000
+
+
+def repeat_packets(source: str | Path, target: str | Path, rounds: int, pause: int = 0) -> int:
+    """Write the packets of a clip of constant rate again and again, so that hours take seconds to write. After each
+    round, nothing is shown for `pause` frames. Return the number of packets."""
+    import av
+
+    with av.open(str(source)) as reading, av.open(str(target), "w") as writing:
+        template = reading.streams.video[0]
+        stream = writing.add_stream_from_template(template)
+        packets = [(bytes(packet), packet) for packet in reading.demux(template) if packet.size]
+        step = round(1 / (template.average_rate * template.time_base))
+        for number in range(rounds):
+            shift = number * step * (len(packets) + pause)
+            for content, packet in packets:
+                copy = av.Packet(content)
+                copy.pts, copy.dts, copy.time_base = packet.pts + shift, packet.dts + shift, packet.time_base
+                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+                writing.mux(copy)
+    return rounds * len(packets)

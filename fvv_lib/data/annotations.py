@@ -166,7 +166,7 @@ def _frames_of(entry: dict[str, Any], name: str) -> tuple[Any, Any]:
         )
     if isinstance(frames, list):
         return tuple(frames), entry.get("fps")
-    return frames, entry.get("fps", 1.0)  # with a rate it must be a folder
+    return frames, 1.0 if entry.get("fps") is None else entry["fps"]  # with a rate it must be a folder
 
 
 def _limits(sample: Sample, limit: str, count: int, name: str) -> list[Any]:

@@ -263,6 +263,8 @@ def _sample(
         )
     if start is not None and start >= duration:
         raise VideoDecodeError(f"{name}: start={start:g} s, but the clip is {duration:.2f} s long. Lower it.")
+    if end is not None and duration < end <= duration + END_TOLERANCE:
+        end = None
     if strategy in BY_TIME:
         return sample_frame_indices(len(times), num_frames, strategy, times=times, start=start, end=end, **how)
     late = tolerance(times)
@@ -270,8 +272,9 @@ def _sample(
     stop = len(times) if end is None else int(np.searchsorted(times, end - late))
     if first == stop:
         part = f"from {start or 0:g} s" + ("" if end is None else f" to {end:g} s")
+        shown_at = times[max(first - 1, 0)]
         raise VideoDecodeError(
-            f"{name}: no frame begins {part}. The frame that is shown then begins at {times[first - 1]:.3f} s: start "
+            f"{name}: no frame begins {part}. The frame that is shown then begins at {shown_at:.3f} s: start "
             f"there, or sample by time ({' or '.join(BY_TIME)})."
         )
     return first + sample_frame_indices(stop - first, num_frames, strategy, **how)
