@@ -171,6 +171,8 @@ def test_a_rate_is_a_number_above_zero(tmp_path, rate):
             {"strategy": "fps", "video_fps": 5, "min_frames": 3, "max_frames": 2},
             "min_frames=3 is more than max_frames=2",
         ),
+        ({"strategy": "fps", "times": 3.0 + np.arange(10), "start": 2.5}, "must begin at 3 s or later"),
+        ({"strategy": "uniform_time", "video_fps": 5, "start": 1.0, "end": 1.0}, "and end after it begins"),
         ({"strategy": "uniform", "max_frames": 3}, "max_frames and min_frames are for the strategy 'fps'"),
     ],
 )

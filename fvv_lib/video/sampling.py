@@ -141,6 +141,11 @@ class _Shown:
         self.times, self.shortest = times, _shortest(times)
         self.late = tolerance(times)
         self.begin = times[0] if start is None else start
+        if not times[0] - self.late <= self.begin < (math.inf if end is None else end):
+            raise FvvError(
+                f"The part from start={start} to end={end} must begin at {times[0]:g} s or later, where the first "
+                "frame does, and end after it begins."
+            )
         self.last = times[-1]
         if end is not None:  # as late as the last frame of a clip of constant rate; a frame that stands is shown longer
             newest = times[max(0, int(np.searchsorted(times, end - self.late)) - 1)]
