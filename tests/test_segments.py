@@ -23,11 +23,12 @@ from fvv_lib import (
     read_video,
 )
 from fvv_lib.course.numbered import paint, read_numbers, write_numbered
-from fvv_lib.data import inspecting
+from fvv_lib.data import inspecting, known
 from fvv_lib.data.annotations import media_of
 from fvv_lib.data.report import check_data
 from fvv_lib.data.splits import check_disjoint
 from fvv_lib.data.table import LAST_NUMBER
+from fvv_lib.scaling import feature_store
 from fvv_lib.scaling.feature_store import FeatureStore
 from fvv_lib.video.medium import parse_time
 from fvv_lib.video.read import _sample, read_media, video_times
@@ -350,6 +351,28 @@ def test_stored_features_are_those_of_the_part(folder, tmp_path):
     media += [Medium(frames), Medium(frames[::-1]), Medium(frames, fps=2), Medium(frames, 0, 1, 2), Medium(frames[0])]
     assert len({store.name(medium) for medium in media}) == len(media)
     assert store.name(Medium(folder / "clip.mp4", "0:01")) == store.name(media[1])
+
+
+def test_a_file_is_read_once_for_the_names_of_all_its_parts_until_it_changes(tmp_path, monkeypatch):
+    """A file that has just changed is read again: it could change once more without another time."""
+    clip, read = tmp_path / "clip.mp4", []
+    clip.write_bytes(b"first")
+    digest = feature_store.hashlib.file_digest
+    monkeypatch.setattr(
+        feature_store.hashlib, "file_digest", lambda file, how: read.append(file.name) or digest(file, how)
+    )
+    parts = [Medium(clip, start) for start in (None, 1, 2)]
+    store = FeatureStore(tmp_path, {"video": "v", "picture": "p"})
+    names = [store.name(part) for part in parts]
+    assert read == [str(clip)] * 3
+    monkeypatch.setattr(known, "RECENT", 0.0)
+    assert [store.name(part) for part in parts] == names
+    assert read == [str(clip)] * 4
+    times = clip.stat()
+    clip.write_bytes(b"other")
+    os.utime(clip, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not {store.name(part) for part in parts} & set(names)
+    assert read == [str(clip)] * 5
 
 
 def test_the_report_says_which_part_is_used(make, folder):

@@ -5,6 +5,7 @@ knows nothing about models or training.
 """
 
 import hashlib
+import os
 import time
 import uuid
 from contextlib import suppress
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from fvv_lib.data.known import look
 from fvv_lib.errors import FvvError
 from fvv_lib.files import Location, Url, is_dir, locate, readable
 from fvv_lib.video.medium import Medium
@@ -46,6 +48,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, depends_on: dict[str, str]):
         self.folder, self.depends_on = folder, depends_on
+        self.contents: dict[Location, tuple[list[int], bytes]] = {}  # state and digest of each file that had settled
         (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
         for file in (folder / UNFINISHED).iterdir():
             with suppress(FileNotFoundError):  # another process has just renamed it
@@ -54,7 +57,7 @@ class FeatureStore:
 
     def name(self, medium: Medium) -> str:
         """Return the name of a clip: a digest (32 hex digits) of its files, the part that is used, and `depends_on`. A
-        file at a URL is not read if its server says its version."""
+        file is read once while it does not change; one at a URL is not read if its server says its version."""
         digest = hashlib.blake2b(self.depends_on["video" if medium.is_video() else "picture"].encode(), digest_size=16)
         digest.update(f"{medium.start} {medium.end} {medium.fps}".encode())
         with readable(medium):
@@ -62,9 +65,20 @@ class FeatureStore:
                 if isinstance(file, Url) and (told := file.look()).version:
                     digest.update(f"{file.identity} {told.size} {told.version}".encode())
                     continue
-                with file.open("rb") as content:
-                    digest.update(hashlib.file_digest(content, "blake2b").digest())
+                digest.update(self._content(file))
         return digest.hexdigest()
+
+    def _content(self, file: Location) -> bytes:
+        """Return a digest of a file. It is read again if it is at a URL, or has changed, see `data.known`."""
+        looks = look([os.fsencode(file)]) if isinstance(file, Path) else None
+        state = looks.states[0].tolist() if looks else []
+        if looks and file in self.contents and self.contents[file][0] == state:
+            return self.contents[file][1]
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "blake2b").digest()
+        if looks and looks.settled[0]:
+            self.contents[file] = state, digest
+        return digest
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

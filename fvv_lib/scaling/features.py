@@ -9,6 +9,7 @@ about projector or language model.
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,12 @@ def _fill(
 ) -> tuple[dict[Medium, str], dict[str, int]]:
     """Name all clips, and compute those that are not stored. Each process does a share. Return names and counts."""
     mine = list(clips)[training_args.process_index :: training_args.world_size]
+    parts: dict[tuple[Any, ...], list[Medium]] = {}  # of each file: one thread reads it for all its parts
+    for medium in mine:
+        parts.setdefault(medium.files, []).append(medium)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        names = dict(zip(mine, pool.map(store.name, mine), strict=True))
+        named = pool.map(lambda some: [(medium, store.name(medium)) for medium in some], parts.values())
+        names = dict(chain.from_iterable(named))
     missing = {names[medium]: medium for medium in mine if not store.holds(names[medium])}
     _compute(model, _Frames(store, [(name, medium, *clips[medium]) for name, medium in missing.items()]), training_args)
     counts = {"computed": len(missing), "found": len(set(names.values())) - len(missing)}
