@@ -25,23 +25,24 @@ PACKAGES = ("fvv_lib", "torch", "transformers", "timm", "accelerate", "peft", "d
 
 
 @cache
-def code_digest(modules: str = "**/*") -> str:
+def code_digest(*modules: str) -> str:
     """Return a digest of the source of this package, by default of all rooms. A cache with another digest is not read.
     The source is read once: later changes to it do not run in this process.
 
     Args:
-        modules: a glob pattern without `.py`, like `data/annotations`.
+        modules: glob patterns without `.py`, like `data/annotations` or `video/**/*`; default: all modules.
 
     Raises:
-        FvvError: no module has this name. (A digest of nothing would never change.)
+        FvvError: no module has one of these names. (A digest of nothing would never change.)
     """
     digest = hashlib.blake2b()
-    files = sorted(PACKAGE.glob(f"{modules}.py"))
-    if not files:
-        raise FvvError(f"{modules!r}: no module of {PACKAGE.name} has this name.")
-    for file in files:
-        digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
-        digest.update(file.read_bytes())
+    for pattern in modules or ("**/*",):
+        files = sorted(PACKAGE.glob(f"{pattern}.py"))
+        if not files:
+            raise FvvError(f"{pattern!r}: no module of {PACKAGE.name} has this name.")
+        for file in files:
+            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -3,16 +3,18 @@
 import json
 import os
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from shared import SPEC
+from shared import ROOT, SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LazySupervisedDataset, VideoDecodeError
 from fvv_lib.data import checking, known
@@ -30,6 +32,10 @@ from fvv_lib.data.known import (
 )
 from fvv_lib.data.report import check_data
 from fvv_lib.data.splits import check_disjoint
+from fvv_lib.data.table import TABLE_CODE, _rows
+from fvv_lib.finetuning.comparing import SKETCH_CODE, _sketch
+from fvv_lib.video.read import count_sampled
+from fvv_lib.video_config import sampling_of
 
 
 def sample(video, name=None, **rest):
@@ -380,6 +386,63 @@ def test_each_setting_changes_what_is_read_or_does_not():
     reading |= {"video_backend", "decode_timeout"}
     assert reading.isdisjoint(NOT_READING)
     assert reading | NOT_READING == {field.name for field in fields(DataArguments)}
+
+
+# Modules that find and open files, or say which file is looked at; none decides what is written down about it.
+AROUND = ("errors", "files", "far", "servers", "data/known", "data/dataset")
+TABLE = ("data/table", "data/annotations")  # around findings in files, not around a table
+
+
+def modules_that_run(function):
+    """Return the modules of this package that run in this thread, like `data/table`."""
+    package, seen = str(ROOT / "fvv_lib") + os.sep, set()
+
+    def note(frame, event, _):
+        if event == "call":
+            seen.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return {Path(file.removeprefix(package)).with_suffix("").as_posix() for file in seen if file.startswith(package)}
+
+
+def named_by(patterns):
+    package = ROOT / "fvv_lib"
+    found = {file for pattern in patterns for file in package.glob(f"{pattern}.py")}
+    return {file.relative_to(package).with_suffix("").as_posix() for file in found}
+
+
+def test_what_is_remembered_depends_on_all_modules_that_find_it(make, media, tmp_path):
+    """Other code may find something else in the same file, or write it down in another way."""
+    (media / "frames").mkdir()
+    shutil.copy(media / "still.png", media / "frames" / "1.png")
+    (media / "still.tif").write_bytes((media / "still.png").read_bytes())
+    samples = [sample("clip.mp4", start="0:01"), sample("frames"), sample("still.tif"), sample("of a folder")]
+    samples[-1]["video"] = {"frames": "frames", "fps": 2}
+    dataset = make(samples, frame_sampling="fps", max_frames=4)
+    annotations = tmp_path / "data.json"
+    reading = checking.READING_CODE
+    searches = {
+        "table": (lambda: list(_rows(annotations)), TABLE_CODE, AROUND),
+        "read": (
+            lambda: [list(Inspector(dataset).facts(index)) for index in range(len(samples))],
+            (*reading, "data/inspecting"),
+            # What a check needs besides the files.
+            (*AROUND, *TABLE, "data/media_units", "data/checking", "provenance", "machine"),
+        ),
+        "kind": (lambda: checking._kind(str(media / "still.tif")), (*reading, "data/checking"), AROUND),
+        "frames": (
+            lambda: [count_sampled(dataset.media(index)[0], **sampling_of(dataset.data_args)) for index in (0, 1, 3)],
+            (*reading, "data/checking"),
+            (*AROUND, *TABLE),
+        ),
+        "ends": (lambda: [_sketch(str(media / name)) for name in ("clip.mp4", "frames")], SKETCH_CODE, AROUND),
+    }
+    for name, (search, code, around) in searches.items():
+        assert modules_that_run(search) - {*around} <= named_by(code), name
 
 
 @pytest.mark.usefixtures("settled")

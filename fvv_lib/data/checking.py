@@ -43,6 +43,7 @@ IGNORED_SETTINGS = {
     *("decode_timeout", "video_backend", "max_new_tokens", "eval_questions", "cache_features"),
 }
 
+READING_CODE = ("video/**/*", "video_config")  # the modules that read images and videos
 DECODERS = ("av", "pillow", "numpy", "decord")  # packages that read images and videos
 
 VIDEO = 2
@@ -132,7 +133,9 @@ class SampleText:
         changes, samples must be checked again."""
         files, looks = self.samples.files, self.samples.files.looks
         are_named = files.are_named_videos
-        findings = Findings(self.data_args.cache_dir, "kinds", reading_code(), self.data_args.check_again)
+        findings = Findings(
+            self.data_args.cache_dir, "kinds", reading_code("data/checking"), self.data_args.check_again
+        )
         found = find_in_files(findings, files.paths, looks, _kind, (looks.kinds == FILE) & ~are_named)
         videos = are_named | (looks.kinds == FOLDER) | (np.array(found, object) == "video")
         return np.where(looks.kinds == MISSING, 0, np.where(videos, VIDEO, 1)).astype(np.uint8)
@@ -143,7 +146,8 @@ class SampleText:
         args = self.data_args
         if args.max_frames is None:
             return np.where(units.are_videos(self.kinds == VIDEO), args.num_video_frames, 1).astype(np.int32)
-        findings = Findings(args.cache_dir, "frames", [reading_code(), sampling_of(args)], args.check_again)
+        code = reading_code("data/checking")
+        findings = Findings(args.cache_dir, "frames", [code, sampling_of(args)], args.check_again)
 
         how = {**sampling_of(args), "timeout": args.decode_timeout or None}
 
@@ -220,9 +224,10 @@ def _check_medium(medium: Medium, name: str) -> None:
         raise DataFormatError(f"{name}: {medium.source}: a still image has no part. Take out 'start' and 'end'.")
 
 
-def reading_code() -> list[Any]:
-    """Return what every finding in an image or video depends on: the code that reads it."""
-    return [code_digest("video/**/*"), versions(DECODERS)]
+def reading_code(module: str) -> list[Any]:
+    """Return what every finding in an image or video depends on: the code that reads the file, and the `module` that
+    says what is looked for and how it is written down."""
+    return [code_digest(*READING_CODE, module), versions(DECODERS)]
 
 
 def _kind(path: str) -> str | None:

@@ -66,9 +66,8 @@ class Inspector:
         settings = {name: value for name, value in asdict(dataset.data_args).items() if name not in NOT_READING}
         self.dataset, self.units = dataset, MediaUnits(dataset.samples)
         self.looks = self.units.looks
-        self.findings = Findings(
-            dataset.data_args.cache_dir, "read", [reading_code(), settings], dataset.data_args.check_again
-        )
+        depends_on = [reading_code("data/inspecting"), settings]
+        self.findings = Findings(dataset.data_args.cache_dir, "read", depends_on, dataset.data_args.check_again)
         self.known = self.findings.recall(self.units.paths, self.looks)
         is_known = self.known.is_valid().to_numpy(zero_copy_only=False)
         used = self.units.of_rows(dataset.samples.rows)

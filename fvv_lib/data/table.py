@@ -53,6 +53,8 @@ CHECKED = datasets.Features(
         "problem": datasets.Value("string"),
     }
 )
+# The modules that decide what a table says of an annotation file.
+TABLE_CODE = ("data/annotations", "data/table", "video/medium", "video_config")
 LAST_NUMBER = re.compile(rb"\d+(?=[^\d/]*(\.\w+)?$)")  # of a file's name, without its extension
 ROWS_PER_BATCH = 1000  # of a table, while it is written
 SAMPLES_PER_PROCESS = 50_000  # with twice as many samples or more, several processes check
@@ -348,7 +350,7 @@ def digest_annotations(path: str | Location) -> str:
 def table_digest(path: str | Location, content: str) -> str:
     """Return a digest of what the table of an annotation file depends on: the content of the file (its digest), its
     format, and the code that reads it."""
-    text = f"{content} {locate(path).suffix.lower()} {code_digest('data/annotations')} {COLUMNS}"
+    text = f"{content} {locate(path).suffix.lower()} {code_digest(*TABLE_CODE)}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -125,6 +125,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("*config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
 
 END = 4096  # bytes of the start and of the end of a file that are compared
+SKETCH_CODE = ("finetuning/comparing", "video/stills", "video/kinds")  # the modules that decide what a sketch is
 UNREAD = " unread: "  # in a digest of media: what follows counts and names files that cannot be read
 
 
@@ -207,7 +208,7 @@ def digest_media(samples: Annotations, again: bool = False) -> str:
         again: read files again that have not changed since an earlier run.
     """
     files = samples.files
-    findings = Findings(samples.cache_dir, "ends", code_digest("finetuning/comparing"), again)
+    findings = Findings(samples.cache_dir, "ends", code_digest(*SKETCH_CODE), again)
     sketches = find_in_files(findings, files.paths, files.looks, _sketch, files.of_rows(samples.rows))
     unread = [place for place, sketch in enumerate(sketches) if sketch is None]
     digest = hashlib.blake2b(bytes.fromhex("".join(filter(None, sketches))), digest_size=16)
