@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from fvv_lib import CheckpointError, DataArguments, DataFormatError, ModelArguments, TrainingArguments
 from fvv_lib.arguments import REFUSED
+from fvv_lib.finetuning import comparing
 from fvv_lib.finetuning.comparing import (
     COMPARED,
     COMPARED_WHERE,
@@ -166,6 +168,21 @@ def test_a_file_that_cannot_be_read_is_named(with_media, tmp_path):
     clip.rename(tmp_path / "elsewhere.mp4")
     (found,) = differences(before, with_media("v1"))
     assert f"cannot be read now: 1, the first is {clip}" in found
+
+
+def test_what_has_not_changed_is_not_opened_again(with_media, tmp_path, monkeypatch):
+    """Neither files nor folders of frames."""
+    monkeypatch.setattr("fvv_lib.data.known.RECENT", 0.0)
+    opened, sketch = [], comparing._sketch
+    monkeypatch.setattr(comparing, "_sketch", lambda name: opened.append(Path(name).name) or sketch(name))
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    before = with_media("v1", **cache)
+    assert sorted(opened) == ["clip.mp4", "frames", "still.png"]
+    assert with_media("v1", **cache) == before
+    assert len(opened) == 3
+    (tmp_path / "v1" / "frames" / "1.png").write_bytes(b"FRAME")
+    assert with_media("v1", **cache) != before
+    assert opened[3:] == ["frames"]
 
 
 def test_a_hidden_file_in_a_folder_of_frames_changes_nothing(with_media, tmp_path):

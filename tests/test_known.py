@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from shared import ROOT, SPEC
 
 from fvv_lib import DataArguments, DataFormatError, LazySupervisedDataset, VideoDecodeError
 from fvv_lib.data import checking, known
+from fvv_lib.data.checking import SampleText
 from fvv_lib.data.inspecting import NOT_READING, Inspector
 from fvv_lib.data.known import (
     FILE,
@@ -517,6 +518,41 @@ def test_lengths_with_time_marks_are_the_same_when_the_clips_are_known(make, rea
     first, seen = found_by(lengths, read)
     assert seen == ["clip.mp4", "short.mp4"]
     assert found_by(lengths, read) == (first, [])
+
+
+def test_texts_are_tokenized_again_only_where_another_number_of_frames_is_read(make, monkeypatch):
+    """The packets of a clip may promise frames that the decoder does not give."""
+    dataset = make([sample("clip.mp4"), sample("short.mp4")], frame_sampling="fps", sample_fps=8.0, max_frames=4)
+    counted = dataset.lengths.tolist()
+    measured, tokens = [], SampleText.tokens
+    monkeypatch.setattr(SampleText, "tokens", lambda *args: measured.append(args[1]) or tokens(*args))
+    assert dict(dataset.check_media()) == {0: None, 1: None}
+    assert measured == []
+    read = LazySupervisedDataset.read
+
+    def with_fewer(self, medium, index, place=0):
+        video = read(self, medium, index, place)
+        return replace(video, timestamps=video.timestamps[:-1]) if index == 0 else video
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LazySupervisedDataset, "read", with_fewer)
+        assert dict(dataset.check_media()) == {0: None, 1: None}
+    assert measured == [0]
+    assert dataset.lengths.tolist() == [counted[0] - SPEC.tokens_per_frame, counted[1]]
+    assert dict(dataset.check_media()) == {0: None, 1: None}
+    assert dataset.lengths.tolist() == counted
+
+
+def test_the_files_in_a_folder_are_looked_at_once(make, media, monkeypatch):
+    (media / "frames").mkdir()
+    for number in range(3):
+        shutil.copy(media / "still.png", media / "frames" / f"{number}.png")
+    looked, look_at = [], known._look_at
+    monkeypatch.setattr(known, "_look_at", lambda paths: looked.extend(paths) or look_at(paths))
+    dataset = make([sample("frames"), sample("frames", "again")])
+    assert dict(dataset.check_media()) == {0: None, 1: None}
+    names = [os.path.basename(path) for path in looked]
+    assert sorted(names) == [b"0.png", b"1.png", b"2.png", b"frames"]
 
 
 @pytest.mark.usefixtures("settled")

@@ -136,13 +136,17 @@ class LazySupervisedDataset(Dataset):
 
     def measure(self, index: int, videos: Sequence[MediaFacts]) -> int:
         """Return the number of positions that a sample takes with these images and videos, frames and time marks
-        included. With `random` sampling, frame times differ between epochs. Each mark then counts as long as a mark at
+        included. Without time marks, they are tokenized only if a video has another number of frames than was counted.
+        With `random` sampling, frame times differ between epochs. Each mark then counts as long as a mark at
         the end of the part that is used, which has the most digits.
 
         Raises:
             TokenBudgetError: the sample takes more positions than the model can read.
         """
-        if self.data_args.frame_sampling == "random":
+        if self.data_args.time_marks == "none":
+            if [len(video.timestamps) for video in videos] == self.text.frame_counts(index):
+                return int(self.counted_lengths[index])
+        elif self.data_args.frame_sampling == "random":
             ends = [medium.stop(video.duration) for medium, video in zip(self.media(index), videos, strict=True)]
             videos = [
                 replace(video, timestamps=np.full_like(video.timestamps, end))
@@ -237,6 +241,7 @@ class LazySupervisedDataset(Dataset):
         """Check everything of each sample but its pixels. Leave out samples that cannot be used, then samples in which
         nothing is learned."""
         self.lengths, learned, problems = self.text.check_all(stop=self.data_args.bad_samples == "raise")
+        self.counted_lengths = self.lengths.copy()  # `check_media` changes `lengths`
         learned = np.delete(learned, list(problems))
         self.leave_out(problems)
         self.dropped = [self.names[index] for index in np.flatnonzero(~learned)]
@@ -255,7 +260,7 @@ class LazySupervisedDataset(Dataset):
 
     def _keep(self, chosen: np.ndarray) -> None:
         self.samples.keep(chosen)
-        self.lengths = self.lengths[chosen]
+        self.lengths, self.counted_lengths = self.lengths[chosen], self.counted_lengths[chosen]
         if self.identities is not None:
             self.identities = self.identities[chosen]
 

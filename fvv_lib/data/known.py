@@ -132,21 +132,32 @@ def look_into_folders(paths: pa.Array, looks: Looks) -> Looks:
     """Return the looks with states of folders that change with each file in them: the number of files, the latest of
     their times and those of the folder, and a digest of all names, sizes and times."""
     states, settled = looks.states.copy(), looks.settled.copy()
-    for place in np.flatnonzero(looks.kinds == FOLDER).tolist():
-        path = paths[place].as_py()
-        if not path.startswith(b"/") and is_url(os.fsdecode(path)):
-            continue  # never settled
-        try:
-            with os.scandir(path) as entries:
-                names = sorted(entry.name for entry in entries)
-        except OSError:
-            continue  # reading it raises the error
-        inside = _look_at([os.path.join(path, name) for name in names])
-        latest = max(looks.states[place, 1:].tolist() + [time for one in inside for time in one[3:]])
-        digest = hashlib.blake2b(repr([names, inside]).encode(), digest_size=7).digest()
-        states[place] = len(names), latest, int.from_bytes(digest)
-        settled[place] = _old(latest)
+    folders = np.flatnonzero(looks.kinds == FOLDER)
+    inside = in_batches(_look_inside, paths.take(pa.array(folders)).to_pylist())
+    for place, found in zip(folders.tolist(), inside, strict=True):
+        if found is not None:
+            number, latest, digest = found
+            latest = max(latest, *looks.states[place, 1:].tolist())
+            states[place], settled[place] = (number, latest, digest), _old(latest)
     return looks._replace(states=states, settled=settled)
+
+
+def _look_inside(folders: Sequence[bytes]) -> list[tuple[int, int, int] | None]:
+    """Return the number of files in each folder, the latest of their times, and a digest of all names and states;
+    `None` for a URL, which is never settled, and for a folder that cannot be read: reading it raises the error."""
+    found: list[tuple[int, int, int] | None] = []
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(folder)) if folder.startswith(b"/") else None
+        except OSError:
+            names = None
+        if names is None:
+            found.append(None)
+            continue
+        inside = _look_at([b"%b/%b" % (folder, name) for name in names])
+        digest = hashlib.blake2b(repr([names, inside]).encode(), digest_size=7).digest()
+        found.append((len(names), max((time for one in inside for time in one[3:]), default=0), int.from_bytes(digest)))
+    return found
 
 
 def in_batches(function: Callable[[Sequence[In]], Sequence[Out]], items: Sequence[In]) -> list[Out]:
@@ -198,7 +209,7 @@ class Findings:
         table = None if self.again else self._read(self._parts())
         if table is None:
             return nothing
-        rows = pc.index_in(_keys_of(paths), value_set=table["path"])  # the first of several, which is the newest
+        rows = pc.index_in(keys_of(paths), value_set=table["path"])  # the first of several, which is the newest
         found = table["found"].take(rows).combine_chunks()
         stored = np.stack([table[name].to_numpy() for name in ("size", "modified", "changed")], axis=1)
         same = (stored[rows.fill_null(0).to_numpy()] == looks.states).all(axis=1)
@@ -270,7 +281,7 @@ class Findings:
             part.unlink(missing_ok=True)
 
 
-def _keys_of(paths: pa.Array) -> pa.Array:
+def keys_of(paths: pa.Array) -> pa.Array:
     """Return the names under which findings about paths are kept, see `key_of`."""
     if pc.all(pc.starts_with(paths, pattern=b"/")).as_py():
         return paths

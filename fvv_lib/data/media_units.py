@@ -6,13 +6,16 @@ its own. This module opens no image or video.
 
 import hashlib
 import os
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fvv_lib.data.known import Looks, look_into_folders
+from fvv_lib.data.known import Looks, keys_of
 from fvv_lib.data.table import Annotations, Named
-from fvv_lib.files import key_of, locate
+from fvv_lib.files import locate
 from fvv_lib.video.medium import Medium
 
 
@@ -22,79 +25,96 @@ class MediaUnits(Named):
 
     Attributes:
         looks: of the file of each unit; of a list, of all its files. The state of a folder changes with its files.
-        parts: the parts of videos and the lists of frames, by their key.
 
     Lesson: 05.
     """
 
     def __init__(self, samples: Annotations):
-        files = samples.files
-        super().__init__(files.paths, files.starts, files.places)
-        self.looks = look_into_folders(files.paths, files.looks)
-        self.parts: dict[bytes, Medium] = {}
-        self.file_of_part: list[int] = []  # -1 for a list of frames
+        self.samples, self.files = samples, samples.files
+        super().__init__(self.files.paths, self.files.starts, self.files.places)
+        self.looks = self.files.looks
         whole = samples.whole_rows()
+        self.parts, self.of_parts = samples.parts(), np.zeros(0, np.int64)
         if not whole.all():
-            self._add_parts(samples, self.looks, whole)
+            self._add_parts(whole)
 
     def medium(self, key: bytes) -> Medium:
         """Return a unit by its key, with absolute paths if it is a whole file or folder."""
-        return self.parts.get(key) or Medium(locate(os.fsdecode(key)))
+        if key not in self._part_of_key:
+            return Medium(locate(os.fsdecode(key)))
+        part = self._part_of_key[key]
+        row = int(self.parts.rows[part])
+        return self.samples.media_of_row(row)[part - int(np.searchsorted(self.parts.rows, row))]
+
+    @cached_property
+    def _part_of_key(self) -> dict[bytes, int]:
+        return dict(zip(self.paths[len(self.files.paths) :].to_pylist(), self.of_parts.tolist(), strict=True))
 
     def are_videos(self, files: np.ndarray) -> np.ndarray:
         """Return which units are videos, bool (U,), if these files are: bool (M,)."""
-        parts = np.array(self.file_of_part, np.int64)
-        return np.concatenate([files, (parts < 0) | files[parts]])
+        parts = self.of_parts
+        are_files = files[self.files.places[self.parts.firsts[parts]]]
+        return np.concatenate([files, are_files | (self.parts.sizes[parts] > 0)])
 
-    def _add_parts(self, samples: Annotations, looks: Looks, whole: np.ndarray) -> None:
+    def _add_parts(self, whole: np.ndarray) -> None:
         """Make units of the media of rows that are not only whole files: `whole`, bool (N,), is False."""
-        files = samples.files
-        number: dict[bytes, int] = {}
-        units: list[int] = []  # of the media of these rows
-        states: list[tuple[np.ndarray, bool, int]] = []
-        counts = np.diff(files.starts)
-        for row in np.flatnonzero(~whole).tolist():
-            media = samples.media_of_row(row)
-            place = int(files.starts[row])
-            for medium in media:
-                mine = files.places[place : place + len(medium.files)]
-                place += len(medium.files)
-                if medium == Medium(medium.source) and not isinstance(medium.source, tuple):
-                    units.append(int(mine[0]))
-                    continue
-                key = _key(medium, [files.paths[int(file)].as_py() for file in mine])
-                if key not in number:
-                    number[key] = len(files.paths) + len(number)
-                    self.parts[key] = medium
-                    states.append(_look_of(looks, mine))
-                    self.file_of_part.append(-1 if isinstance(medium.source, tuple) else int(mine[0]))
-                units.append(number[key])
-            counts[row] = len(media)
-        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        files, parts = self.files, self.parts
+        firsts = files.places[parts.firsts]
+        are_parts = ~np.isnan(parts.limits).all(axis=1) | (parts.sizes > 0)
+        keys = self._keys(firsts, are_parts).dictionary_encode()
+        units = firsts.copy()
+        units[are_parts] = keys.indices.to_numpy() + len(files.paths)
+        _, some = np.unique(keys.indices.to_numpy(), return_index=True)
+        self.of_parts = np.flatnonzero(are_parts)[some]  # one part of each key
+        counts = np.where(whole, np.diff(files.starts), np.bincount(parts.rows, minlength=len(whole)))
+        self.starts = np.cumsum(np.concatenate([[0], counts]))
         self.places = np.empty(self.starts[-1], np.int64)
         self.places[np.repeat(whole, counts)] = files.places[np.repeat(whole, np.diff(files.starts))]
         self.places[np.repeat(~whole, counts)] = units
-        self.paths = pa.concat_arrays([files.paths, pa.array(list(number), pa.large_binary())])
-        self.looks = Looks(
-            np.concatenate([looks.kinds, np.array([kind for _, _, kind in states], np.uint8)]),
-            np.concatenate([looks.links, np.zeros(len(states), bool)]),
-            np.concatenate([looks.states, np.array([state for state, _, _ in states], np.int64).reshape(-1, 3)]),
-            np.concatenate([looks.settled, np.array([settled for _, settled, _ in states], bool)]),
-        )
+        self.paths = pa.concat_arrays([files.paths, keys.dictionary])
+        self.looks = Looks(*map(np.concatenate, zip(files.looks, self._looks(), strict=True)))
+
+    def _keys(self, firsts: np.ndarray, are_parts: np.ndarray) -> pa.Array:
+        """Return keys of these parts, bool (P,), that no path is: they have a zero byte."""
+        names = keys_of(self.files.paths)
+        lists = np.flatnonzero(self.parts.sizes > 0)
+        places, starts = self._files_of(lists)
+        used = np.unique(places)
+        digests = np.zeros((len(names), 16), np.uint8)
+        each = [hashlib.blake2b(name, digest_size=16).digest() for name in names.take(pa.array(used)).to_pylist()]
+        digests[used] = np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
+        of_lists = np.full(len(firsts), "", object)
+        of_lists[lists] = [digest.hex() for digest in _digests(digests[places], starts)]
+        columns = [*map(pa.array, self.parts.limits[are_parts].T), pa.array(of_lists[are_parts], pa.large_string())]
+        texts = [column.cast(pa.large_string()).cast(pa.large_binary()) for column in columns]
+        zero = pa.scalar(b"\0", pa.large_binary())
+        return pc.binary_join_element_wise(names.take(pa.array(firsts[are_parts])), *texts, zero)
+
+    def _looks(self) -> Looks:
+        """Return the looks of one part of each key."""
+        parts, looks = self.of_parts, self.files.looks
+        kinds, _, states, settled = (values[self.files.places[self.parts.firsts[parts]]] for values in looks)
+        lists = np.flatnonzero(self.parts.sizes[parts] > 1)
+        if len(lists):
+            places, starts = self._files_of(parts[lists])
+            inside = looks.states[places]
+            digests = [int.from_bytes(digest[:7]) for digest in _digests(inside, starts)]
+            latest = np.maximum.reduceat(inside[:, 1:].max(axis=1), starts[:-1])
+            states[lists] = np.stack([self.parts.sizes[parts[lists]], latest, digests], axis=1)
+            settled[lists] = np.logical_and.reduceat(looks.settled[places], starts[:-1])
+            kinds[lists] = np.minimum.reduceat(looks.kinds[places], starts[:-1])
+        return Looks(kinds, np.zeros(len(parts), bool), states, settled)
+
+    def _files_of(self, lists: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the files of some of the parts, (F,), and where those of each begin and end, (L + 1,)."""
+        sizes = self.parts.sizes[lists]
+        starts = np.cumsum(np.concatenate([[0], sizes]))
+        return self.files.places[
+            np.arange(starts[-1]) + np.repeat(self.parts.firsts[lists] - starts[:-1], sizes)
+        ], starts
 
 
-def _key(medium: Medium, paths: list[bytes]) -> bytes:
-    """Return a key that no path is: it has a zero byte."""
-    names = list(map(key_of, paths))
-    parts = repr((medium.start, medium.end, medium.fps, isinstance(medium.source, tuple), names)).encode()
-    return b"%b\0%b" % (names[0], hashlib.blake2b(parts, digest_size=16).hexdigest().encode())
-
-
-def _look_of(looks: Looks, files: np.ndarray) -> tuple[np.ndarray, bool, int]:
-    """Return state, settled and kind of a medium with these files."""
-    states, kinds = looks.states[files], looks.kinds[files]
-    if len(files) == 1:
-        return states[0], bool(looks.settled[files[0]]), int(kinds[0])
-    digest = hashlib.blake2b(states.tobytes(), digest_size=7).digest()
-    state = np.array([len(files), states[:, 1:].max(), int.from_bytes(digest)])
-    return state, bool(looks.settled[files].all()), int(kinds.min())
+def _digests(rows: np.ndarray, starts: np.ndarray) -> list[bytes]:
+    """Return a digest of the rows from each start to the next: (F, k), (L + 1,) -> L."""
+    content, bounds = rows.view(np.uint8).reshape(-1), (starts * rows.itemsize * rows.shape[1]).tolist()
+    return [hashlib.blake2b(content[start:end], digest_size=16).digest() for start, end in pairwise(bounds)]

@@ -1,9 +1,9 @@
 """Annotation files as one memory-mapped table.                                                             Lesson 5
 
 The fields of samples may differ, so the table has one row per sample with four columns: its JSON text, its id, the
-files of its media, and whether each of them is a whole image or video. Arrow files are mapped into memory, not loaded:
-a million samples open at once, and all workers share them. This module knows nothing about what a sample means to a
-model.
+files of its media, and, if not each of them is a whole image or video, how they are used. Arrow files are mapped into
+memory, not loaded: a million samples open at once, and all workers share them. This module knows nothing about what a
+sample means to a model.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from fvv_lib import errors
 from fvv_lib.data.annotations import Sample, media_of, one_version, read_annotations
-from fvv_lib.data.known import FOLDER, Looks, look, real_paths
+from fvv_lib.data.known import FOLDER, Looks, look, look_into_folders, real_paths
 from fvv_lib.data.mixture import draw, parse_part
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.files import SCHEME, Location, Url, is_url, join, locate
@@ -42,7 +42,12 @@ COLUMNS = datasets.Features(
         "sample": datasets.Value("string"),
         "id": datasets.Value("string"),
         "media": [datasets.Value("string")],
-        "whole": datasets.Value("bool"),
+        "parts": [
+            {
+                **{name: datasets.Value("float64") for name in ("start", "end", "fps")},
+                "frames": datasets.Value("int32"),  # number of files of a list of frames
+            }
+        ],
     }
 )
 CHECKED = datasets.Features(
@@ -67,6 +72,21 @@ class Checked(NamedTuple):
     lengths: np.ndarray
     learned: np.ndarray
     problems: dict[int, FvvError]
+
+
+class Parts(NamedTuple):
+    """The P media of the rows of a table that have others than whole images and videos.
+
+    Attributes:
+        rows, firsts: the row of each, and where its files begin in `places` of the `MediaFiles`, int64 (P,).
+        limits: `start`, `end` and `fps` of each `Medium`, NaN for none, float64 (P, 3).
+        sizes: the number of files of a list of frames, 0 for another medium, int64 (P,).
+    """
+
+    rows: np.ndarray
+    firsts: np.ndarray
+    limits: np.ndarray
+    sizes: np.ndarray
 
 
 class Named:
@@ -120,8 +140,9 @@ class MediaFiles(Named):
 
     @cached_property
     def looks(self) -> Looks:
-        """What the file system said about the files when this was first asked, or since `look_again`."""
-        return look(self.paths.to_pylist())
+        """What the file system said about the files, and those in folders, when this was first asked, or since
+        `look_again`."""
+        return look_into_folders(self.paths, look(self.paths.to_pylist()))
 
     def look_again(self) -> None:
         """Ask the file system anew: files may have changed."""
@@ -213,9 +234,15 @@ class Annotations(Sequence[Sample]):
     def media_of_row(self, row: int) -> list[Medium]:
         """Return the images and videos of a row of the table."""
         folder = self.folders[int(np.searchsorted(self.starts, row, side="right")) - 1]
-        if self._columns["whole"][row].as_py():
-            return [Medium(join(folder, file)) for file in self._columns["media"][row].as_py()]
-        return [medium.under(folder) for medium in media_of(json.loads(self._columns["sample"][row].as_py()))]
+        files = [join(folder, file) for file in self._columns["media"][row].as_py()]
+        parts = self._columns["parts"][row].as_py()
+        if parts is None:
+            return list(map(Medium, files))
+        rest, media = iter(files), []
+        for part in parts:
+            frames = part.pop("frames")
+            media.append(Medium(next(rest) if frames is None else tuple(islice(rest, frames)), **part))
+        return media
 
     def count_of_each(self) -> dict[str, int]:
         """Return how many samples each annotation file has here, by its path and amount as `mixture` writes them."""
@@ -228,7 +255,20 @@ class Annotations(Sequence[Sample]):
 
     def whole_rows(self) -> np.ndarray:
         """Return whether all media of each row of the table are whole images and videos: bool (N,)."""
-        return np.asarray(self._columns["whole"].to_numpy(), dtype=bool)
+        return self._columns["parts"].is_null().to_numpy()
+
+    def parts(self) -> Parts:
+        """Return the media of the rows that have others than whole images and videos."""
+        column, files = self._columns["parts"], self.files
+        rows = np.flatnonzero(~self.whole_rows())
+        counts = pc.list_value_length(column.drop_null()).to_numpy()
+        parts = pc.list_flatten(column)
+        limits = [pc.struct_field(parts, name).to_numpy() for name in ("start", "end", "fps")]
+        sizes = pc.struct_field(parts, "frames").fill_null(0).to_numpy().astype(np.int64)
+        # The files of a row begin at starts[row], those of its media follow one another.
+        before = np.cumsum(np.concatenate([[0], np.maximum(sizes, 1)]))
+        starts = np.repeat(files.starts[rows] - before[np.cumsum(counts) - counts], counts)
+        return Parts(np.repeat(rows, counts), starts + before[:-1], np.stack(limits, axis=1), sizes)
 
     @cached_property
     def files(self) -> MediaFiles:
@@ -246,14 +286,13 @@ class Annotations(Sequence[Sample]):
         paths = real_paths(files.paths.filter(pa.array(used)).to_pylist(), files.looks.links[used].tolist())
         names = dict(zip(paths, paths, strict=True))
         real = dict(zip(np.flatnonzero(used).tolist(), paths, strict=True))
-        for row in self.rows[~self.whole_rows()[self.rows]].tolist():
-            place = int(files.starts[row])
-            for medium in self.media_of_row(row):
-                frames = [real[file] for file in files.places[place : place + len(medium.files)].tolist()]
-                place += len(frames)
-                if len(frames) > 1:
-                    series = [LAST_NUMBER.sub(b"*", frame) for frame in frames]
-                    names |= dict(zip([*frames, *series], [*series, *series], strict=True))
+        parts = self.parts()
+        are_lists = (parts.sizes > 1) & np.isin(parts.rows, self.rows)
+        lists = zip(parts.firsts[are_lists].tolist(), parts.sizes[are_lists].tolist(), strict=True)
+        frames = {real[file] for first, size in lists for file in files.places[first : first + size].tolist()}
+        for frame in frames:
+            series = LAST_NUMBER.sub(b"*", frame)
+            names[frame] = names[series] = series
         return names
 
     @property
@@ -358,8 +397,8 @@ def open_table(path: str | Location, digest: str, cache_dir: str | None = None) 
     """Return the table of one annotation file. It is made unless a file with the same digest was opened before.
 
     Its columns: `sample`, JSON text; `id`, the sample's own or its position in the file; `media`, the files of its
-    images and videos as the sample names them; `whole`, False if a medium is a part of a video or a list of frames.
-    See `Annotations`.
+    images and videos as the sample names them; `parts`, how each of these media is used, see `Medium`, or null if all
+    are whole images and videos. See `Annotations`.
     """
     file = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "tables" / f"{digest}.arrow"
     if not file.is_file():
@@ -381,7 +420,7 @@ def _write_table(path: str | Location, file: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _rows(path: str | Location) -> Iterator[tuple[str, str, list[str], bool]]:
+def _rows(path: str | Location) -> Iterator[tuple[str, str, list[str], list[dict[str, Any]] | None]]:
     """Yield the columns of each sample."""
     for place, (text, sample) in enumerate(read_annotations(path)):
         named = str(sample.get("id", place))
@@ -392,10 +431,17 @@ def _rows(path: str | Location) -> Iterator[tuple[str, str, list[str], bool]]:
         except DataFormatError:
             media = []  # `check_sample` reports the error, here and above
         files = [str(file) for medium in media for file in medium.files]
-        whole = all(isinstance(one.source, str) and one == Medium(one.source) for one in media)
+        parts = None
         if not all(map(_is_unicode, files)):
-            files, whole = [], True
-        yield text, named, files, whole
+            files = []
+        elif any(isinstance(one.source, tuple) or one.is_part or one.fps is not None for one in media):
+            parts = list(map(_part, media))
+        yield text, named, files, parts
+
+
+def _part(medium: Medium) -> dict[str, Any]:
+    frames = len(medium.files) if isinstance(medium.source, tuple) else None
+    return {"start": medium.start, "end": medium.end, "fps": medium.fps, "frames": frames}
 
 
 def _is_unicode(text: str) -> bool:
