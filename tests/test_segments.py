@@ -2,8 +2,11 @@
 
 import json
 import os
+import random
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,9 +28,11 @@ from fvv_lib import (
 from fvv_lib.course.numbered import paint, read_numbers, write_numbered
 from fvv_lib.data import inspecting, known
 from fvv_lib.data.annotations import media_of
+from fvv_lib.data.known import FILE, MISSING
+from fvv_lib.data.media_units import MediaUnits
 from fvv_lib.data.report import check_data
 from fvv_lib.data.splits import check_disjoint
-from fvv_lib.data.table import LAST_NUMBER
+from fvv_lib.data.table import LAST_NUMBER, Annotations
 from fvv_lib.scaling import feature_store
 from fvv_lib.scaling.feature_store import FeatureStore
 from fvv_lib.video.medium import parse_time
@@ -509,6 +514,40 @@ def test_what_was_read_of_one_part_is_not_taken_for_another(make, tmp_path, fold
     reads.clear()
     broken = make([sample(video="clip.mp4", start=50)], bad_samples="skip", **settings)
     assert isinstance(dict(broken.check_media())[0], VideoDecodeError)
+
+
+def test_each_different_part_is_a_unit_of_its_own(annotate, tmp_path):
+    """Parts, lists and whole files in any mixture, with limits that differ in the last bit and lists that overlap."""
+    frames = [f"frames/{number}.png" for number in range(4)]
+    media = [
+        *({"video": "a.mp4"}, {"video": ["a.mp4", "b.mp4"]}, {"image": "frames/1.png"}, {"video": "frames"}, {}),
+        *({"video": "a.mp4", "start": 0}, {"video": "a.mp4", "end": 1}, {"video": "a.mp4", "start": "0:01"}),
+        *({"video": "a.mp4", "start": np.nextafter(1, 2)}, {"video": "b.mp4", "start": 1, "end": 2}),
+        *({"video": {"frames": "frames"}}, {"video": {"frames": "frames", "fps": 8}}),
+        *({"video": {"frames": frames[start:end]}} for start in range(4) for end in range(start + 1, 5)),
+        *({"video": {"frames": frames[::-1], "fps": 8}}, {"video": {"frames": frames, "fps": 8}, "start": 0.25}),
+        {"video": ["a.mp4", {"frames": frames[:2]}, "b.mp4", {"frames": ["a.mp4", "b.mp4"]}], "end": [1, *[None] * 3]},
+        {"video": ["a.mp4", "b.mp4"], "start": [None, 1]},
+    ]
+    random.Random(0).shuffle(media)
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_text(name)
+    written = [sample(**one) for one in media]
+    paths = [annotate(written, "x.json"), annotate(written * 2, "y.json")]
+    samples = Annotations(paths, cache_dir=str(tmp_path / "cache"))
+    assert [samples.media(i) for i in range(len(samples))] == [
+        [medium.under(tmp_path) for medium in media_of(one)] for one in written * 3
+    ]
+    units, keys = MediaUnits(samples), {}
+    for row, (start, end) in enumerate(pairwise(units.starts.tolist())):
+        for medium, unit in zip(samples.media(row), units.places[start:end].tolist(), strict=True):
+            key = units.paths[unit].as_py()
+            assert units.medium(key) == medium
+            assert keys.setdefault(medium, key) == key
+            are_there = [Path(file).suffix == ".mp4" for file in medium.files]
+            assert units.looks.kinds[unit] == (FILE if all(are_there) else MISSING)
+            assert units.looks.states[unit, 0] == {1: 5 * are_there[0]}.get(len(are_there), len(are_there))
+    assert len(set(keys.values())) == len(keys)
 
 
 def test_a_changed_frame_of_a_list_is_read_again(make, tmp_path, folder, reads, monkeypatch):
