@@ -8,8 +8,8 @@ and all differ. To open does not decode them: that is the second part, with copi
 read with `check_media` by one thread. Both sides run in turn, each opening in a new process with this interpreter and
 these packages. The first opening of each side makes its tables; it is measured too.
 
-Every run of ours also compares the size, start and end of each file with those of the run that it resumes. The old
-build does not, so that time stands alone.
+Every run of ours also compares the size, start and end of each file with those of the run that it resumes, and a sample
+may use a part of a video. The old build has neither, so these times stand alone.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from old_build import OLD, ROOT, check_source, environment_of, old_build
 from fvv_lib.course.scenes import motion_clip, write_video
 
 FILES, PER_SAMPLE, PER_FOLDER, CLIPS = 1_000_000, 10, 1000, 500
+PER_PART, PER_CLIP = 10, 100  # files for each part of a video, parts of each video
 TARGET = 0.2  # of the old build's time
 SIDES = {
     "old": """
@@ -78,6 +79,13 @@ dataset = open_one(f"{folder}/clips.json", cache_dir=cache)
 start = time.perf_counter()
 good = sum(error is None for _, error in dataset.check_media(threads=1))
 print(json.dumps({"seconds": time.perf_counter() - start, "samples": good}))
+"""
+PARTS = """
+import json, sys, time
+folder, cache = sys.argv[1:]
+start = time.perf_counter()
+dataset = open_one(f"{folder}/parts.json", cache_dir=cache)
+print(json.dumps({"seconds": time.perf_counter() - start, "samples": len(dataset)}))
 """
 COMPARING = """
 import json, sys, time
@@ -137,6 +145,17 @@ def write_clips(folder: Path) -> None:
     (folder / "clips.json").write_text(json.dumps(samples))
 
 
+def write_parts(folder: Path, count: int) -> None:
+    for number in range(0, count, PER_CLIP):
+        (folder / f"long-{number}.mp4").write_bytes(b"long clip %d" % number)
+    parts = ((number, number % PER_CLIP) for number in range(count))
+    samples = [
+        {**sample(number, [f"long-{number - second}.mp4"]), "start": second, "end": second + 1}
+        for number, second in parts
+    ]
+    (folder / "parts.json").write_text(json.dumps(samples))
+
+
 def run(side: str, source: Path, code: str, folder: Path) -> dict[str, Any]:
     """Run code with the `fvv_lib` of `source` in a new process, and return the JSON that it prints last."""
     command = [sys.executable, "-c", SIDES[side] + code, str(folder), str(folder / f"cache-{side}")]
@@ -179,9 +198,11 @@ def main() -> None:
         folder = Path(temporary)
         write_files(folder, settings.files)
         write_clips(folder)
+        write_parts(folder, settings.files // PER_PART)
         opening = compare(sources, OPENING, folder, settings.runs)
         reading = compare(sources, READING, folder, settings.runs)
         ends = [run("ours", ROOT, COMPARING, folder)["seconds"] for _ in range(2)]
+        parts = [run("ours", ROOT, PARTS, folder) for _ in range(2)]
     record = {
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {
@@ -194,6 +215,11 @@ def main() -> None:
         "open": opening,
         "read clips": reading,
         "ours, compare the start and end of each file, s": {"first": round(ends[0], 2), "again": round(ends[1], 2)},
+        "ours, open parts of videos": {
+            "parts": parts[0]["samples"],
+            "first, s": round(parts[0]["seconds"], 2),
+            "again, s": round(parts[1]["seconds"], 3),
+        },
         "wanted, ours / old": TARGET,
         "reached": opening["ours / old, again"] <= TARGET,
     }

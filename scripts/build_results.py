@@ -210,13 +210,20 @@ def known_media(record: Record) -> str:
         "now / old",
     ]
     ends = record["ours, compare the start and end of each file, s"]
+    parts = record.get("ours, open parts of videos")
+    of_parts = ""
+    if parts:
+        of_parts = f"""
+
+A sample may also use a part of a video: {parts["parts"]:,} such samples open in {parts["first, s"]} seconds at first,
+then in {parts["again, s"]}."""
     return f"""A training and a validation set with {record["files"]:,} files in all, each another. A file that has not
 changed since it was read is not read again. The old build is commit {record["old"]} of this repository.
 
 {table(titles, rows)}
 
 A run also compares the start and end of each file with those of the run that it resumes, which the old build does not:
-{ends["first"]} seconds at first, then {ends["again"]} seconds."""
+{ends["first"]} seconds at first, then {ends["again"]} seconds.{of_parts}"""
 
 
 def questions(record: Record) -> str:
