@@ -80,6 +80,7 @@ class SampleText:
         self.frame_spec = frame_spec
         self.scored = scored
         self.kinds = self.media_kinds()
+        self.are_whole = samples.whole_rows()
         units = MediaUnits(samples)
         self.uncounted: dict[Medium, VideoDecodeError] = {}
         counts = self._count_all_frames(units)
@@ -194,7 +195,10 @@ class SampleText:
             DataFormatError: a part of a still image, or a frame rate of a file that is not a folder of frames.
         """
         files, row = self.samples.files, self.samples.rows[index]
-        kinds = iter(self.kinds[files.places[files.starts[row] : files.starts[row + 1]]].tolist())
+        found = self.kinds[files.places[files.starts[row] : files.starts[row + 1]]]
+        if self.are_whole[row] and found.all():
+            return
+        kinds = iter(found.tolist())
         for medium in self.samples.media(index):
             for file in medium.files:
                 if next(kinds) == 0:
