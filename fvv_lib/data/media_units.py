@@ -116,5 +116,5 @@ class MediaUnits(Named):
 
 def _digests(rows: np.ndarray, starts: np.ndarray) -> list[bytes]:
     """Return a digest of the rows from each start to the next: (F, k), (L + 1,) -> L."""
-    content, bounds = rows.view(np.uint8).reshape(-1), (starts * rows.itemsize * rows.shape[1]).tolist()
+    content, bounds = rows.view(np.uint8).reshape(-1).data, (starts * rows.itemsize * rows.shape[1]).tolist()
     return [hashlib.blake2b(content[start:end], digest_size=16).digest() for start, end in pairwise(bounds)]
