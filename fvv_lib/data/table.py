@@ -62,7 +62,7 @@ CHECKED = datasets.Features(
 TABLE_CODE = ("data/annotations", "data/table", "video/medium", "video_config")
 LAST_NUMBER = re.compile(rb"\d+(?=[^\d/]*(\.\w+)?$)")  # of a file's name, without its extension
 ROWS_PER_BATCH = 1000  # of a table, while it is written
-SAMPLES_PER_PROCESS = 50_000  # with twice as many samples or more, several processes check
+SAMPLES_PER_PROCESS = 10_000  # with twice as many samples or more, several processes check
 
 
 class Checked(NamedTuple):

@@ -1,11 +1,13 @@
 """Detect videos by extension or, if the extension is not known, by content.                                 Lesson 1"""
 
+import os
+import stat
 from typing import BinaryIO
 
 from PIL import Image
 
 from fvv_lib.far import hold
-from fvv_lib.files import Location, Url, is_dir, is_file, is_url, locate, readable
+from fvv_lib.files import Location, Url, is_url, locate, readable
 
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".flv", ".wmv", ".webm", ".m4v")
 # Further extensions that only videos have. For any other extension, the content decides.
@@ -40,19 +42,21 @@ def is_video(path: str | Location) -> bool:
     """
     if _name(path).endswith((*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS)):
         return True
-    path = locate(path)
+    if is_url(path):
+        path = locate(path)
     if isinstance(path, Url):
         with readable(path), hold(path):
             return path.is_dir() or _has_video(path)
     try:
-        return is_dir(path) or (is_file(path) and _has_video(path))
+        mode = os.stat(path).st_mode
+        return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and _has_video(path))
     except (OSError, ValueError):
         return False  # reading the file raises the error
 
 
-def _has_video(path: Location) -> bool:
+def _has_video(path: str | Location) -> bool:
     """Return whether the content of a file is an animation or a container with a video stream."""
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Url) else open(path, "rb", buffering=0) as file:
         head = _head(file)
         if _may_be_animated(head):
             return is_animation(file)
@@ -60,7 +64,7 @@ def _has_video(path: Location) -> bool:
         return False
     from fvv_lib.video.exact.containers import is_container  # imports FFmpeg, which few files need
 
-    return is_container(path)
+    return is_container(locate(path))
 
 
 def is_animation(file: BinaryIO) -> bool:
