@@ -209,14 +209,15 @@ def tokenize_pieces(pieces: Sequence[Piece], tokenizer: Any) -> tuple[list[int],
 
 
 def _between_images(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, ...]]:
-    """Yield the pieces before the first `<image>`, between the first and the second, ... and after the last."""
+    """Yield the pieces before the first `<image>`, between the first and the second, ... and after the last. There are
+    none between two frames of a video."""
     stretch: list[Piece] = []
     for piece in pieces:
         first, *others = piece.text.split(DEFAULT_IMAGE_TOKEN)
         stretch.append(Piece(first, piece.learned))
         for text in others:
             yield tuple(stretch)
-            stretch = [Piece(text, piece.learned)]
+            stretch = [Piece(text, piece.learned)] if text else []
     yield tuple(stretch)
 
 
