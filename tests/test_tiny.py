@@ -8,9 +8,11 @@ import pytest
 from fvv_lib.course.samples import colour_question, motion_question, order_question, place_question, shape_question
 from fvv_lib.course.scenes import DIRECTIONS, motion_clip, order_clip, still
 from fvv_lib.course.tiny import build_image_processor, build_model
+from fvv_lib.data.annotations import turns_of
 from fvv_lib.evaluation.generation import generate_answers, prompt_ids
 from fvv_lib.evaluation.scoring import is_correct
-from fvv_lib.prompt.placeholders import expand_image_tokens
+from fvv_lib.labels.exact import tokenize_pieces
+from fvv_lib.prompt.placeholders import IMAGE_TOKEN_INDEX, expand_image_tokens
 from fvv_lib.prompt.templates import get_template
 from fvv_lib.video.pixels import preprocess_frames
 from fvv_lib.weights.loading import build_processor, load_pretrained_model
@@ -96,13 +98,19 @@ CONVERSATION = [
 
 @pytest.mark.parametrize("parts", [False, True], ids=["text", "parts"])
 @pytest.mark.parametrize("turns", [3, 4], ids=["question", "answer"])
-def test_its_chat_template_renders_like_qwen_2(loaded, turns, parts):
+@pytest.mark.parametrize("system", [None, "Answer in one word."], ids=["default", "own system prompt"])
+def test_its_chat_template_gives_the_tokens_of_training(loaded, turns, parts, system):
     """In stock transformers, the chat template must give the prompts of training."""
     roles = {"human": "user", "gpt": "assistant"}
     messages = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in CONVERSATION[:turns]]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
     if parts:
         for message in messages:
             *image, text = message["content"].split("<image>\n")
             message["content"] = [{"type": "image"} for _ in image] + [{"type": "text", "text": text}]
-    stock = loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=turns == 3)
-    assert stock == "".join(piece.text for piece in get_template("qwen_2").render(CONVERSATION[:turns]))
+    stock = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=turns == 3, return_dict=False)
+    sample = {"system": system, "conversations": CONVERSATION[:turns]}
+    ids, _ = tokenize_pieces(get_template("qwen_2").render(turns_of(sample)), loaded.tokenizer)
+    image = loaded.tokenizer.convert_tokens_to_ids("<image>")
+    assert [image if token == IMAGE_TOKEN_INDEX else token for token in ids] == stock

@@ -148,7 +148,8 @@ conversation_templates: dict[str, Template] = {t.name: t for t in (_QWEN_2, _V1,
 
 # `qwen_2` in Jinja, which the processors of stock transformers render. It is saved with every FastVLM.
 QWEN_2_JINJA = (
-    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% for message in messages %}"
+    "{% if not messages or messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for part in message['content'] %}{{ '<image>\n' if part['type'] == 'image' else part['text'] }}"
     "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
