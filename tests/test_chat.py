@@ -39,10 +39,10 @@ def run(fvv, monkeypatch):
 def chat_with(base):
     """Make a dialogue with the tiny base under changed settings."""
 
-    def make(**settings):
+    def make(system=None, **settings):
         loaded = load_pretrained_model(base, device="cpu")
         loaded.model.video_config = replace(loaded.model.video_config, **settings)
-        return Chat(loaded, max_new_tokens=8)
+        return Chat(loaded, max_new_tokens=8, system=system)
 
     return make
 
@@ -86,6 +86,36 @@ def test_the_prompt_of_every_turn_is_the_training_prompt(chat_with, annotate, me
     assert torch.equal(chat.images, dataset[0]["images"])
     marks = re.findall(r"<\d\.\ds>", chat.loaded.tokenizer.decode(ids[ids >= 0]))
     assert len(marks) == (2 * chat.config.num_video_frames if "time_marks" in settings else 0)
+
+
+@pytest.mark.parametrize("version", ["qwen_2", "v1", "llama_2"])
+def test_a_system_prompt_of_a_dialogue_is_that_of_a_sample(chat_with, annotate, media, version):
+    chat = chat_with(version=version, system="Answer in one word.")
+    chat.show(media / "clip.mp4")
+    prompts, turns = [], []
+    for question in ("What colour is the shape?", "What shape is it?"):
+        prompts.append(chat.prompt(question))
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": chat.ask(question)}]
+    turns[0]["value"] = f"<image>\n{turns[0]['value']}"
+    path = annotate([{"video": "clip.mp4", "system": chat.system, "conversations": turns}])
+    dataset = LazySupervisedDataset(chat.loaded.tokenizer, [path], DataArguments(version=version), frame_spec=SPEC)
+    for prompt in prompts:
+        assert prompt == dataset[0]["input_ids"][: len(prompt)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"system": " "}, "'system' must be a text"),
+        ({"system": "See <image>."}, "'system' must be a text without <image>"),
+        ({"system": "Be brief.<|im_end|>"}, r"The system prompt has '<\|im_end\|>'"),
+        ({"system": "Be brief.", "version": "plain"}, "the template 'plain' has no place for one"),
+    ],
+)
+def test_a_system_prompt_that_a_sample_cannot_have_is_refused(chat_with, settings, message):
+    chat = chat_with(**({"version": settings["version"]} if "version" in settings else {}))
+    with pytest.raises(DataFormatError, match=message):
+        Chat(chat.loaded, system=settings["system"])
 
 
 def test_a_prompt_is_tokenized_once(chat_with, media, monkeypatch):
@@ -319,6 +349,12 @@ def test_the_command_answers_one_question(base, loaded, media, run):
     assert "clip.mp4: 8 of 24 frames, at 0.00, 0.38, 0.75, " in clip
     assert "short.mp4: 8 of 5 frames, at 0.00, 0.00, 0.12, " in short
     assert answer == ask(loaded, [media / "still.png", media / "clip.mp4", media / "short.mp4"], question)
+
+
+def test_the_command_gives_its_system_prompt_to_the_dialogue(base, loaded, run):
+    done = run("--model", base, "--system", "Answer in one word.", "--question", "What is a square?")
+    assert done.stdout == f"{ask(loaded, [], 'What is a square?', system='Answer in one word.')}\n"
+    assert "unfit <image>" in run("--model", base, "--system", "unfit <image>", "--question", "?").stderr
 
 
 def test_the_command_holds_a_dialogue(base, loaded, media, run):

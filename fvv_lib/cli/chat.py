@@ -57,6 +57,7 @@ class ChatSettings:
         default=None,
         metadata={"help": "Ask this question and exit; default: a dialogue, one question per line of standard input."},
     )
+    system: str | None = field(default=None, metadata={"help": "System prompt; default: that of the chat template."})
     max_new_tokens: int = field(default=128, metadata={"help": "Maximum number of tokens in an answer."})
     allow_special_tokens: bool = field(
         default=False,
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> None:
 
     videos = _videos(settings)
     loaded = load_pretrained_model(settings.model)
-    chat = Chat(loaded, settings.max_new_tokens, settings.allow_special_tokens)
+    chat = Chat(loaded, settings.max_new_tokens, settings.allow_special_tokens, settings.system)
     for image in map(Medium, settings.image):
         _show(chat, image, as_video=False)
     for video in videos:

@@ -209,12 +209,8 @@ def check_sample(sample: Sample, name: str, text: str | None = None) -> None:
         raise DataFormatError(f"{name}: it has no 'conversations'{_instead(sample)}")
     check_turns(sample["conversations"], name)
     check_keys(sample, name)
-    system = sample.get("system", "")
-    if not isinstance(system, str) or (system and not system.strip()) or DEFAULT_IMAGE_TOKEN in system:
-        raise DataFormatError(
-            f"{name}: 'system' must be a text without {DEFAULT_IMAGE_TOKEN}, got {str(system)[:80]!r}. Without it, "
-            "the system prompt is that of the template."
-        )
+    if sample.get("system", "") != "":
+        check_system(sample["system"], name)
     media = media_of(sample, name)
     texts = [turn["value"] for turn in sample["conversations"]]
     placeholders = sum(text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
@@ -236,6 +232,19 @@ def _instead(sample: Sample) -> str:
         f", only {', '.join(map(repr, sample))[:300] or 'no fields'}. Write a list of turns, human first, then gpt. "
         "If the file has the format of another project, convert it with fvv prepare."
     )
+
+
+def check_system(system: Any, name: str) -> None:
+    """Check that a system prompt is a text with words, and without images.
+
+    Raises:
+        DataFormatError: names the sample.
+    """
+    if not isinstance(system, str) or not system.strip() or DEFAULT_IMAGE_TOKEN in system:
+        raise DataFormatError(
+            f"{name}: 'system' must be a text without {DEFAULT_IMAGE_TOKEN}, got {str(system)[:80]!r}. Without it, "
+            "the system prompt is that of the template."
+        )
 
 
 def read_json_lines(path: Location, packed: bool = False) -> Iterator[tuple[str, Any]]:

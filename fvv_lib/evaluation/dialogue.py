@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from fvv_lib.data.annotations import check_system, turns_of
 from fvv_lib.data.refused import find_mark, turn_marks
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
 from fvv_lib.evaluation.generation import (
@@ -46,6 +47,10 @@ class Chat:
         loaded: the result of `load_pretrained_model`.
         max_new_tokens: the most tokens that an answer may have.
         allow_special_tokens: accept questions that training would refuse without this setting (`data.refused`).
+        system: the system prompt, as `system` of a sample; `None`: that of the template.
+
+    Raises:
+        DataFormatError: the system prompt is not a text that a sample may have.
 
     Attributes:
         turns: the dialogue so far in LLaVA's format, one `<image>` per frame.
@@ -54,12 +59,21 @@ class Chat:
     Lesson: 07.
     """
 
-    def __init__(self, loaded: LoadedModel, max_new_tokens: int = 128, allow_special_tokens: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        max_new_tokens: int = 128,
+        allow_special_tokens: bool = False,
+        system: str | None = None,
+    ) -> None:
         if max_new_tokens < 1:
             raise FvvError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
         self.loaded, self.max_new_tokens, self.allow_special_tokens = loaded, max_new_tokens, allow_special_tokens
+        self.system = system
         self.config = loaded.model.video_config
         self.marks = turn_marks(get_template(self.config.version), loaded.tokenizer)
+        if system is not None:
+            self._check_system(system)
         self.frame_spec = make_frame_spec(loaded, self.config)
         self.turns: list[dict[str, str]] = []
         size = self.frame_spec.image_size
@@ -96,13 +110,8 @@ class Chat:
                 videos shown since the last question, or it has a media tag or a mark of the template (`find_mark`).
             TokenBudgetError: prompt and answer are longer than the model can read.
         """
-        found = None if self.allow_special_tokens else find_mark(question, self.marks)
-        if found:
-            raise DataFormatError(
-                f"The question has {found!r}. Only {DEFAULT_IMAGE_TOKEN} stands for a picture or video, and marks of "
-                "the chat template and special tokens are not plain text. Take it out, or set allow_special_tokens."
-            )
-        turns = [*self.turns, self._turn(question)]
+        self._check_marks(question, "question")
+        turns = turns_of({"system": self.system, "conversations": [*self.turns, self._turn(question)]})
         ids = prompt_ids(turns, self.loaded.tokenizer, self.config.version, "dialogue")
         name = f"The question {question[:40]!r}, with {self.max_new_tokens} tokens reserved for its answer"
         room = self.frame_spec.max_length - self.max_new_tokens
@@ -165,6 +174,20 @@ class Chat:
         (features,) = encode_images(self.loaded.model, [images[start:]], self.loaded.model.frames_per_chunk)
         return {("frame", start + t): row for t, row in enumerate(features)}
 
+    def _check_system(self, system: str) -> None:
+        check_system(system, "The dialogue")
+        self._check_marks(system, "system prompt")
+        turn = {"from": "human", "value": DEFAULT_IMAGE_TOKEN, "system": system}
+        get_template(self.config.version).render([turn], "The dialogue")
+
+    def _check_marks(self, text: str, what: str) -> None:
+        found = None if self.allow_special_tokens else find_mark(text, self.marks)
+        if found:
+            raise DataFormatError(
+                f"The {what} has {found!r}. Only {DEFAULT_IMAGE_TOKEN} stands for a picture or video, and marks of "
+                "the chat template and special tokens are not plain text. Take it out, or set allow_special_tokens."
+            )
+
     def _turn(self, question: str) -> dict[str, str]:
         media, shown = [medium for medium, _ in self._next], [video.timestamps for _, video in self._next]
         if DEFAULT_IMAGE_TOKEN not in question:
@@ -180,15 +203,17 @@ def ask(
     question: str,
     max_new_tokens: int = 128,
     allow_special_tokens: bool = False,
+    system: str | None = None,
 ) -> str:
     """Ask one question about a video, an image, or several, in the way the model was trained: a `Chat` of one turn.
 
     Args:
         media: one path or `Medium`, several, or none (`[]`).
+        max_new_tokens, allow_special_tokens, system: see `Chat`.
 
-    Raises the same errors as `Chat.show` and `Chat.ask`.
+    Raises the same errors as `Chat`, `Chat.show` and `Chat.ask`.
     """
-    chat = Chat(loaded, max_new_tokens, allow_special_tokens)
+    chat = Chat(loaded, max_new_tokens, allow_special_tokens, system)
     for one in [media] if isinstance(media, Medium | str | Path) else media:
         chat.show(one)
     return chat.ask(question)
