@@ -289,6 +289,7 @@ EXAMPLES = [
                 "id": "1",
                 "video": "007401/0021.mp4",
                 "conversations": said(f"{QUESTION}\n<image>"),
+                "v_id": "0021",
                 "source": "webvid",
             }
         ],
@@ -368,7 +369,14 @@ EXAMPLES = [
             }
         ],
         {"question": "What happens?"},
-        [{"id": "a", "video": "a.mp4", "conversations": said(V + "What happens?", "A pan falls.")}],
+        [
+            {
+                "id": "a",
+                "video": "a.mp4",
+                "conversations": said(V + "What happens?", "A pan falls."),
+                "zip_folder": "mixit.zip",
+            }
+        ],
     ),
     (
         "csv",
@@ -422,7 +430,12 @@ def test_finevideo_bytes_are_written_once_and_scenes_are_segments(clips):
     (first, scene, *again), report = prepared(clips, file, question="What happens?")
     (written,) = (clips / "media").iterdir()
     assert written.read_bytes() == content
-    assert first == {"id": "fv", "video": f"media/{written.name}", "conversations": said(), "source": "Cooking"}
+    assert first == {
+        "id": "fv",
+        "video": f"media/{written.name}",
+        "conversations": said(),
+        "content_fine_category": "Cooking",
+    }
     assert (scene["start"], scene["end"]) == ("00:00:00.500", "00:00:02.000")
     assert scene["conversations"] == said(V + "What happens?", "A pan falls.")
     assert [one["id"] for one in again] == ["fv-2", "fv-scene-0-2"]
@@ -588,6 +601,12 @@ LOST = [
     ({"tools": "[{}]"}, "tools"),
     ({"rejected_response": "A cup."}, "rejected answers"),
     ({"objects": {"ref": [], "bbox": [[1, 2, 3, 4]]}}, "boxes"),
+    ({"meta": {"source": "web"}}, "field 'meta'"),
+    ({"timestamps": ["0:01", "0:05"]}, "field 'timestamps'"),
+    ({"first_frame": "b/1.png"}, "field 'first_frame'"),
+    ({"start": 0.5}, "field 'start'"),
+    ({"weight": 0.5}, "field 'weight'"),
+    ({"messages": [{**messages(QUESTION)[0], "tokens": {"n": 3}}, messages(QUESTION)[1]]}, "field 'tokens' of a turn"),
 ]
 
 
@@ -599,6 +618,45 @@ def test_what_a_sample_cannot_keep_is_counted_and_an_error_if_strict(clips, extr
     assert f"not kept of samples: {kind}: 1" in str(report)
     with pytest.raises(DataFormatError, match=f"record 0: it has {kind}, which a sample does not keep"):
         prepared(clips, file, format="ms-swift", strict=True)
+
+
+def test_notes_of_records_and_turns_are_kept(clips):
+    notes = {"source": "web", "duration": 12.5, "labels": ["a", 3], "is_new": True}
+    turns = [{**turn, "annotator": "me"} for turn in said()]
+    record = {"video": "a.mp4", **notes, "conversations": turns, "empty": [], "null": None}
+    (sample,), report = prepared(clips, put(clips / "in.json", [record]), strict=True)
+    assert sample == {"id": "in-0", "video": "a.mp4", "conversations": turns, **notes}
+    assert not report.lost
+
+
+@pytest.mark.parametrize("name", ["video-chatgpt", "videochat2", "llama-factory", "openai", "vtimellm", "csv"])
+def test_no_format_drops_a_field_without_a_count(clips, name):
+    _, file, records, settings, _ = next(example for example in EXAMPLES if example[0] == name)
+    if isinstance(records, str):
+        head, row, *_ = records.splitlines()
+        more = f"{head},source,other\n{row},web,text\n"
+    else:
+        more = [{**records[0], "source": "web", "other": {"a": 1}}]
+    (sample,), report = prepared(clips, put(clips / file, more), **settings)
+    assert sample["source"] == "web"
+    assert (report.lost == {"field 'other'": 1}) == ("other" not in sample)
+
+
+def test_what_is_lost_inside_of_a_record_is_counted(clips):
+    parts = [{"type": "video", "video": "a.mp4", "fps": 2}, {"type": "text", "text": "?"}]
+    record = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": ANSWER}]}
+    assert prepared(clips, put(clips / "in.json", [record]))[1].lost == {"field 'fps' of a part": 1}
+    questions = [{"i": "Be brief.", "q": "?", "a": "A."}, {"i": "Be long.", "q": "?", "a": "A."}]
+    record = {"video": "a.mp4", "QA": questions}
+    assert prepared(clips, put(clips / "in.json", [record]))[1].lost == {"instructions of later questions": 1}
+
+
+def test_another_mark_of_what_is_learned_is_an_error_and_not_lost(clips):
+    turns = said()
+    turns[1]["train"] = False
+    file = put(clips / "in.json", [{"video": "a.mp4", "conversations": turns}])
+    with pytest.raises(DataFormatError, match="record 0: it, turn 2: 'train' is not read"):
+        prepared(clips, file)
 
 
 CALL = [{"role": "user", "content": "?"}, {"role": "tool_call", "content": "{}"}]

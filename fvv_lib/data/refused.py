@@ -192,6 +192,11 @@ def _plain(key: str) -> str:
     return re.sub(r"[\W_]", "", key.lower())
 
 
+def says_what_is_learned(key: str) -> bool:
+    """Return whether a key of a turn is a mark of what is learned, under a name that training does not read."""
+    return _what(key).learned
+
+
 def _is_media(value: Any) -> bool:
     """Return whether a value is a path or the data of an image, a video or a sound, or a list with one."""
     if isinstance(value, str):

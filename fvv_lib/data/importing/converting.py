@@ -6,18 +6,22 @@ writes no annotation file.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fvv_lib.data.annotations import check_sample, to_json
-from fvv_lib.data.importing.draft import Clip, Draft, Options, split_questions
+from fvv_lib.data.importing.draft import Clip, Draft, Options, Turn, split_questions
 from fvv_lib.data.importing.media import MediaFinder
 from fvv_lib.data.importing.sources import DIALECTS
-from fvv_lib.data.refused import find_mark
+from fvv_lib.data.refused import READ, check_keys, find_mark, says_what_is_learned
 from fvv_lib.errors import DataFormatError, NotKeptError
+from fvv_lib.prompt.templates import LEARNED_MARKS
+
+RESERVED = ("id", *READ)  # fields of a sample that only the format of a record may fill
+TURN = ("from", "value", *LEARNED_MARKS)
 
 
 @dataclass(frozen=True)
@@ -119,20 +123,23 @@ def _samples(conversion: Conversion, record: Any, number: int, outcome: Outcome)
     if not drafts:
         raise DataFormatError("it has no question with an answer.")
     made = []
+    all_lost: list[str] = []
     for place, draft in enumerate(drafts):
-        if draft.lost and conversion.strict:
-            raise DataFormatError(f"it has {', '.join(draft.lost)}, which a sample does not keep. Take them out.")
         own = f"{conversion.name}-{number}" if draft.id is None else str(draft.id)
         if draft.id is None and len(drafts) > 1:
             own += f"-{place}"
-        made.append(_make(conversion, record, draft, own))
-    for draft in drafts:
-        outcome.lost.update(draft.lost)
+        lost = list(draft.lost)
+        made.append(_make(conversion, record, draft, own, lost))
+        if lost and conversion.strict:
+            raise DataFormatError(f"it has {', '.join(lost)}, which a sample does not keep. Take them out.")
+        all_lost += lost
+    outcome.lost.update(all_lost)
     return made
 
 
-def _make(conversion: Conversion, record: Any, draft: Draft, own: str) -> Made:
-    """Look up the media of a draft, and return it as a sample that passes every check of its text."""
+def _make(conversion: Conversion, record: Any, draft: Draft, own: str, lost: list[str]) -> Made:
+    """Look up the media of a draft, and return it as a sample that passes every check of its text. Append to `lost`
+    which fields the sample does not keep."""
     finder = conversion.finder
     sources = [_found(finder, clip) for clip in draft.media]
     sample: dict[str, Any] = {}
@@ -151,8 +158,13 @@ def _make(conversion: Conversion, record: Any, draft: Draft, own: str) -> Made:
                 sample[limit] = times if len(times) > 1 else times[0]
     if draft.system:
         sample["system"] = draft.system
-    sample["conversations"] = draft.turns
-    sample.update(draft.fields)
+    shown = {"video": True} if sources else {}
+    sample["conversations"] = [_kept_of_turn(turn, shown, lost) if len(turn) > 2 else turn for turn in draft.turns]
+    for key, value in draft.fields.items():
+        if key not in RESERVED and _is_note({**shown, key: value, "conversations": []}, value):
+            sample[key] = value
+        else:
+            lost.append(f"field {key!r}")
     text = to_json(sample)
     check_sample(sample, "it", text)
     for turn in draft.turns:
@@ -161,6 +173,31 @@ def _make(conversion: Conversion, record: Any, draft: Draft, own: str) -> Made:
     files = tuple(file for source in sources for file in (source if isinstance(source, tuple) else (source,)))
     stratum = draft.stratum or " ".join(map(str, sample.get("kinds", ())))
     return Made(own, text, files, _group(conversion, record), stratum)
+
+
+def _kept_of_turn(turn: Turn, shown: Mapping[str, bool], lost: list[str]) -> Turn:
+    """Return the turn with the fields that a sample keeps. What says in another way what is learned is an error."""
+    kept = {}
+    for key, value in turn.items():
+        if key in TURN or says_what_is_learned(key) or _is_note({**shown, "conversations": [{key: value}]}, value):
+            kept[key] = value
+        else:
+            lost.append(f"field {key!r} of a turn")
+    return kept
+
+
+def _is_note(sample: Mapping[str, Any], value: Any) -> bool:
+    """Return whether a sample may have a field: text, numbers or lists of them that nobody takes for something that
+    training reads."""
+    try:
+        check_keys(sample, "it")
+    except DataFormatError:
+        return False
+    return _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, str | int | float)
 
 
 def _group(conversion: Conversion, record: Any) -> str:

@@ -5,12 +5,13 @@ order of their places in the text. This module opens no file.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fvv_lib.errors import DataFormatError, NotKeptError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
+from fvv_lib.prompt.templates import LEARNED_MARKS
 
 Record = Any  # a JSON object; a list of them where a format packs samples
 Turn = dict[str, Any]
@@ -23,7 +24,6 @@ ROLES = {
 TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call", "observation", "tool_use")
 TAG = re.compile(r"<(image|video|audio)>")
 BOX_TAG = re.compile(r"<bbox>|<ref-object>|<\|box_start\|>")
-KEPT_FIELDS = ("data_source", "source", "kinds", "choices")  # notes that samples keep; training ignores them
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Draft:
         id: the id in the record; `None`: the number of the record becomes the id.
         stratum: the class of the sample, so that each split gets its share of each class.
         lost: what the record has and the sample does not keep, for counting.
-        fields: other fields that the sample keeps.
+        fields: other fields of the record. The sample keeps those that it can, see `converting`; the others are lost.
     """
 
     turns: list[Turn]
@@ -102,8 +102,9 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def kept_fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in KEPT_FIELDS if record.get(key) is not None}
+def other_fields(record: Mapping[str, Any], read: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a record that a format does not read, without empty ones."""
+    return {key: value for key, value in record.items() if key not in read and value not in (None, "", [], {})}
 
 
 def text_of(value: Any, what: str) -> str:
@@ -152,9 +153,9 @@ def dialogue(
             system = text.strip() or None
             continue
         turn: Turn = {"from": meaning, "value": text}
-        for mark in ("loss", "weight"):
-            if meaning == "gpt" and message.get(mark) is not None:
-                turn[mark] = message[mark]
+        if len(message) > 2:
+            ignored = LEARNED_MARKS if meaning == "human" else ()  # a question is never learned
+            turn.update(other_fields(message, (role, content, *ignored)))
         turns.append(turn)
     return system, turns
 

@@ -12,7 +12,7 @@ is its activities, its question is `question` of the options. Without that, scen
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, text_of
+from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, other_fields, text_of
 
 NAME = "finevideo"
 
@@ -34,7 +34,10 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
         turns.append({"from": "human", "value": text_of(pair.get("question"), "a question")})
         turns.append({"from": "gpt", "value": text_of(pair.get("answer"), "an answer")})
     own = name.rsplit(".", 1)[0] or None
-    fields = {"source": category} if (category := about.get("content_fine_category")) else {}
+    fields = {
+        **other_fields(about, ("original_video_filename", "content_metadata")),
+        **other_fields(content, ("qAndA", "scenes")),
+    }
     if turns:
         turns[0]["value"] = f"<image>\n{turns[0]['value']}"
         yield Draft(turns, [Clip(record["mp4"], True, name=name or ".mp4")], own, lost=lost, fields=fields)

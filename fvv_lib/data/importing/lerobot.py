@@ -64,4 +64,6 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
         {"from": "gpt", "value": options.answer.replace("{}", " ".join(record["tasks"]))},
     ]
     name = f"episode-{record['episode_index']}-{camera}"
-    yield Draft(turns, [Clip(file, True, *limits)], name, stratum=" ".join(record["tasks"]))
+    yield Draft(
+        turns, [Clip(file, True, *limits)], name, stratum=" ".join(record["tasks"]), lost=("actions and states",)
+    )

@@ -19,19 +19,21 @@ from fvv_lib.data.importing.draft import (
     clips_of,
     count_tags,
     dialogue,
-    kept_fields,
+    other_fields,
     place_media,
 )
 from fvv_lib.errors import NotKeptError
 
 NAME = "llama-factory"
 # Fields and roles by LLaMA-Factory's own names for them, as used without dataset_info.json.
+BESIDE = ("images", "videos", "audios", "system", "tools", "chosen", "rejected", "kto_tag")  # beside the dialogue
 USUAL = {
+    **dict(zip(BESIDE, BESIDE, strict=True)),
+    "kto_tag": "label",
     "prompt": "instruction",
     "query": "input",
     "response": "output",
-    **{name: name for name in ("history", "images", "videos", "audios", "system", "tools", "chosen", "rejected")},
-    "kto_tag": "label",
+    "history": "history",
 }
 TAGS = {"role_tag": "from", "content_tag": "value"}
 SWIFT = {"objects", "rejected_response", "rejected_messages", "video", "image", "audio", "channel"}
@@ -84,15 +86,19 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
         raise NotKeptError("audio")
     if get("kto_tag") is False:
         raise NotKeptError("an answer that is marked as bad")
-    system, turns = _turns(record, names, options.tags, get)
-    turns, media = place_media(turns, clips_of(get("images"), False), clips_of(get("videos"), True))
-    yield Draft(turns, media, record.get("id"), get("system") or system, lost=lost, fields=kept_fields(record))
-
-
-def _turns(record: Record, names: Mapping[str, str], tags: Mapping[str, str], get: Any) -> tuple[str | None, list[Any]]:
-    """Return the system prompt and the turns, of either form; a chosen answer is the last turn."""
     found = messages_of(record)
     key = names.get("messages") or (found[0] if found else None)
+    system, turns = _turns(record, key, found, options.tags, get)
+    turns, media = place_media(turns, clips_of(get("images"), False), clips_of(get("videos"), True))
+    used = BESIDE if key in record else [column for column in names if column != "messages"]
+    fields = other_fields(record, ("id", key, *(names.get(column) for column in used)))
+    yield Draft(turns, media, record.get("id"), get("system") or system, lost=lost, fields=fields)
+
+
+def _turns(
+    record: Record, key: str | None, found: tuple[str, str, str] | None, tags: Mapping[str, str], get: Any
+) -> tuple[str | None, list[Any]]:
+    """Return the system prompt and the turns, of either form; a chosen answer is the last turn."""
     if key is None or key not in record:
         past = [text for pair in get("history") or [] for text in pair]
         question = "\n".join(text for text in (get("prompt"), get("query")) if text)

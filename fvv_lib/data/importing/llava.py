@@ -17,12 +17,13 @@ from fvv_lib.data.importing.draft import (
     Record,
     clips_of,
     dialogue,
-    kept_fields,
+    other_fields,
     place_media,
 )
 from fvv_lib.errors import DataFormatError, NotKeptError
 
 NAME = "llava"
+READS = ("id", "image", "video", "audio", "start", "end", "system", "system_prompt", "conversations")
 
 
 def turns_of(record: Any) -> list[Mapping[str, Any]]:
@@ -49,7 +50,7 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
     yield draft_of(record)
 
 
-def draft_of(record: Record, system: str | None = None, **clip: Any) -> Draft:
+def draft_of(record: Record, **clip: Any) -> Draft:
     """Return the draft of a record in LLaVA's layout. `clip` is a part of its videos (see `Clip`), which by default is
     `start` and `end` of the record."""
     if not turns_of(record):
@@ -62,5 +63,5 @@ def draft_of(record: Record, system: str | None = None, **clip: Any) -> Draft:
     part = clip or {key: record[key] for key in ("start", "end") if record.get(key) is not None}
     images, videos = clips_of(record.get("image"), False), clips_of(record.get("video"), True, **part)
     turns, media = place_media(turns, images, videos)
-    prompt = system or record.get("system") or own
-    return Draft(turns, media, record.get("id"), prompt, fields=kept_fields(record))
+    prompt = record.get("system_prompt") or record.get("system") or own
+    return Draft(turns, media, record.get("id"), prompt, fields=other_fields(record, READS))

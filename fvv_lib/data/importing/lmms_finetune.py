@@ -23,4 +23,4 @@ def recognise(records: Sequence[Record]) -> str | None:
 
 
 def drafts(record: Record, options: Options) -> Iterator[Draft]:
-    yield draft_of(record, system=record.get("system_prompt") or None)
+    yield draft_of(record)

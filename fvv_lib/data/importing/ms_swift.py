@@ -10,11 +10,16 @@ may say `"loss": false`.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fvv_lib.data.importing.draft import Draft, Options, Record, clips_of, dialogue, kept_fields, place_media
+from fvv_lib.data.importing.draft import Draft, Options, Record, clips_of, dialogue, other_fields, place_media
 from fvv_lib.data.importing.llamafactory import SWIFT, media_match, messages_of
 from fvv_lib.errors import NotKeptError
 
 NAME = "ms-swift"
+DIALOGUES = ("messages", "conversations", "conversation", "query", "response", "history")
+READS = (
+    *("id", "system", "image", "images", "video", "videos", "audio", "audios", *DIALOGUES),
+    *("tools", "rejected_response", "rejected_messages", "objects", "label"),
+)
 
 
 def recognise(records: Sequence[Record]) -> str | None:
@@ -72,7 +77,8 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
     images = [clip for key in ("images", "image") for clip in clips_of(record.get(key), False)]
     videos = [clip for key in ("videos", "video") for clip in clips_of(record.get(key), True)]
     turns, media = place_media(turns, images, videos, missing="front")
-    yield Draft(turns, media, record.get("id"), record.get("system") or system, lost=lost, fields=kept_fields(record))
+    fields = other_fields(record, READS)
+    yield Draft(turns, media, record.get("id"), record.get("system") or system, lost=lost, fields=fields)
 
 
 def _turns(record: Mapping[str, Any]) -> tuple[str | None, list[Any]]:

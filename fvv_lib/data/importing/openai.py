@@ -11,11 +11,12 @@ A part `{"type": "image"}` without a path takes the next of `images` (a path, or
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, as_list, clips_of, dialogue, kept_fields
+from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, as_list, clips_of, dialogue, other_fields
 from fvv_lib.errors import DataFormatError, NotKeptError
 
 NAME = "openai"
 LISTS = ("messages", "prompt", "completion", "chosen")
+READS = (*LISTS, "id", "image", "images", "video", "videos", "tools", "rejected")
 
 
 def recognise(records: Sequence[Record]) -> str | None:
@@ -36,28 +37,32 @@ def _messages(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def drafts(record: Record, options: Options) -> Iterator[Draft]:
-    lost = tuple(what for what, key in (("tools", "tools"), ("rejected answers", "rejected")) if record.get(key))
+    lost = {what for what, key in (("tools", "tools"), ("rejected answers", "rejected")) if record.get(key)}
     pools = {
         "image": [clip for key in ("images", "image") for clip in clips_of(record.get(key), False)],
         "video": [clip for key in ("videos", "video") for clip in clips_of(record.get(key), True)],
     }
     media: list[Clip] = []
-    flat = [{**message, "content": _text(message.get("content"), pools, media)} for message in _messages(record)]
+    flat = [{**message, "content": _text(message.get("content"), pools, media, lost)} for message in _messages(record)]
     system, turns = dialogue(flat)
     if pools["image"] or pools["video"]:
         raise DataFormatError(f"its messages have {len(media)} parts for images and videos, but it has more of these.")
-    yield Draft(turns, media, record.get("id"), system, lost=lost, fields=kept_fields(record))
+    yield Draft(turns, media, record.get("id"), system, lost=tuple(sorted(lost)), fields=other_fields(record, READS))
 
 
-def _text(content: Any, pools: Mapping[str, list[Clip]], media: list[Clip]) -> Any:
-    """Return the parts of a message as one text, and append its images and videos to `media`."""
+def _text(content: Any, pools: Mapping[str, list[Clip]], media: list[Clip], lost: set[str]) -> Any:
+    """Return the parts of a message as one text. Add its media to `media`, and what is not kept to `lost`."""
     if not isinstance(content, list):
         return content
     pieces: list[Any] = []
     for part in content:
-        kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
+        if isinstance(part, str):
+            pieces.append(part)
+            continue
+        kind = str(part.get("type", "text"))
         if kind == "text":
-            pieces.append(part.get("text") if isinstance(part, Mapping) else part)
+            pieces.append(part.get("text"))
+            lost.update(f"field {key!r} of a part" for key in other_fields(part, ("type", "text")))
             continue
         kind = kind.removeprefix("input_").removesuffix("_url").removesuffix("_path")
         if kind == "audio":
@@ -65,6 +70,19 @@ def _text(content: Any, pools: Mapping[str, list[Clip]], media: list[Clip]) -> A
         if kind not in pools:
             raise NotKeptError(f"a part of type {kind!r}")
         media.append(_clip(part, kind, pools[kind]))
+        read = (
+            "type",
+            kind,
+            f"{kind}_url",
+            "url",
+            "path",
+            "start",
+            "end",
+            f"{kind}_start",
+            f"{kind}_end",
+            "sample_fps",
+        )
+        lost.update(f"field {key!r} of a part" for key in other_fields(part, read))
         pieces.append("<image>\n")
     if not all(isinstance(piece, str) for piece in pieces):
         raise DataFormatError("a part of type text has no text.")

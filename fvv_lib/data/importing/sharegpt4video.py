@@ -9,10 +9,11 @@ are understood only after those before: they are counted as lost. There is no qu
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, text_of
+from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, other_fields, text_of
 from fvv_lib.errors import DataFormatError
 
 NAME = "sharegpt4video"
+READS = ("video_id", "video_path", "captions", "timestamp", "keyframe")
 WHOLE = "-1"
 
 
@@ -36,4 +37,4 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
         {"from": "gpt", "value": text_of(by_index.pop(WHOLE), "the caption of the whole video")},
     ]
     lost = ("captions of key frames",) if by_index else ()
-    yield Draft(turns, [Clip(video, True)], record["video_id"], lost=lost)
+    yield Draft(turns, [Clip(video, True)], record["video_id"], lost=lost, fields=other_fields(record, READS))

@@ -10,7 +10,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, text_of
+from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, other_fields, text_of
 from fvv_lib.errors import DataFormatError
 
 NAME = "csv"
@@ -40,7 +40,9 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
         {"from": "human", "value": "<image>\n" * len(media) + text_of(question, "the question")},
         {"from": "gpt", "value": answer},
     ]
-    fields: dict[str, Any] = {"kinds": [get("kind")]} if get("kind") else {}
+    fields = other_fields(record, tuple(columns.values()))
+    if get("kind"):
+        fields["kinds"] = [get("kind")]
     if get("choices"):
         fields["choices"] = [get("choices").split("|")]
     yield Draft(turns, media, get("id"), get("system"), stratum=get("kind") or "", fields=fields)

@@ -9,10 +9,11 @@ of the options takes its place. The original trainer shuffles the questions of a
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fvv_lib.data.importing.draft import Draft, Options, Record, clips_of, kept_fields, text_of
+from fvv_lib.data.importing.draft import Draft, Options, Record, clips_of, other_fields, text_of
 from fvv_lib.errors import DataFormatError
 
 NAME = "videochat2"
+READS = ("id", "image", "video", "start", "end", "QA")
 
 
 def recognise(records: Sequence[Record]) -> str | None:
@@ -32,5 +33,7 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
         question = text_of(one.get("q") or options.asked(), "'q'")
         turns += [{"from": "human", "value": question}, {"from": "gpt", "value": text_of(one.get("a"), "'a'")}]
     turns[0]["value"] = "<image>\n" * len(media) + turns[0]["value"]
-    system = str(questions[0].get("i") or "").strip() or None
-    yield Draft(turns, media, record.get("id"), system, fields=kept_fields(record))
+    instructions = [str(one.get("i") or "").strip() for one in questions]
+    lost = ("instructions of later questions",) if set(instructions[1:]) - {"", instructions[0]} else ()
+    fields = other_fields(record, READS)
+    yield Draft(turns, media, record.get("id"), instructions[0] or None, lost=lost, fields=fields)

@@ -7,13 +7,14 @@ Many records have one `video_id`, which is the name of a video of any extension.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, text_of
+from fvv_lib.data.importing.draft import Clip, Draft, Options, Record, other_fields, text_of
 
 NAME = "video-chatgpt"
+READS = ("q", "a", "video_id")
 
 
 def recognise(records: Sequence[Record]) -> str | None:
-    fits = all(isinstance(record, Mapping) and {"q", "a", "video_id"} <= record.keys() for record in records)
+    fits = all(isinstance(record, Mapping) and record.keys() >= set(READS) for record in records)
     return "a record has 'q', 'a' and 'video_id'" if fits else None
 
 
@@ -21,4 +22,4 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
     video = text_of(record.get("video_id"), "'video_id'")
     question, answer = text_of(record.get("q"), "'q'"), text_of(record.get("a"), "'a'")
     turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-    yield Draft(turns, [Clip(video, True)], video)
+    yield Draft(turns, [Clip(video, True)], video, fields=other_fields(record, READS))

@@ -11,7 +11,7 @@ start of the clip, as in `--time_marks seconds`.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fvv_lib.data.importing.draft import Draft, Options, Record, text_of
+from fvv_lib.data.importing.draft import Draft, Options, Record, other_fields, text_of
 from fvv_lib.data.importing.llava import draft_of, turns_of
 from fvv_lib.errors import DataFormatError
 
@@ -46,4 +46,5 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
             text = text.replace(token, tokens[token])
         turns.append({**turn, "value": text})
     video = record.get("image") or record.get("video") or text_of(record.get("id"), "its 'id', the name of the video,")
-    yield draft_of({"id": record.get("id"), "video": video, "conversations": turns}, **part)
+    notes = {**other_fields(record, ("meta", "image")), **other_fields(meta, ("split", "duration", "token"))}
+    yield draft_of({**notes, "video": video, "conversations": turns}, **part)
