@@ -141,7 +141,7 @@ def media_of(sample: Sample, name: str = "sample") -> list[Medium]:
     media = []
     for entry, start, end in zip(entries, starts, ends, strict=True):
         source, fps = _frames_of(entry, name) if isinstance(entry, dict) else (entry, None)
-        if not all(map(_is_path, source if isinstance(source, tuple) else (source,))):
+        if not (all(map(_is_path, source)) if isinstance(source, tuple) else _is_path(source)):
             raise DataFormatError(
                 f"{name}: {key!r} must be a path or a list of paths, or {{'frames': [paths], 'fps': 8}} for a path, "
                 f"got {shown(value)!r}. If the sample has none, take the field out."
@@ -172,8 +172,10 @@ def _frames_of(entry: dict[str, Any], name: str) -> tuple[Any, Any]:
 def _limits(sample: Sample, limit: str, count: int, name: str) -> list[Any]:
     """Return the `start` or `end` of each of `count` videos."""
     value = sample.get(limit)
+    if value is None:
+        return [None] * count
     if not isinstance(value, list):
-        value = [value] if count == 1 or value is not None else [None] * count
+        value = [value]
     if len(value) != count:
         raise DataFormatError(
             f"{name}: {limit!r} must have one time for each of the {count} images and videos, or null, in a list; got "
@@ -213,7 +215,7 @@ def check_sample(sample: Sample, name: str, text: str | None = None) -> None:
         check_system(sample["system"], name)
     media = media_of(sample, name)
     texts = [turn["value"] for turn in sample["conversations"]]
-    placeholders = sum(text.count(DEFAULT_IMAGE_TOKEN) for text in texts)
+    placeholders = sum([text.count(DEFAULT_IMAGE_TOKEN) for text in texts])
     if placeholders != len(media):
         tags = [tag[0] for tag in map(MEDIA_TAG.search, texts) if tag]
         instead = f", in place of {tags[0]!r}, which training does not read" if tags else ""

@@ -87,10 +87,11 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
     """
     has_media = bool(sample.get("image") or sample.get("video"))
     for key, value in sample.items():
-        if key not in READ:
-            _check_key(key, value, name, has_media)
+        if key in READ:
+            continue
+        _check_key(key, value, name, has_media)
         says = _what(key)
-        if says.system and key != "system" and value:
+        if says.system and value:
             raise DataFormatError(f"{name}: {key!r} is not read. {SYSTEM}")
         if says.sample_learned:
             raise DataFormatError(f"{name}: {key!r} is not read. {LEARNS}")
@@ -99,6 +100,8 @@ def check_keys(sample: Mapping[str, Any], name: str) -> None:
             raise DataFormatError(f"{name}: {key!r} is not read. {_did_you_mean(says.meant)}")
     for number, turn in enumerate(sample["conversations"], 1):
         for key, value in turn.items():
+            if key in KNOWN_OF_TURN:
+                continue
             _check_key(key, value, f"{name}, turn {number}", has_media)
             says = _what(key)
             if says.system and value:
@@ -194,7 +197,7 @@ def _plain(key: str) -> str:
 
 def says_what_is_learned(key: str) -> bool:
     """Return whether a key of a turn is a mark of what is learned, under a name that training does not read."""
-    return _what(key).learned
+    return _what(key).learned or _what(key).meant_in_turn in LEARNED_MARKS
 
 
 def _is_media(value: Any) -> bool:

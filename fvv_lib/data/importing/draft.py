@@ -7,7 +7,8 @@ order of their places in the text. This module opens no file.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from fvv_lib.errors import DataFormatError, NotKeptError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
@@ -26,8 +27,7 @@ TAG = re.compile(r"<(image|video|audio)>")
 BOX_TAG = re.compile(r"<bbox>|<ref-object>|<\|box_start\|>")
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """An image or video as a record names it.
 
     Attributes:
@@ -45,8 +45,7 @@ class Clip:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A sample whose media have not been looked up.
 
     Attributes:
@@ -58,12 +57,12 @@ class Draft:
     """
 
     turns: list[Turn]
-    media: list[Clip] = field(default_factory=list)
+    media: Sequence[Clip] = ()
     id: Any = None
     system: str | None = None
     stratum: str = ""
     lost: tuple[str, ...] = ()
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def dialogue(
     system: str | None = None
     turns: list[Turn] = []
     for place, message in enumerate(messages):
-        if not isinstance(message, Mapping) or role not in message:
+        if not isinstance(message, dict) or role not in message:
             raise DataFormatError(f"message {place + 1} must have {role!r} and {content!r}, got {str(message)[:80]}.")
         if message[role] in TOOL_ROLES or message.get("tool_calls"):
             raise NotKeptError("tool calls")
@@ -194,6 +193,9 @@ def place_media(
 
     placed: list[Turn] = []
     for turn in turns:
+        if "<" not in turn["value"]:
+            placed.append(turn)
+            continue
         if BOX_TAG.search(turn["value"]):
             raise NotKeptError("boxes")
         placed.append({**turn, "value": TAG.sub(take, turn["value"])})
@@ -221,7 +223,7 @@ def clips_of(value: Any, is_video: bool, **more: Any) -> list[Clip]:
     Raises:
         DataFormatError: an entry is none of these.
     """
-    return [_clip(entry, is_video, more) for entry in as_list(value)]
+    return [_clip(entry, is_video, more) for entry in as_list(value)] if value else []
 
 
 def _clip(entry: Any, is_video: bool, more: Mapping[str, Any]) -> Clip:
@@ -233,7 +235,7 @@ def _clip(entry: Any, is_video: bool, more: Mapping[str, Any]) -> Clip:
 
 
 def _source(entry: Any) -> tuple[str | bytes, str]:
-    if isinstance(entry, Mapping):
+    if isinstance(entry, dict):
         name = str(entry.get("path") or "")
         if entry.get("bytes"):
             return entry["bytes"], name

@@ -35,16 +35,18 @@ USUAL = {
     "response": "output",
     "history": "history",
 }
-TAGS = {"role_tag": "from", "content_tag": "value"}
+TAGS = ("from", "value")
+LOST = (("tools", "tools"), ("rejected answers", "rejected"))
+TAG_OF_ROLE = (("user_tag", "human"), ("assistant_tag", "gpt"), ("system_tag", "system"))
 SWIFT = {"objects", "rejected_response", "rejected_messages", "video", "image", "audio", "channel"}
 
 
 def messages_of(record: Any) -> tuple[str, str, str] | None:
     """Return the names of the list of messages, of the role and of the text; `None` if a record has none."""
-    if isinstance(record, Mapping):
+    if isinstance(record, dict):
         for key in ("messages", "conversations"):
             messages = record.get(key)
-            if isinstance(messages, list) and messages and isinstance(messages[0], Mapping):
+            if isinstance(messages, list) and messages and isinstance(messages[0], dict):
                 for names in (("role", "content"), ("from", "value")):
                     if names[0] in messages[0]:
                         return (key, *names)
@@ -76,12 +78,12 @@ def _has_media(records: Sequence[Record]) -> bool:
 
 
 def drafts(record: Record, options: Options) -> Iterator[Draft]:
-    names = {**USUAL, **options.columns}
+    names = {**USUAL, **options.columns} if options.columns else USUAL
 
     def get(column: str) -> Any:
         return record.get(names[column]) if names.get(column) else None
 
-    lost = tuple(what for what, column in (("tools", "tools"), ("rejected answers", "rejected")) if get(column))
+    lost = tuple([what for what, column in LOST if get(column)])
     if get("audios"):
         raise NotKeptError("audio")
     if get("kto_tag") is False:
@@ -91,7 +93,7 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
     system, turns = _turns(record, key, found, options.tags, get)
     turns, media = place_media(turns, clips_of(get("images"), False), clips_of(get("videos"), True))
     used = BESIDE if key in record else [column for column in names if column != "messages"]
-    fields = other_fields(record, ("id", key, *(names.get(column) for column in used)))
+    fields = other_fields(record, ("id", key, *map(names.get, used)))
     yield Draft(turns, media, record.get("id"), get("system") or system, lost=lost, fields=fields)
 
 
@@ -106,13 +108,10 @@ def _turns(
         texts = [*past, question, answer]
         speakers = ["user", "assistant"] * len(texts)
         return dialogue([{"role": who, "content": text} for who, text in zip(speakers, texts, strict=False)])
-    role, content = (
-        tags.get(tag, found[place] if found else TAGS[tag]) for place, tag in ((1, "role_tag"), (2, "content_tag"))
-    )
-    roles = dict(ROLES)
-    for tag, meaning in (("user_tag", "human"), ("assistant_tag", "gpt"), ("system_tag", "system")):
-        if tag in tags:
-            roles[tags[tag]] = meaning
+    usual = found[1:] if found else TAGS
+    role, content = tags.get("role_tag", usual[0]), tags.get("content_tag", usual[1])
+    own = {tags[tag]: meaning for tag, meaning in TAG_OF_ROLE if tag in tags} if tags else {}
+    roles = {**ROLES, **own} if own else ROLES
     messages = list(record[key])
     tools = {tags[tag] for tag in ("observation_tag", "function_tag") if tag in tags}
     if tools and any(isinstance(one, Mapping) and one.get(role) in tools for one in messages):

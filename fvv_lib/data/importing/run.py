@@ -24,7 +24,7 @@ from fvv_lib.errors import DataFormatError, FvvError, reason_of
 from fvv_lib.machine import usable_cores
 
 BATCH = 500  # records that a process converts at a time
-FEW = 20_000  # records; up to here one process is as fast
+FEW = 4 * 2**20  # bytes of an annotation file; up to here one process is as fast
 
 
 @dataclass
@@ -211,11 +211,10 @@ def _convert_source(
     conversion = Conversion(source.path, source.name, dialect.NAME, own, roots, folder, group, strict, skip)
     entry = {"path": str(source.path), "format": dialect.NAME, "reason": reason, "records": 0, "samples": 0}
     report.sources.append(entry)
-    head = list(islice(raws, FEW + 1))
     count = workers or usable_cores()
-    several = len(head) > FEW and count > 1
+    several = count > 1 and source.path.is_file() and source.path.stat().st_size > FEW
     # The text of a record is cheaper to hand to another process than the record.
-    records = (raw.text if several and raw.text is not None else raw.record for raw in chain(head, raws))
+    records = (raw.text if several and raw.text is not None else raw.record for raw in raws)
     with ExitStack() as stack:
         each: Callable[..., Iterator[Outcome]] = _one_by_one
         if several:
