@@ -16,8 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fvv_lib.errors import FvvError
 
 PACKAGE = Path(__file__).parent
@@ -83,6 +81,8 @@ def git_commit(folder: Path) -> str | None:
 
 def hardware() -> dict[str, Any]:
     """Return the cores and memory of this machine, and the names of its GPUs."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"machine": platform.machine(), "cores": os.cpu_count(), "memory_gib": round(gib, 1), "gpus": gpus}
@@ -90,6 +90,8 @@ def hardware() -> dict[str, Any]:
 
 def peak_memory_gib() -> float:
     """Return the peak memory of this process in GiB: on its GPU, or resident memory if there is no GPU."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     status = Path("/proc/self/status")

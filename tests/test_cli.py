@@ -395,15 +395,17 @@ assert not found, found
 """
 
 
-@pytest.mark.parametrize("verb", ["chat", "memory", "convert"])
+@pytest.mark.parametrize("verb", ["chat", "memory", "convert", "prepare"])
 def test_a_verb_loads_only_what_it_needs(verb, base, data_samples, tmp_path):
     clip = data_samples / "videos" / "test" / "motion-0001.mp4"
     arguments = {
         "chat": ["--model", base, "--video", clip, "--question", "What?", "--max_new_tokens", "1"],
         "memory": ["--model", base],
         "convert": [base, tmp_path / "out"],
+        "prepare": [data_samples / "test.json", "--output", tmp_path / "out.json"],
     }[verb]
-    needless = "datasets,transformers.trainer,matplotlib,peft,tensorboard"
+    needless = "transformers.trainer,matplotlib,peft,tensorboard"
+    needless += ",torch,transformers" if verb == "prepare" else ",datasets"
     done = subprocess.run(
         [sys.executable, "-c", NEEDLESS, needless, verb, *map(str, arguments)], capture_output=True, text=True
     )

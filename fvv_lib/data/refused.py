@@ -4,18 +4,21 @@ Other trainers read other keys and tags. A sample in their format would silently
 This module opens no file.
 """
 
+from __future__ import annotations
+
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fvv_lib.errors import DataFormatError
 from fvv_lib.prompt.placeholders import DEFAULT_IMAGE_TOKEN
 from fvv_lib.prompt.templates import LEARNED_MARKS, Template
 from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, PICTURE_EXTENSIONS, VIDEO_EXTENSIONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 READ = ("image", "video", "start", "end", "system", "conversations")  # fields of a sample that training reads
 KNOWN = (*READ, "id", "kinds", "choices")  # fields of a sample that this library uses

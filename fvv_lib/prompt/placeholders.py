@@ -6,16 +6,19 @@ features of one frame. So the length of the sequence is known before the model r
 
     expanded length = text tokens + frames * tokens per frame
 
-This module knows nothing about pixels, templates or models.
+This module knows nothing about pixels, templates or models. It imports torch only to return a tensor.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-import torch
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from fvv_lib.errors import DataFormatError, FvvError, TokenBudgetError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE_TOKEN_INDEX = -200  #: marks the position of a frame's features in `input_ids`
 DEFAULT_IMAGE_TOKEN = "<image>"  #: marks the position of an image, a video or a frame in text
@@ -122,7 +125,11 @@ def tokenizer_image_token(
         if i > 0:
             ids.append(IMAGE_TOKEN_INDEX)
         ids += tokenizer(chunk, add_special_tokens=False).input_ids
-    return torch.tensor(ids, dtype=torch.long) if return_tensors == "pt" else ids
+    if return_tensors is None:
+        return ids
+    import torch
+
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -159,7 +166,7 @@ def sequence_runs(
 
 
 def _count_frames(input_ids: Sequence[int] | torch.Tensor) -> int:
-    ids = input_ids.tolist() if isinstance(input_ids, torch.Tensor) else list(input_ids)
+    ids = input_ids if isinstance(input_ids, Sequence) else input_ids.tolist()
     return ids.count(IMAGE_TOKEN_INDEX)
 
 

@@ -192,8 +192,8 @@ def check_turns(turns: Sequence[dict[str, Any]], sample: str, needs_answer: bool
     for i, turn in enumerate(turns):
         if isinstance(turn, dict) and isinstance(turn.get("value"), list):
             raise DataFormatError(
-                f"{sample}, turn {i + 1}: its value is a list of content parts. Write one text, with <image> where a picture or video "
-                "belongs, and its path under 'image' or 'video' of the sample."
+                f"{sample}, turn {i + 1}: its value is a list of content parts. Write one text, with <image> where a "
+                "picture or video belongs, and its path under 'image' or 'video' of the sample."
             )
         if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys() or not isinstance(turn["value"], str):
             raise DataFormatError(

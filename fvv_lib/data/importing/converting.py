@@ -114,8 +114,8 @@ def _convert_each(conversion: Conversion, first: int, records: Sequence[Any], ou
         except NotKeptError as error:
             if conversion.strict:
                 raise NotKeptError(
-                    f"{_name(conversion, number)}: it has {error}, which training does not use. Take it out, or leave --strict out to count "
-                    "such records."
+                    f"{_name(conversion, number)}: it has {error}, which training does not use. Take it out, or leave "
+                    "--strict out to count such records."
                 ) from error
             outcome.not_kept.setdefault(str(error), []).append(_name(conversion, number))
         except DataFormatError as error:
@@ -182,7 +182,11 @@ def _kept_of_turn(turn: Turn, shown: Mapping[str, bool], lost: list[str]) -> Tur
     """Return the turn with the fields that a sample keeps. What says in another way what is learned is an error."""
     kept = {}
     for key, value in turn.items():
-        if key in KNOWN_OF_TURN or says_what_is_learned(key) or _is_note({**shown, "conversations": [{key: value}]}, value):
+        if (
+            key in KNOWN_OF_TURN
+            or says_what_is_learned(key)
+            or _is_note({**shown, "conversations": [{key: value}]}, value)
+        ):
             kept[key] = value
         else:
             lost.append(f"field {key!r} of a turn")
@@ -227,9 +231,9 @@ def _shown(finder: MediaFinder, media: Sequence[Clip]) -> tuple[dict[str, Any], 
     if not entries:
         return {}, files
     is_one = len(entries) == 1
-    fields = {"video" if any([clip.is_video for clip in media]) else "image": entries[0] if is_one else entries}
+    fields = {"video" if any(clip.is_video for clip in media) else "image": entries[0] if is_one else entries}
     for limit, times in (("start", [clip.start for clip in media]), ("end", [clip.end for clip in media])):
-        if any([time is not None for time in times]):
+        if any(time is not None for time in times):
             fields[limit] = times[0] if is_one else times
     return fields, files
 

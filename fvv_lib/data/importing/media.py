@@ -21,7 +21,7 @@ from fvv_lib.video.kinds import OTHER_VIDEO_EXTENSIONS, PICTURE_EXTENSIONS, VIDE
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 VIDEOS = (*VIDEO_EXTENSIONS, *OTHER_VIDEO_EXTENSIONS, ".gif")
 IMAGES = (*PICTURE_EXTENSIONS, ".gif")
-REMEMBERED = 2**16  # paths that were found
+REMEMBERED = 2**17  # paths that were found
 # What files begin with, of which the bytes are in a record without a name.
 STARTS = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), ".png"),
