@@ -101,6 +101,13 @@ class DataArguments:
     test_data_path: str | None = field(
         default=None, metadata={"help": "Annotation file of test questions, asked before and after training."}
     )
+    keep_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Annotation file of questions that the model should still answer: asked before and after training, "
+            "to notice what it forgets."
+        },
+    )
     image_folder: str | None = field(
         default=None,
         metadata={"help": "Folder that image and video paths start from; default: the annotation file's folder."},
@@ -225,6 +232,11 @@ class DataArguments:
         check_marks(self)
         if self.bad_samples == "skip" and not self.check_media:
             raise FvvError("bad_samples='skip' needs check_media=True: bad samples must be known before training.")
+
+    def held_out(self) -> dict[str, str]:
+        """Return the annotation files that are not trained on, those that are set: `validation`, `test`, `keep`."""
+        paths = {"validation": self.validation_data_path, "test": self.test_data_path, "keep": self.keep_path}
+        return {name: path for name, path in paths.items() if path is not None}
 
     def for_evaluation(self) -> "DataArguments":
         """Return a copy for evaluation: `random` sampling becomes `segment`, so that nothing is random, and labels are

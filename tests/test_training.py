@@ -30,7 +30,9 @@ from fvv_lib import (
 )
 from fvv_lib.cli.finetune import main
 from fvv_lib.data.splits import open_splits
+from fvv_lib.evaluation.summary import compare
 from fvv_lib.finetuning import preparing, recipe
+from fvv_lib.finetuning.record import format_kept
 from fvv_lib.finetuning.trainer import VideoTrainer
 from fvv_lib.model.parts import count_parameters, part_of, set_trainable
 from fvv_lib.settings import PARTS
@@ -106,6 +108,49 @@ def test_the_answers_before_and_after_training_are_in_a_file_beside_the_record(r
         assert line["answer"]
         assert line["media"] == [{"source": str(media / "held_out.mp4")}]
         assert line["right"] == (metrics[line["time"]]["all"]["correct"] == 1)
+
+
+def test_questions_to_keep_are_asked_before_and_after_and_compared(run, annotate, media, capsys):
+    shutil.copy(media / "clip.mp4", media / "held_out.mp4")
+    asked = [
+        sample("<image>\nWhat colour is the shape?", "It is red.", video="held_out.mp4"),
+        sample("<image>\nWhat shape is it?", "It is a cross.", video="held_out.mp4"),
+        sample("Is a square round?", "No."),
+    ]
+    keep = annotate(asked, "keep.json")
+    output, metrics = run(data={"keep_path": keep})
+    assert metrics["before"] is metrics["after"] is None
+    kept = metrics["keep"]
+    assert (kept["before"]["all"]["total"], kept["videos"]) == (3, 2)
+    right = {time: kept[time]["all"]["correct"] for time in ("before", "after")}
+    assert kept["difference"] == pytest.approx((right["before"] - right["after"]) / 3)
+    lines = list(map(json.loads, (output / "answers.jsonl").read_text().splitlines()))
+    assert [line["time"] for line in lines] == ["before"] * 3 + ["after"] * 3
+    assert {line["data"] for line in lines} == {str(keep)}
+    for time, count in right.items():
+        assert sum(line["right"] for line in lines if line["time"] == time) == count
+    assert re.search(
+        r"keep: all +3 +[\d.]+% +[\d.]+%\n\nThe accuracy on the questions to keep ", capsys.readouterr().out
+    )
+
+
+def test_a_clip_that_is_trained_on_cannot_be_one_to_keep(run, annotate):
+    leaking = annotate([sample("<image>\nWhat?", "A square.", video="clip.mp4")], "keep.json")
+    with pytest.raises(DataFormatError, match=r"keep\.json: 1 of its clips are in the training data too"):
+        run(data={"keep_path": leaking})
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [(12, "fell by 12.0%.*more than chance"), (1, "fell by 1.0%.*may be chance"), (0, "did not fall"), (-3, "did not")],
+)
+def test_a_drop_is_called_forgetting_only_if_it_is_more_than_chance(lost, says):
+    rows = [
+        {"position": place, "video": f"{place}.mp4", "id": str(place), "right": place >= 50} for place in range(100)
+    ]
+    changed = range(50 - max(-lost, 0), 50 + max(lost, 0))
+    after = [{**row, "right": row["right"] != (row["position"] in changed)} for row in rows]
+    assert re.search(says, format_kept(compare(rows, after)))
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ from fvv_lib.video_config import FrameSpec, frames_setting, sampling_of
 
 # Settings of DataArguments that change neither the length nor the labels of a sample.
 IGNORED_SETTINGS = {
-    *("data_path", "validation_data_path", "test_data_path", "cache_dir", "check_media", "bad_samples"),
+    *("data_path", "validation_data_path", "test_data_path", "keep_path", "cache_dir", "check_media"),
+    "bad_samples",
     "check_again",
     *("decode_timeout", "video_backend", "max_new_tokens", "eval_questions", "cache_features"),
 }

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # Settings of DataArguments that do not change which frames are read, nor how.
 NOT_READING = {
-    *("data_path", "validation_data_path", "test_data_path", "image_folder", "cache_dir", "cache_features"),
+    *("data_path", "validation_data_path", "test_data_path", "keep_path", "image_folder"),
+    *("cache_dir", "cache_features"),
     *("check_media", "check_again", "bad_samples", "time_marks", "time_origin"),
     *("frame_pool", "image_aspect_ratio", "version"),
     *("mismatch", "allow_special_tokens", "max_new_tokens", "eval_questions"),

@@ -201,7 +201,7 @@ def check_outputs(data_args: DataArguments, report: Path | None, histograms: Pat
     Raises:
         FvvError: names the output and the remedy.
     """
-    annotations = (*data_args.data_path, data_args.validation_data_path, data_args.test_data_path)
+    annotations = (*data_args.data_path, *data_args.held_out().values())
     files = [parse_part(word).path for word in annotations if word]
     taken = {file.resolve() for file in files if isinstance(file, Path)}
     for name, path, suffixes in (

@@ -16,7 +16,7 @@ from fvv_lib.video_config import FrameSpec
 def open_splits(
     tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, *, frame_spec: FrameSpec, seed: int = 0
 ) -> dict[str, LazySupervisedDataset]:
-    """Return the data sets of a run by name: `train` and, if they are set, `validation` and `test`.
+    """Return the data sets of a run by name: `train` and, if they are set, `validation`, `test` and `keep`.
 
     Args:
         seed: seed of `random` frame sampling in training.
@@ -30,13 +30,11 @@ def open_splits(
         raise DataFormatError("No training data: set data_path to at least one annotation file.")
     train = LazySupervisedDataset(tokenizer, data_args.data_path, data_args, frame_spec=frame_spec, seed=seed)
     splits = {"train": train}
-    held_out = {"validation": data_args.validation_data_path, "test": data_args.test_data_path}
-    for name, path in held_out.items():
-        if path is not None:
-            evaluation = data_args.for_evaluation()
-            scored = name == "test" or data_args.eval_questions > 0
-            splits[name] = LazySupervisedDataset(tokenizer, [path], evaluation, frame_spec=frame_spec, scored=scored)
-            check_disjoint(splits["train"], splits[name])
+    for name, path in data_args.held_out().items():
+        evaluation = data_args.for_evaluation()
+        scored = name != "validation" or data_args.eval_questions > 0
+        splits[name] = LazySupervisedDataset(tokenizer, [path], evaluation, frame_spec=frame_spec, scored=scored)
+        check_disjoint(splits["train"], splits[name])
     return splits
 
 
@@ -54,7 +52,8 @@ def make_supervised_data_module(
 
     Lesson: 05.
     """
-    splits = open_splits(tokenizer, replace(data_args, test_data_path=None), frame_spec=frame_spec, seed=seed)
+    trained = replace(data_args, test_data_path=None, keep_path=None)
+    splits = open_splits(tokenizer, trained, frame_spec=frame_spec, seed=seed)
     return {
         "train_dataset": splits["train"],
         "eval_dataset": splits.get("validation"),

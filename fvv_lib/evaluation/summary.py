@@ -36,7 +36,7 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
         asked = {record["position"] for rows in others.values() for record in rows}
         shown = [record for record in forwards if record["position"] in asked]
         summary["controls"] = {control: _table(rows) for control, rows in {FORWARDS: shown, **others}.items()}
-        summary["compared"] = {control: _compare(shown, rows) for control, rows in others.items()}
+        summary["compared"] = {control: compare(shown, rows) for control, rows in others.items()}
     return summary
 
 
@@ -51,14 +51,19 @@ def _row(right: Sequence[bool]) -> dict[str, Any]:
     return {"correct": sum(right), "total": len(right), "accuracy": sum(right) / len(right), "interval": [low, high]}
 
 
-def _compare(forwards: Sequence[Record], others: Sequence[Record]) -> dict[str, Any]:
+def compare(forwards: Sequence[Record], others: Sequence[Record]) -> dict[str, Any]:
     """Compare two answers to each question. The questions of one video are one unit, because their answers depend on
-    the same frames."""
+    the same frames; so are the questions of a sample without any.
+
+    Returns:
+        `difference`: by how much the accuracy of `others` is lower. `p`: see `paired_p_value`. `videos`: number of
+        units.
+    """
     right = {record["position"]: record["right"] for record in forwards}
     lost: dict[str, int] = {}
     for record in others:
-        lost.setdefault(record["video"], 0)
-        lost[record["video"]] += right[record["position"]] - record["right"]
+        unit = record["video"] or f"text {record['id']}"
+        lost[unit] = lost.get(unit, 0) + right[record["position"]] - record["right"]
     return {
         "difference": sum(lost.values()) / len(others),
         "p": paired_p_value(list(lost.values())),

@@ -28,7 +28,7 @@ from fvv_lib.weights.lora import base_of, is_adapter
 Settings = Mapping[str, Any]
 Identity = dict[str, Any]
 
-DATA = ("data_path", "validation_data_path", "test_data_path")
+DATA = ("data_path", "validation_data_path", "test_data_path", "keep_path")
 # Files, compared by content: a copy at another path counts as the same file.
 FILES = ("model_name_or_path", *DATA)
 

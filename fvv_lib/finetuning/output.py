@@ -128,8 +128,7 @@ def check_apart(folder: Path, model_args: ModelArguments, data_args: DataArgumen
     read = {"model_name_or_path": model}
     if model.is_dir() and is_adapter(model):
         read["the base of model_name_or_path"] = Path(base_of(model))
-    data = [*data_args.data_path, data_args.validation_data_path, data_args.test_data_path]
-    files = [parse_part(word).path for word in data if word is not None]
+    files = [parse_part(word).path for word in (*data_args.data_path, *data_args.held_out().values())]
     read |= {f"the data file {path}": path for path in files if isinstance(path, Path)}
     for name, path in read.items():
         if path.resolve().is_relative_to(output) and _is_written(path.resolve().relative_to(output)):

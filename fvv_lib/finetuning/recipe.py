@@ -23,10 +23,11 @@ from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.answers import record_of
 from fvv_lib.evaluation.questions import read_questions
 from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, ask_and_score, evaluate, reader_for
+from fvv_lib.evaluation.summary import compare
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
 from fvv_lib.finetuning.output import KEYS, RECORD, check_apart, check_empty, check_ours, clear, hold
 from fvv_lib.finetuning.preparing import OpenedData, check_settings, open_data, open_model
-from fvv_lib.finetuning.record import describe_run, find_finished, format_table, write_record
+from fvv_lib.finetuning.record import describe_run, find_finished, format_kept, format_table, write_record
 from fvv_lib.finetuning.resume import STOPPED, find_checkpoint, read_identity, resumes_last
 from fvv_lib.finetuning.trainer import Counter, TellLength, VideoTrainer
 from fvv_lib.finetuning.trying import try_hub, try_settings
@@ -144,23 +145,25 @@ def run(
         identity=begin.identity,
     )
     trainer.add_callback(TellLength())
-    test = data.samples.get("test")
-    with whole_parameters(loaded.model) if test else nullcontext():  # ZeRO-3 gathers them only in training
-        before = answer_test_set(loaded, test, training_args)
+    asked = {name: data.samples[name] for name in ("test", "keep") if name in data.samples}
+    with whole_parameters(loaded.model) if asked else nullcontext():  # ZeRO-3 gathers them only in training
+        before = answer_all(loaded, asked, training_args)
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
         end_on_sigterm(trainer)
     save_without_upload(trainer)
-    after = answer_test_set(loaded, test, training_args)
+    after = answer_all(loaded, asked, training_args)
+    answers = {name: records_of(name, dataset, before[name], after[name]) for name, dataset in asked.items()}
     metrics = {
-        "before": before and accuracy_by_kind(before),
-        "after": after and accuracy_by_kind(after),
+        "before": accuracy_by_kind(before["test"]) if "test" in asked else None,
+        "after": accuracy_by_kind(after["test"]) if "test" in asked else None,
+        "keep": describe_kept(before["keep"], after["keep"], answers["keep"]) if "keep" in asked else None,
         **describe_run(model, data, settings, begin.identity, trainer, counter, result.metrics),
     }
     if trainer.is_world_process_zero():
         if training_args.push_to_hub:
             trainer.create_model_card(model_name=str(trainer.hub_model_id).split("/")[-1])
-        write_record(folder, metrics, records_of(test, {"before": before, "after": after}) if test else [])
+        write_record(folder, metrics, [record for records in answers.values() for record in records])
         report_end(metrics, folder)
     return metrics
 
@@ -192,24 +195,39 @@ def upload(folder: Path, repository: str, training_args: TrainingArguments) -> N
     print(f"uploaded to {repository}", flush=True)
 
 
-def answer_test_set(
-    loaded: LoadedModel, test: LazySupervisedDataset | None, training_args: TrainingArguments
-) -> list[Answer] | None:
-    """Return the answers to the test questions; None without a test set."""
-    if test is None:
-        return None
+def answer_all(
+    loaded: LoadedModel, asked: Mapping[str, LazySupervisedDataset], training_args: TrainingArguments
+) -> dict[str, list[Answer]]:
+    """Return the answers to the questions of each data set."""
     batch_size = training_args.per_device_eval_batch_size
-    return evaluate(loaded.model, loaded.tokenizer, test, batch_size, test.data_args.max_new_tokens)
+    return {
+        name: evaluate(loaded.model, loaded.tokenizer, dataset, batch_size, dataset.data_args.max_new_tokens)
+        for name, dataset in asked.items()
+    }
 
 
-def records_of(test: LazySupervisedDataset, answers: Mapping[str, Sequence[Answer] | None]) -> list[dict[str, Any]]:
-    """Return the lines of `answers.jsonl`: the answers to all test questions, `before` and `after` training."""
-    questions, name = read_questions(test), str(test.data_args.test_data_path)
+def records_of(
+    name: str, dataset: LazySupervisedDataset, before: Sequence[Answer], after: Sequence[Answer]
+) -> list[dict[str, Any]]:
+    """Return the lines of `answers.jsonl` for a data set: the answers to its questions before and after training."""
+    questions, path = read_questions(dataset), dataset.data_args.held_out()[name]
     return [
-        {"time": time, **record_of(name, position, questions[position], answer.generated, answer.correct)}
-        for time, some in answers.items()
-        for position, answer in enumerate(some or ())
+        {"time": time, **record_of(path, position, questions[position], answer.generated, answer.correct)}
+        for time, answers in (("before", before), ("after", after))
+        for position, answer in enumerate(answers)
     ]
+
+
+def describe_kept(
+    before: Sequence[Answer], after: Sequence[Answer], records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the accuracy on the questions to keep, `before` and `after` training, and what `compare` says about it."""
+    by_time = {time: [record for record in records if record["time"] == time] for time in ("before", "after")}
+    return {
+        "before": accuracy_by_kind(before),
+        "after": accuracy_by_kind(after),
+        **compare(by_time["before"], by_time["after"]),
+    }
 
 
 def ask_validation(
@@ -284,7 +302,17 @@ def report_ended_before(metrics: dict[str, Any], training_args: TrainingArgument
 
 def report_end(metrics: dict[str, Any], folder: Path) -> None:
     """Print the accuracy before and after training, and the output folder."""
-    if metrics["before"] and metrics["after"]:
-        table = format_table(metrics["before"], metrics["after"])
-        print(f"\nAccuracy on {metrics['arguments']['data']['test_data_path']}:\n\n{table}\n")
+    kept = metrics.get("keep")  # missing in the record of an earlier build
+    tables = [("", metrics)] if metrics["before"] and metrics["after"] else []
+    tables += [("keep: ", kept)] if kept else []
+    if tables:
+        before, after = (
+            {f"{mark}{kind}": row for mark, table in tables for kind, row in table[time].items()}
+            for time in ("before", "after")
+        )
+        data = metrics["arguments"]["data"]
+        paths = [path for path in (data["test_data_path"], data.get("keep_path")) if path]
+        print(f"\nAccuracy on {' and '.join(paths)}:\n\n{format_table(before, after)}\n")
+    if kept:
+        print(f"{format_kept(kept)}\n")
     print(f"model, metrics.json and loss.png: {folder}", flush=True)

@@ -15,6 +15,7 @@ import torch
 from fvv_lib.data.report import count_samples
 from fvv_lib.errors import CheckpointError
 from fvv_lib.evaluation.scoring import percent
+from fvv_lib.evaluation.summary import UNLIKELY
 from fvv_lib.files import shown
 from fvv_lib.finetuning.comparing import Identity, check_same_run, identify, length_change
 from fvv_lib.finetuning.output import ANSWERS, RECORD, written_files
@@ -108,10 +109,24 @@ def _identity_of_old(record: dict[str, Any]) -> Identity:
     return identify(record["arguments"], record.get("hardware", {}).get("processes"), read=False)
 
 
+def format_kept(kept: dict[str, Any]) -> str:
+    """Say whether the accuracy on the questions to keep fell, and whether this is more than chance."""
+    if kept["difference"] <= 0:
+        return "The accuracy on the questions to keep did not fall."
+    says = "This is more than chance: training makes the model forget"
+    if kept["p"] >= UNLIKELY:
+        says = "This may be chance: more questions would tell"
+    return (
+        f"The accuracy on the questions to keep fell by {percent(kept['difference'], 1)} (p = {kept['p']:.3f}, exact "
+        f"paired test over {kept['videos']} images and videos). {says}."
+    )
+
+
 def format_table(before: dict[str, Any], after: dict[str, Any]) -> str:
     """Format a table of the accuracy for each kind of test question, before and after training."""
-    lines = [f"{'kind':<12}{'questions':>10}{'before':>10}{'after':>10}"]
+    width = max(12, *(len(kind) + 2 for kind in after))
+    lines = [f"{'kind':<{width}}{'questions':>10}{'before':>10}{'after':>10}"]
     for kind, row in after.items():
         shares = [percent(answered[kind]["accuracy"], 1) for answered in (before, after)]
-        lines.append(f"{kind:<12}{row['total']:>10}{shares[0]:>10}{shares[1]:>10}")
+        lines.append(f"{kind:<{width}}{row['total']:>10}{shares[0]:>10}{shares[1]:>10}")
     return "\n".join(lines)
