@@ -285,10 +285,12 @@ def differences(before: Identity, now: Identity) -> list[str]:
 
 
 def uncompared(before: Identity, now: Identity) -> list[str]:
-    """Return what `now` has and `before` lacks, by name: an earlier build did not store it."""
+    """Return what `now` has and `before` lacks, by name: an earlier build did not store it. A file that is not set
+    is not lacking."""
     if not before:
         return ["settings", "model", "data"]
-    lacking = [name for name in now if name not in before and name not in GROWING]
+    new = [name for name in now if name not in before and name not in GROWING]
+    lacking = [name for name in new if name not in DATA or now[name]["paths"]]
     return lacking if _has_media(before) else [*lacking, "images and videos"]
 
 

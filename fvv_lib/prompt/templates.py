@@ -190,29 +190,27 @@ def check_turns(turns: Sequence[dict[str, Any]], sample: str, needs_answer: bool
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise DataFormatError(f"{sample}: it has no conversation. Give a list of turns, human first, then gpt.")
     for i, turn in enumerate(turns):
+        where = f"{sample}, turn {i + 1}"
         if isinstance(turn, dict) and isinstance(turn.get("value"), list):
             raise DataFormatError(
-                f"{sample}, turn {i + 1}: its value is a list of content parts. Write one text, with <image> where a "
-                "picture or video belongs, and its path under 'image' or 'video' of the sample."
+                f"{where}: its value is a list of content parts. Write one text, with <image> where a picture or video "
+                "belongs, and its path under 'image' or 'video' of the sample."
             )
         if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys() or not isinstance(turn["value"], str):
-            raise DataFormatError(
-                f'{sample}, turn {i + 1}: a turn must be {{"from": "human" or "gpt", "value": text}}, got {turn!r}.'
-            )
+            raise DataFormatError(f'{where}: a turn must be {{"from": "human" or "gpt", "value": text}}, got {turn!r}.')
         if turn["from"] not in ROLES:
             raise DataFormatError(
-                f"{sample}, turn {i + 1}: unknown role {turn['from']!r}. Use 'human' for questions, 'gpt' for answers."
+                f"{where}: unknown role {turn['from']!r}. Use 'human' for questions, 'gpt' for answers."
             )
         expected = "human" if i % 2 == 0 else "gpt"
         if ROLES[turn["from"]] != expected:
             raise DataFormatError(
-                f"{sample}, turn {i + 1}: expected a turn from {expected!r}, got {turn['from']!r}. Turns must "
-                "alternate, human first."
+                f"{where}: expected a turn from {expected!r}, got {turn['from']!r}. Turns must alternate, human first."
             )
         if not turn["value"].strip():
-            raise DataFormatError(f"{sample}, turn {i + 1}: the text is empty. Remove the turn or fill it in.")
+            raise DataFormatError(f"{where}: the text is empty. Remove the turn or fill it in.")
         if "loss" in turn or "weight" in turn:
-            _check_learned_marks(turn, f"{sample}, turn {i + 1}")
+            _check_learned_marks(turn, where)
     if needs_answer and len(turns) % 2:
         raise DataFormatError(
             f"{sample}: the conversation ends with a question, so its last turn has no answer to learn. "
