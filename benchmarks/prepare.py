@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "prepare.json")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    sides = {"plain": (PLAIN, 1), "ours, 1 process": (OURS, 1), f"ours, {cores} processes": (OURS, cores)}
+    sides = {"plain": (PLAIN, 1), "ours, one process": (OURS, 1), "ours, a process per core": (OURS, cores)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory() as folder:
         source = write_rows(Path(folder), options.rows)
@@ -162,9 +162,8 @@ def main() -> None:
         "ours / plain": ratios,
         "wanted at most": WANTED,
         "reached": {name: ratio <= WANTED[name] for name, ratio in ratios.items()},
-        "cores": cores,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+        "hardware": f"{cores} cores, {platform.machine()}",
+        "versions": {"Python": platform.python_version()},
     }
     options.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))

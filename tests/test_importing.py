@@ -420,13 +420,17 @@ def test_every_format_has_an_example_here():
     assert {example[0] for example in EXAMPLES} | elsewhere == set(DIALECTS)
 
 
-def test_finevideo_bytes_are_written_once_and_scenes_are_segments(clips):
+def put_finevideo(clips):
     content = (clips / "a.mp4").read_bytes()
     about = {
         **FINE,
         "content_metadata": {**FINE["content_metadata"], "qAndA": [{"question": QUESTION, "answer": ANSWER}]},
     }
-    file = put(clips / "in.parquet", [{"mp4": content, "json": about}, {"mp4": content, "json": about}])
+    return put(clips / "in.parquet", [{"mp4": content, "json": about}, {"mp4": content, "json": about}])
+
+
+def test_finevideo_bytes_are_written_once_and_scenes_are_segments(clips):
+    file, content = put_finevideo(clips), (clips / "a.mp4").read_bytes()
     (first, scene, *again), report = prepared(clips, file, question="What happens?")
     (written,) = (clips / "media").iterdir()
     assert written.read_bytes() == content
@@ -453,9 +457,9 @@ def test_images_of_parquet_are_bytes_without_a_name(clips):
     assert sample["image"].endswith(".png")
 
 
-def test_an_episode_of_lerobot_is_a_segment_of_a_shared_file(clips):
+def put_lerobot(clips, version="v3.0"):
     features = {"top": {"dtype": "video"}, "action": {"dtype": "float32"}}
-    info = {"codebase_version": "v3.0", "features": features}
+    info = {"codebase_version": version, "features": features}
     info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
     put(clips / "meta" / "info.json", info)
     rows = [
@@ -470,23 +474,30 @@ def test_an_episode_of_lerobot_is_a_segment_of_a_shared_file(clips):
         for number, (task, start) in enumerate([("Lift the cup.", 0.0), ("Drop it.", 1.5)])
     ]
     put(clips / "meta" / "episodes" / "chunk-000" / "file-000.parquet", rows)
-    samples, report = prepared(clips, clips, question="What does the robot do?")
+    return clips
+
+
+def test_an_episode_of_lerobot_is_a_segment_of_a_shared_file(clips):
+    samples, report = prepared(clips, put_lerobot(clips), question="What does the robot do?")
     assert report.sources[0]["format"] == "lerobot"
     assert [(one["start"], one["end"], one["conversations"][1]["value"]) for one in samples] == [
         (0.0, 1.5, "Lift the cup."),
         (1.5, 3.0, "Drop it."),
     ]
     assert {one["video"] for one in samples} == {"videos/top/chunk-000/file-000.mp4"}
-    put(clips / "meta" / "info.json", {**info, "codebase_version": "v2.1"})
     with pytest.raises(DataFormatError, match=r"it is of LeRobot v2\.1\. Convert it to v3"):
-        prepared(clips, clips, question="What does the robot do?")
+        prepared(clips, put_lerobot(clips, "v2.1"), question="What does the robot do?")
 
 
-def test_the_names_of_folders_are_classes(clips):
+def put_classes(clips):
     for name in ("pouring_water/1.mp4", "waving/2.mp4", "waving/notes.txt"):
         (clips / "classes" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clips / "a.mp4", clips / "classes" / name)
-    samples, report = prepared(clips, clips / "classes", question="What is done?", answer="It is {}.")
+    return clips / "classes"
+
+
+def test_the_names_of_folders_are_classes(clips):
+    samples, report = prepared(clips, put_classes(clips), question="What is done?", answer="It is {}.")
     assert report.sources[0]["format"] == "folders"
     choices = [["pouring water", "waving"]]
     assert samples == [
@@ -883,10 +894,22 @@ def test_what_is_prepared_passes_every_check_and_trains(clips, fvv, base):
     """One run on the files of all formats, with a share of one of them."""
     common = ["--model_name_or_path", base, "--num_video_frames", "2", "--decode_timeout", "0", "--cache_dir", "cache"]
     words = []
-    for number, (name, file, records, settings, _) in enumerate(EXAMPLES):
-        source = put(clips / f"{number}" / file, records)
-        import_annotations([source], clips / f"{number}.json", **{"media_root": [clips], **settings})
+    sources = [
+        (name, put(clips / f"{number}" / file, records), settings)
+        for number, (name, file, records, settings, _) in enumerate(EXAMPLES)
+    ]
+    asked = {"question": "What happens?"}
+    sources += [
+        ("finevideo", put_finevideo(clips), asked),
+        ("lerobot", put_lerobot(clips), asked),
+        ("folders", put_classes(clips), asked),
+    ]
+    assert {name for name, *_ in sources} == set(DIALECTS)
+    of_each = {}
+    for number, (name, source, settings) in enumerate(sources):
+        report = import_annotations([source], clips / f"{number}.json", **{"media_root": [clips], **settings})
         words.append(f"{number}.json")
+        (of_each[f"{number}"],) = report.written.values()
         checked = fvv("check", words[-1], *common, cwd=clips)
         assert (checked.returncode, checked.stderr) == (0, ""), (name, checked.stdout)
     words[3] += "*0.5"
@@ -894,7 +917,6 @@ def test_what_is_prepared_passes_every_check_and_trains(clips, fvv, base):
     done = fvv("finetune", *common, "--data_path", *words, "--output_dir", "run", *training, cwd=clips)
     assert done.returncode == 0, done.stderr
     samples = json.loads((clips / "run" / "metrics.json").read_text())["samples"]["train"]
-    of_each = {str(number): len(expected) for number, (*_, expected) in enumerate(EXAMPLES)}
     of_each["3"] //= 2
     assert samples["of each file"] == {word: of_each[word.split(".")[0]] for word in words}
     assert samples["used"] == sum(of_each.values())

@@ -145,7 +145,7 @@ def run(
         identity=begin.identity,
     )
     trainer.add_callback(TellLength())
-    asked = {name: data.samples[name] for name in ("test", "keep") if name in data.samples}
+    asked = {name: dataset for name, dataset in data.samples.items() if name in ("test", "keep")}
     with whole_parameters(loaded.model) if asked else nullcontext():  # ZeRO-3 gathers them only in training
         before = answer_all(loaded, asked, training_args)
     result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -101,7 +101,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def other_fields(record: Mapping[str, Any], read: Collection[str]) -> dict[str, Any]:
+def other_fields(record: Mapping[str, Any], read: Collection[str | None]) -> dict[str, Any]:
     """Return the fields of a record that a format does not read, without empty ones."""
     return {key: value for key, value in record.items() if key not in read and value not in (None, "", [], {})}
 

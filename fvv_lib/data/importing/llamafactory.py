@@ -93,7 +93,7 @@ def drafts(record: Record, options: Options) -> Iterator[Draft]:
     system, turns = _turns(record, key, found, options.tags, get)
     turns, media = place_media(turns, clips_of(get("images"), False), clips_of(get("videos"), True))
     used = BESIDE if key in record else [column for column in names if column != "messages"]
-    fields = other_fields(record, ("id", key, *map(names.get, used)))
+    fields = other_fields(record, ["id", key, *map(names.get, used)])
     yield Draft(turns, media, record.get("id"), get("system") or system, lost=lost, fields=fields)
 
 
