@@ -1,1 +1,1 @@
-"""Read annotation files of other projects: one module for each format, behind one interface (`dialects`)."""
+"""Read annotation files of other projects: one module for each format, behind one interface (`sources`)."""

@@ -6,7 +6,7 @@
         videos/<key>/chunk_index, videos/<key>/file_index, videos/<key>/from_timestamp, videos/<key>/to_timestamp
 
 A sample is the part of a file that shows an episode, for each camera; its answer is the text of the task. `question` of
-the options asks for it.
+the options asks for it. Actions and states are counted as lost.
 """
 
 import json

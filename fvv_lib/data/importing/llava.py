@@ -3,8 +3,8 @@
     {"id": "k-7", "video": "k/7.mp4", "data_source": "0_30_s", "conversations": [
         {"from": "human", "value": "<image>\nWhat happens?"}, {"from": "gpt", "value": "A pan falls."}]}
 
-The four formats after it in `dialects` share this layout and differ in tags and fields: Qwen-VL writes `<video>`,
-lmms-finetune adds a system prompt and both media fields, Valley leaves out extensions, VTimeLLM has a segment.
+Four formats share this layout and differ in tags and fields: Qwen-VL writes `<video>`, lmms-finetune adds a system
+prompt and both media fields, Valley leaves out extensions, VTimeLLM has a segment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
