@@ -637,7 +637,7 @@ def test_a_run_prints_its_length_and_where_its_result_is(run, capsys):
     printed = capsys.readouterr().out
     assert "4 steps of 3 samples = 2 epochs\n" in printed
     assert metrics["log"][-1]["epoch"] == 2
-    assert f"model, metrics.json and loss.png: {output}" in printed
+    assert f"model, report.html, metrics.json and loss.png: {output}" in printed
 
 
 def test_command_accepts_a_yaml_file(base, annotate, tmp_path):

@@ -47,7 +47,7 @@ class EvaluateSettings:
     """Ask a model all questions of test sets, and count the right answers."""
 
     model: str = field(metadata={"help": "Model folder, or hub name if there is a network."})
-    output: Path = field(metadata={"help": "Folder for answers.jsonl and metrics.json."})
+    output: Path = field(metadata={"help": "Folder for report.html, answers.jsonl and metrics.json."})
     data: list[str] = field(
         default_factory=list, metadata={"help": "Test sets: annotation files in LLaVA format; or use --benchmark."}
     )
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> None:
             print(format_summary(path, summary), end="\n\n")
             if "benchmark" in summary:
                 print(format_benchmark(summary["benchmark"]), end="\n\n")
-        print(f"answers.jsonl and metrics.json: {settings.output}", flush=True)
+        print(f"report.html, answers.jsonl and metrics.json: {settings.output}", flush=True)
 
 
 def _identify(

@@ -1,7 +1,8 @@
 """Evaluate a model on test sets, into a folder: answers as they are made, then their summary.              Lesson 7
 
-`answers.jsonl` has every question with its answer, `metrics.json` the counts. A stopped evaluation goes on, and several
-processes share the questions. The result is that of one process that was not stopped.
+`answers.jsonl` has every question with its answer, `metrics.json` the counts, `report.html` both for a browser. A
+stopped evaluation goes on, and several processes share the questions. The result is that of one process that was not
+stopped.
 """
 
 import json
@@ -16,10 +17,12 @@ from torch import distributed
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import CheckpointError
 from fvv_lib.evaluation.answers import AnswerFile, Key, read_answers, record_of, write_answers
-from fvv_lib.evaluation.asking import Reader, answer_questions, rows_of
+from fvv_lib.evaluation.asking import Reader, answer_questions, reader_of, rows_of
 from fvv_lib.evaluation.controls import FORWARDS
 from fvv_lib.evaluation.questions import Question
+from fvv_lib.evaluation.report import Asked, write_report
 from fvv_lib.evaluation.scoring import is_right
+from fvv_lib.evaluation.strips import Strips
 from fvv_lib.evaluation.summary import summarize
 from fvv_lib.evaluation.text_scores import compare_texts
 from fvv_lib.model.geometry import make_frame_spec
@@ -92,8 +95,8 @@ def open_tests(loaded: LoadedModel, paths: Sequence[str], **settings: Any) -> li
 def run_evaluation(
     loaded: LoadedModel, tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], asking: Asking
 ) -> dict[str, Any] | None:
-    """Ask all questions that a former run with the same identity has not asked, and write `answers.jsonl` and
-    `metrics.json`. Every process must call this function.
+    """Ask all questions that a former run with the same identity has not asked, and write `answers.jsonl`,
+    `report.html` and `metrics.json`. Every process must call this function.
 
     Args:
         identity: what the answers depend on: digests of model and data, and settings.
@@ -111,6 +114,8 @@ def run_evaluation(
     done = tell_all(lambda: _begin(folder, identity))
     config = loaded.model.video_config
     spec = make_frame_spec(loaded, config)
+    strips = Strips(spec, config.image_aspect_ratio)
+    asked_of = {test.name: Asked(test.questions, test.read or reader_of(config)) for test in tests}
     left = sum(len(rows_of(test.questions, asking.controls)) for test in tests) - len(done)
     share = math.ceil(left / process_count())
     bar = progress(total=share, desc="asking", unit=" questions", hidden=rank > 0)
@@ -122,7 +127,7 @@ def run_evaluation(
                 test.questions,
                 config,
                 spec,
-                read=test.read,
+                read=strips.watched(asked_of[test.name].read),
                 batch_size=asking.batch_size,
                 max_new_tokens=asking.max_new_tokens,
                 controls=asking.controls,
@@ -135,7 +140,7 @@ def run_evaluation(
                     for question, (position, control, text) in zip(asked, batch, strict=True)
                 )
                 bar.update(len(batch))
-    metrics = tell_all(lambda: _end(tests, folder, identity, asking))
+    metrics = tell_all(lambda: _end(tests, folder, identity, asking, asked_of, strips))
     return metrics if rank == 0 else None
 
 
@@ -163,8 +168,15 @@ def check_ours(folder: Path) -> None:
         raise CheckpointError(f"{file}: not the record of an evaluation. Use another output folder.")
 
 
-def _end(tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], asking: Asking) -> dict[str, Any]:
-    """Write all answers in order, and the counts."""
+def _end(
+    tests: Sequence[TestSet],
+    folder: Path,
+    identity: Mapping[str, Any],
+    asking: Asking,
+    asked: Mapping[str, Asked],
+    strips: Strips,
+) -> dict[str, Any]:
+    """Write all answers in order, the counts, and the report for people."""
     found = read_answers(folder, identity)
     records = [
         found[test.name, position, control]
@@ -190,6 +202,7 @@ def _end(tests: Sequence[TestSet], folder: Path, identity: Mapping[str, Any], as
         "git_commit": git_commit(PACKAGE),
         "hardware": hardware(),
     }
+    write_report(folder, metrics, records, asked, strips)
     aside = folder / f"{METRICS}.unfinished"
     aside.write_text(json.dumps(metrics, indent=2) + "\n")
     aside.replace(folder / METRICS)

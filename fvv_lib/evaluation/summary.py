@@ -80,7 +80,7 @@ def format_summary(name: str, summary: Mapping[str, Any]) -> str:
     lines = [name, "", f"{'kind':<16}{'questions':>10}{'right':>9}   95 % interval"]
     for kind, row in summary["forwards"].items():
         lines.append(f"{kind:<16}{row['total']:>10}{percent(row['accuracy'], 1):>9}   {_interval(row)}")
-    lines += _about_free_texts(summary["free"])
+    lines += about_free_texts(summary["free"])
     if "controls" in summary:
         lines += ["", *_format_controls(summary["controls"], summary["compared"])]
     for measure, value in summary.get("scores", {}).items():
@@ -93,7 +93,7 @@ def _interval(row: Mapping[str, Any]) -> str:
     return f"{low:.0%} to {high:.0%}"
 
 
-def _about_free_texts(free: Mapping[str, int]) -> list[str]:
+def about_free_texts(free: Mapping[str, int]) -> list[str]:
     """Say why almost no free text is right, and what to do."""
     if not free["total"] or free["correct"] > FEW * free["total"]:
         return []
@@ -122,10 +122,15 @@ def _format_controls(controls: Mapping[str, Any], compared: Mapping[str, Any]) -
             f"{control}: {0 - 100 * found['difference']:+.1f} points against forwards, p = {found['p']:.2g} "
             f"(paired by question, {found['videos']} videos)"
         )
+    return lines + about_blank(compared)
+
+
+def about_blank(compared: Mapping[str, Any]) -> list[str]:
+    """Say why time controls say nothing, if a model that sees only grey answers about as well."""
     blank = compared.get("blank")
-    if blank and not (blank["difference"] > 0 and blank["p"] < UNLIKELY):
-        lines += [
-            "forwards is not clearly above blank (p < 0.05), so this comparison says nothing about time: the model",
-            "answers too few questions, the questions give the answers away, or there are too few videos.",
-        ]
-    return lines
+    if not blank or (blank["difference"] > 0 and blank["p"] < UNLIKELY):
+        return []
+    return [
+        "forwards is not clearly above blank (p < 0.05), so this comparison says nothing about time: the model",
+        "answers too few questions, the questions give the answers away, or there are too few videos.",
+    ]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fvv_lib.data.mixture import parse_part
 from fvv_lib.errors import CheckpointError, FvvError
+from fvv_lib.evaluation.report import NAME as REPORT
 from fvv_lib.finetuning.resume import CHECKPOINT, UNFINISHED, remove_unfinished
 from fvv_lib.settings import DataArguments, ModelArguments, check_folder
 from fvv_lib.weights.lora import base_of, is_adapter
@@ -35,7 +36,7 @@ BESIDE = (
     *("generation_config.json", "fvv_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "tokenizer.model", "chat_template.jinja", "training_args.bin", "loss.png", "README.md"),
-    *(ANSWERS, f"{RECORD}.unfinished", LOCK),
+    *(ANSWERS, REPORT, f"{RECORD}.unfinished", LOCK),
 )
 
 _held: set[int] = set()  # file descriptors of the locks of this process
@@ -193,7 +194,7 @@ def clear(folder: Path, overwrite: bool) -> None:
     """Delete the unfinished checkpoint of a killed run, and the record, which only a finished run has. With
     `overwrite`, also delete the model and checkpoints of an earlier run, see `check_ours`. Call it on one process."""
     remove_unfinished(folder)
-    for name in (RECORD, ANSWERS):
+    for name in (RECORD, ANSWERS, REPORT):
         (folder / name).unlink(missing_ok=True)
     if overwrite:
         for pattern in MODEL:

@@ -22,7 +22,9 @@ from fvv_lib.data.inspecting import known_files
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.answers import record_of
 from fvv_lib.evaluation.questions import read_questions
+from fvv_lib.evaluation.report import Asked, write_report
 from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, ask_and_score, evaluate, reader_for
+from fvv_lib.evaluation.strips import Strips
 from fvv_lib.evaluation.summary import compare
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
 from fvv_lib.finetuning.output import KEYS, RECORD, check_apart, check_empty, check_ours, clear, hold
@@ -44,7 +46,7 @@ def train(model_args: ModelArguments, data_args: DataArguments, training_args: T
     """Fine-tune a FastVLM on video, and return the content of `metrics.json`.
 
     `output_dir` gets the model (a folder that stock transformers loads), checkpoints, `metrics.json`, `answers.jsonl`
-    with the answers to test questions, and `loss.png`.
+    with the answers to test questions, `report.html` and `loss.png`.
     If the run has already finished, resuming it only returns its record. Every process of a distributed run must call
     this function. Outside of the main thread, SIGTERM does not save a checkpoint.
 
@@ -163,7 +165,11 @@ def run(
     if trainer.is_world_process_zero():
         if training_args.push_to_hub:
             trainer.create_model_card(model_name=str(trainer.hub_model_id).split("/")[-1])
-        write_record(folder, metrics, [record for records in answers.values() for record in records])
+        records = [record for of_one in answers.values() for record in of_one]
+        paths = data_args.held_out()
+        shown = {paths[name]: Asked(read_questions(dataset), reader_for(dataset)) for name, dataset in asked.items()}
+        write_report(folder, metrics, records, shown, Strips(spec, loaded.model.video_config.image_aspect_ratio))
+        write_record(folder, metrics, records)
         report_end(metrics, folder)
     return metrics
 
@@ -315,4 +321,4 @@ def report_end(metrics: dict[str, Any], folder: Path) -> None:
         print(f"\nAccuracy on {' and '.join(paths)}:\n\n{format_table(before, after)}\n")
     if kept:
         print(f"{format_kept(kept)}\n")
-    print(f"model, metrics.json and loss.png: {folder}", flush=True)
+    print(f"model, report.html, metrics.json and loss.png: {folder}", flush=True)
