@@ -46,10 +46,11 @@ def flags(asked, output, *more):
 
 
 def results(folder):
-    """Return what a run writes, except the machine."""
+    """Return what a run writes, except the machine and the name of the folder."""
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics.pop("hardware")
-    return (folder / "answers.jsonl").read_text(), metrics
+    report = (folder / "report.html").read_text().replace(f"Evaluation: {folder.name}", "")
+    return (folder / "answers.jsonl").read_text(), metrics, report
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_two_processes_write_the_report_of_one(asked, unbroken, tmp_path):
         process.join(200)
         assert process.exitcode == 0, log.read_text()
     assert results(folder) == results(unbroken)
-    assert sorted(path.name for path in folder.iterdir()) == ["answers.jsonl", "metrics.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["answers.jsonl", "metrics.json", "report.html"]
     assert "questions" in logs[0].read_text()
     assert "questions" not in logs[1].read_text()
 

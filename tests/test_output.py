@@ -243,7 +243,7 @@ def test_a_run_that_fails_before_training_deletes_nothing(train, tmp_path):
 
 
 def test_clear_deletes_the_files_of_an_earlier_run(tmp_path):
-    for name in ("metrics.json", "pytorch_model.bin", "model.safetensors.index.json", "other.json"):
+    for name in ("metrics.json", "report.html", "pytorch_model.bin", "model.safetensors.index.json", "other.json"):
         (tmp_path / name).touch()
     (tmp_path / "_unfinished" / "checkpoint-3").mkdir(parents=True)
     clear(tmp_path, overwrite=False)

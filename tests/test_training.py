@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers.trainer
+from bs4 import BeautifulSoup
 from hub import Hub
 from shared import SPEC
 from test_convert import QUESTION, ask_stock
@@ -108,6 +109,15 @@ def test_the_answers_before_and_after_training_are_in_a_file_beside_the_record(r
         assert line["answer"]
         assert line["media"] == [{"source": str(media / "held_out.mp4")}]
         assert line["right"] == (metrics[line["time"]]["all"]["correct"] == 1)
+    page = BeautifulSoup((output / "report.html").read_bytes(), "html.parser")
+    data = json.loads(page.find(id="data").string)
+    (shown,) = data["questions"]
+    assert shown["answers"] == {
+        line["time"]: {"text": line["answer"], "right": line["right"]} for line in (before, after)
+    }
+    assert len(data["media"][0]["frames"]) == 8
+    assert [list(chart["lines"]) for chart in data["charts"]] == [["training"], ["learning rate"]]
+    assert page.find(id="samples").find_next("p").string.startswith("4 used, 0 dropped")
 
 
 def test_questions_to_keep_are_asked_before_and_after_and_compared(run, annotate, media, capsys):
@@ -563,7 +573,7 @@ def test_an_upload_has_the_model_and_the_record(run, hub, capsys):
         run(push_to_hub=True)
     output, _ = run(**UPLOAD, save_strategy="steps", save_steps=1)
     uploaded = hub.repositories["me/output"]
-    assert set(uploaded) == {path.name for path in output.iterdir() if path.is_file()}
+    assert set(uploaded) == {path.name for path in output.iterdir() if path.is_file()} - {"report.html"}
     assert {"metrics.json", "loss.png", "model.safetensors", "fvv_config.json", "README.md"} <= set(uploaded)
     assert all(content == (output / name).read_bytes() for name, content in uploaded.items())
     assert hub.requests.count("commit") == 1
@@ -598,7 +608,7 @@ def test_a_finished_run_can_still_be_uploaded(run, hub):
     output, _ = run()
     before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     run(**UPLOAD, resume_from_checkpoint=True)
-    assert set(hub.repositories["me/output"]) == set(before)
+    assert set(hub.repositories["me/output"]) == set(before) - {"report.html"}
     assert before == {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
 
 

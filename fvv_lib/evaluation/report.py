@@ -31,7 +31,7 @@ CURVES = {  # title of each chart, and its lines: key in the log, name
     "Learning rate": {"learning_rate": "learning rate"},
     "Accuracy in validations": {"eval_accuracy": "accuracy"},
 }
-LOGGED = {"log", "tests", "before", "after", "keep", "samples"}  # parts of a record that are not shown as settings
+RESULTS = {"log", "tests", "before", "after", "keep", "samples"}  # parts of a record that are not settings
 
 
 class Asked(NamedTuple):
@@ -64,7 +64,7 @@ def write_report(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters.update(percent=percent, share=lambda share: f"{share:.0%}")
     text = environment.get_template("report.html").render(
-        title=f"{'Training' if 'log' in metrics else 'Evaluation'}: {folder.name}",
+        title=f"{'Training' if 'log' in metrics else 'Evaluation'}: {folder.resolve().name}",
         style=(PAGE / "report.css").read_text(),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -72,7 +72,7 @@ def write_report(
         tests=_tests(metrics, records),
         has_strips=any("frames" in medium for medium in data["media"]),
         samples=metrics.get("samples", {}),
-        settings=_rows({name: value for name, value in metrics.items() if name not in LOGGED}),
+        settings=_settings(metrics),
     )
     aside = folder / f"{NAME}.unfinished"
     aside.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of files need not be valid text
@@ -176,10 +176,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _rows(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Return settings that are nested as pairs of a name with dots and a text."""
+def _settings(metrics: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return the parts of a record that are not results, as names and texts, by group."""
+    groups: dict[str, list[tuple[str, str]]] = {"run": []}
+    for name, value in metrics.items():
+        if name not in RESULTS:
+            groups.setdefault(name if isinstance(value, Mapping) else "run", []).extend(_rows(value, name))
+    return groups
+
+
+def _rows(value: Any, name: str) -> list[tuple[str, str]]:
+    """Return values that may be nested as pairs of a name and a text. The name has a dot between two levels."""
     if isinstance(value, Mapping) and value:
-        return [
-            row for key, inner in value.items() for row in _rows(inner, f"{name}.{key}" if name else str(key))
-        ]
+        return [row for key, inner in value.items() for row in _rows(inner, f"{name}.{key}")]
     return [(name, value if isinstance(value, str) else json.dumps(value, default=str))]

@@ -22,6 +22,7 @@ from fvv_lib.data.inspecting import known_files
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.answers import record_of
 from fvv_lib.evaluation.questions import read_questions
+from fvv_lib.evaluation.report import NAME as REPORT
 from fvv_lib.evaluation.report import Asked, write_report
 from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, ask_and_score, evaluate, reader_for
 from fvv_lib.evaluation.strips import Strips
@@ -191,7 +192,7 @@ def upload(folder: Path, repository: str, training_args: TrainingArguments) -> N
             folder_path=folder,
             revision=training_args.hub_revision,
             commit_message="Model save",
-            ignore_patterns=["_*", "checkpoint-*"],
+            ignore_patterns=["_*", "checkpoint-*", REPORT],  # a report shows frames of the test set
         )
     except Exception as error:  # of the network, the Hub or the disk
         raise FvvError(

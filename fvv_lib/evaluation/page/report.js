@@ -39,7 +39,7 @@ function range(values) {
 }
 
 function chart({ title, lines }) {
-  const [width, height, left, bottom, top, right] = [480, 240, 62, 34, 8, 14];
+  const [width, height, left, bottom, top, right] = [480, 260, 62, 42, 10, 16];
   const points = Object.values(lines).flat();
   const known = points.filter(([, value]) => value !== null);
   const unknown = points.length - known.length;
@@ -57,9 +57,9 @@ function chart({ title, lines }) {
       picture.append(draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
     }
     for (const step of steps) {
-      picture.append(draw("text", { x: x(step), y: height - 16, "text-anchor": "middle" }, step));
+      picture.append(draw("text", { x: x(step), y: height - 22, "text-anchor": "middle" }, step));
     }
-    picture.append(draw("text", { x: (left + width) / 2, y: height - 2, "text-anchor": "middle" }, "step"));
+    picture.append(draw("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "step"));
     const says = [];
     Object.entries(lines).forEach(([name, all], place) => {
       const second = place ? " second" : "";
@@ -98,7 +98,7 @@ function strip(number) {
   const frames = medium.frames.map((source, place) => {
     const alt = `frame ${place + 1}`;
     const label = medium.total > 1 ? `${medium.times[place].toFixed(2)} s` : "";
-    return make("li", {}, make("img", { src: source, alt, loading: "lazy" }), label);
+    return make("li", {}, make("img", { src: source, alt }), label);
   });
   const box = make("div", {}, name, make("ul", { className: "strip" }, ...frames));
   if (medium.total > frames.length) {
