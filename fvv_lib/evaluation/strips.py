@@ -23,7 +23,7 @@ from fvv_lib.video.medium import Medium
 from fvv_lib.video.pixels import preprocess_frames
 from fvv_lib.video_config import FrameSpec
 
-MEDIA = 200  # images and videos of a report with frames, about 20 kB each
+MEDIA = 200  # images and videos of a report with frames, about 30 kB each
 FRAMES = 16  # of a strip at most
 SIDE = 96  # pixels
 QUALITY = 75  # of JPEG
