@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any, BinaryIO
 
-from fvv_lib.files import WEB, Look, Url, is_url, locate
+from fvv_lib.files import Look, Url, is_url, locate
 from fvv_lib.servers import DOWNLOAD, patiently
 
 BLOCK = 2**16  # bytes that are asked for at least
@@ -171,7 +171,7 @@ class _Source:
 
     def _open(self) -> BinaryIO:
         system, path = self.url.system()
-        if self.url._parts.scheme not in WEB:
+        if not self.url.is_web:
             file: BinaryIO = system.open(path, "rb", cache_type="none")
             return io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file  # memory:// shares its files
         headers = {**system.kwargs.get("headers", {}), "Accept-Encoding": "identity", **dict(self.look.condition)}

@@ -75,6 +75,11 @@ class Url:
         return urlunsplit((parts.scheme, self._public_host, parts.path, query, ""))
 
     @property
+    def is_web(self) -> bool:
+        """Whether a web server has the file."""
+        return self._parts.scheme in WEB
+
+    @property
     def _parts(self) -> Any:
         """Scheme, host, path and query. Only web addresses have a query: elsewhere ? and # may be part of a name."""
         try:
