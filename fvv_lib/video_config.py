@@ -143,7 +143,6 @@ class VideoConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_sampling(self)
-        check_marks(self)
         for name in ("num_video_frames", "frame_pool"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise FvvError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")

@@ -126,6 +126,8 @@ def test_a_video_configuration_can_be_saved_and_loaded(tmp_path):
     config = VideoConfig(8, "fps", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "seconds", 2, "file", **rate)
     config.save(tmp_path)
     assert VideoConfig.load(tmp_path) == config
+    VideoConfig(time_origin="file").save(tmp_path)  # as an earlier build stored it
+    assert VideoConfig.load(tmp_path).time_origin == "file"
     config = VideoConfig(3, "random", "crop", "v1", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "seconds", 2)
     config.save(tmp_path)
     assert VideoConfig.load(tmp_path) == config
