@@ -101,13 +101,6 @@ class DataArguments:
     test_data_path: str | None = field(
         default=None, metadata={"help": "Annotation file of test questions, asked before and after training."}
     )
-    keep_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Annotation file of questions that the model should still answer: asked before and after training, "
-            "to notice what it forgets."
-        },
-    )
     image_folder: str | None = field(
         default=None,
         metadata={"help": "Folder that image and video paths start from; default: the annotation file's folder."},
@@ -210,6 +203,13 @@ class DataArguments:
         default=60.0,
         metadata={
             "help": "Maximum seconds to read one video, in a separate process; 0: no limit and no separate process."
+        },
+    )
+    keep_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Annotation file of questions that the model should still answer: asked before and after training, "
+            "to notice what it forgets."
         },
     )
 

@@ -444,6 +444,7 @@ def test_check_accepts_every_data_setting_of_training():
         "data_path": ("x.json",),
         "validation_data_path": "v.json",
         "test_data_path": "t.json",
+        "keep_path": "k.json",
         "image_folder": "videos",
         "cache_dir": "cache",
         "cache_features": True,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 REQUIRED = (
     *("torch", "torchvision", "transformers", "timm", "accelerate", "datasets", "pyarrow"),
-    *("av", "pillow", "numpy", "matplotlib", "pyyaml", "tqdm", "lazy-loader"),
+    *("av", "pillow", "numpy", "matplotlib", "pyyaml", "jinja2", "tqdm", "lazy-loader"),
 )
 INSTALL = 'in the folder of the repository, pip install -c constraints.txt -e ".[{}]"'
 OPTIONAL = {
