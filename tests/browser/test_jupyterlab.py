@@ -17,7 +17,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from chromium import browser  # noqa: F401
 from notebook_rules import ALL, ROOT, code_cells, read
 from shared import ROOT as REPOSITORY
 
@@ -101,7 +100,7 @@ def lab(course, tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, lab):  # noqa: F811
+def page(browser, lab):
     """A new browser window without access to other servers. Its kernel ends with it."""
     context = browser.new_context(viewport={"width": 1300, "height": 900})
     context.set_default_timeout(60_000)
