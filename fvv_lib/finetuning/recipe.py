@@ -9,6 +9,7 @@ the Trainer, `record` writes the result.
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,10 @@ from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.data.inspecting import known_files
 from fvv_lib.errors import DataFormatError, FvvError
 from fvv_lib.evaluation.answers import record_of
-from fvv_lib.evaluation.questions import read_questions
+from fvv_lib.evaluation.questions import Question, read_questions
 from fvv_lib.evaluation.report import NAME as REPORT
 from fvv_lib.evaluation.report import Asked, write_report
-from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, ask_and_score, evaluate, reader_for
+from fvv_lib.evaluation.scoring import Answer, accuracy_by_kind, ask_and_score, reader_for
 from fvv_lib.evaluation.strips import Strips
 from fvv_lib.evaluation.summary import compare
 from fvv_lib.finetuning.comparing import Identity, check_same_run, describe_settings, identify
@@ -148,15 +149,17 @@ def run(
         identity=begin.identity,
     )
     trainer.add_callback(TellLength())
-    asked = {name: dataset for name, dataset in data.samples.items() if name in ("test", "keep")}
+    held_out = {name: dataset for name, dataset in data.samples.items() if name in ("test", "keep")}
+    asked = {name: Asked(read_questions(dataset), reader_for(dataset)) for name, dataset in held_out.items()}
+    ask = partial(answer_all, loaded, held_out, asked, training_args.per_device_eval_batch_size)
     with whole_parameters(loaded.model) if asked else nullcontext():  # ZeRO-3 gathers them only in training
-        before = answer_all(loaded, asked, training_args)
+        before = ask()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stopped:
         end_on_sigterm(trainer)
     save_without_upload(trainer)
-    after = answer_all(loaded, asked, training_args)
-    answers = {name: records_of(name, dataset, before[name], after[name]) for name, dataset in asked.items()}
+    after, paths = ask(), data_args.held_out()
+    answers = {name: records_of(paths[name], one.questions, before[name], after[name]) for name, one in asked.items()}
     metrics = {
         "before": accuracy_by_kind(before["test"]) if "test" in asked else None,
         "after": accuracy_by_kind(after["test"]) if "test" in asked else None,
@@ -167,8 +170,7 @@ def run(
         if training_args.push_to_hub:
             trainer.create_model_card(model_name=str(trainer.hub_model_id).split("/")[-1])
         records = [record for of_one in answers.values() for record in of_one]
-        paths = data_args.held_out()
-        shown = {paths[name]: Asked(read_questions(dataset), reader_for(dataset)) for name, dataset in asked.items()}
+        shown = {paths[name]: one for name, one in asked.items()}
         write_report(folder, metrics, records, shown, Strips(spec, loaded.model.video_config.image_aspect_ratio))
         write_record(folder, metrics, records)
         report_end(metrics, folder)
@@ -203,21 +205,21 @@ def upload(folder: Path, repository: str, training_args: TrainingArguments) -> N
 
 
 def answer_all(
-    loaded: LoadedModel, asked: Mapping[str, LazySupervisedDataset], training_args: TrainingArguments
+    loaded: LoadedModel, held_out: Mapping[str, LazySupervisedDataset], asked: Mapping[str, Asked], batch_size: int
 ) -> dict[str, list[Answer]]:
     """Return the answers to the questions of each data set."""
-    batch_size = training_args.per_device_eval_batch_size
     return {
-        name: evaluate(loaded.model, loaded.tokenizer, dataset, batch_size, dataset.data_args.max_new_tokens)
-        for name, dataset in asked.items()
+        name: ask_and_score(
+            loaded.model, loaded.tokenizer, dataset, *asked[name], batch_size, dataset.data_args.max_new_tokens
+        )
+        for name, dataset in held_out.items()
     }
 
 
 def records_of(
-    name: str, dataset: LazySupervisedDataset, before: Sequence[Answer], after: Sequence[Answer]
+    path: str, questions: Sequence[Question], before: Sequence[Answer], after: Sequence[Answer]
 ) -> list[dict[str, Any]]:
     """Return the lines of `answers.jsonl` for a data set: the answers to its questions before and after training."""
-    questions, path = read_questions(dataset), dataset.data_args.held_out()[name]
     return [
         {"time": time, **record_of(path, position, questions[position], answer.generated, answer.correct)}
         for time, answers in (("before", before), ("after", after))
