@@ -89,13 +89,19 @@ def read_answers(folder: Path, identity: Mapping[str, Any]) -> dict[Key, Record]
 def write_answers(folder: Path, identity: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Write the identity and these answers in place of all that is there. A process that is killed here leaves the old
     files or the new one."""
-    aside = folder / f"{NAME}.unfinished"
-    with aside.open("w") as file:
-        for line in ({"identity": identity}, *records):
-            file.write(json.dumps(line) + "\n")
-    aside.replace(folder / NAME)
+    replace_file(
+        folder / NAME, "".join(json.dumps(line) + "\n" for line in ({"identity": identity}, *records)).encode()
+    )
     for part in folder.glob(PARTS):
         part.unlink()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file aside, then give it its name, so that a process that is killed here leaves the old file or the new
+    one."""
+    aside = path.with_name(f"{path.name}.unfinished")
+    aside.write_bytes(content)
+    aside.replace(path)
 
 
 class AnswerFile:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fvv_lib.evaluation.answers import Record
+from fvv_lib.evaluation.answers import Record, replace_file
 from fvv_lib.evaluation.asking import Reader
 from fvv_lib.evaluation.controls import CONTROLS, FORWARDS
 from fvv_lib.evaluation.questions import Question
@@ -74,9 +74,7 @@ def write_report(
         samples=metrics.get("samples", {}),
         settings=_settings(metrics),
     )
-    aside = folder / f"{NAME}.unfinished"
-    aside.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of files need not be valid text
-    aside.replace(folder / NAME)
+    replace_file(folder / NAME, text.encode("utf-8", "backslashreplace"))  # names of files need not be valid text
 
 
 def _view_of(record: Record) -> str:

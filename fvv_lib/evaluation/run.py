@@ -16,7 +16,7 @@ from torch import distributed
 
 from fvv_lib.data.dataset import LazySupervisedDataset
 from fvv_lib.errors import CheckpointError
-from fvv_lib.evaluation.answers import AnswerFile, Key, read_answers, record_of, write_answers
+from fvv_lib.evaluation.answers import AnswerFile, Key, read_answers, record_of, replace_file, write_answers
 from fvv_lib.evaluation.asking import Reader, answer_questions, reader_of, rows_of
 from fvv_lib.evaluation.controls import FORWARDS
 from fvv_lib.evaluation.questions import Question
@@ -203,7 +203,5 @@ def _end(
         "hardware": hardware(),
     }
     write_report(folder, metrics, records, asked, strips)
-    aside = folder / f"{METRICS}.unfinished"
-    aside.write_text(json.dumps(metrics, indent=2) + "\n")
-    aside.replace(folder / METRICS)
+    replace_file(folder / METRICS, f"{json.dumps(metrics, indent=2)}\n".encode())
     return metrics
