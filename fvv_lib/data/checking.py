@@ -135,9 +135,8 @@ class SampleText:
         changes, samples must be checked again."""
         files, looks = self.samples.files, self.samples.files.looks
         are_named = files.are_named_videos
-        findings = Findings(
-            self.data_args.cache_dir, "kinds", reading_code("data/checking"), self.data_args.check_again
-        )
+        args = self.data_args
+        findings = Findings(args.cache_dir, "kinds", reading_code("data/checking"), args.check_again)
         found = find_in_files(findings, files.paths, looks, _kind, (looks.kinds == FILE) & ~are_named)
         videos = are_named | (looks.kinds == FOLDER) | (np.array(found, object) == "video")
         return np.where(looks.kinds == MISSING, 0, np.where(videos, VIDEO, 1)).astype(np.uint8)
@@ -148,15 +147,13 @@ class SampleText:
         args = self.data_args
         if args.max_frames is None:
             return np.where(units.are_videos(self.kinds == VIDEO), args.num_video_frames, 1).astype(np.int32)
-        code = reading_code("data/checking")
-        findings = Findings(args.cache_dir, "frames", [code, sampling_of(args)], args.check_again)
-
-        how = {**sampling_of(args), "timeout": args.decode_timeout or None}
+        sampling, timeout = sampling_of(args), args.decode_timeout or None
+        findings = Findings(args.cache_dir, "frames", [reading_code("data/checking"), sampling], args.check_again)
 
         def count(key: str) -> str | None:
             medium = units.medium(os.fsencode(key))
             try:
-                return str(count_sampled(medium, **how))
+                return str(count_sampled(medium, **sampling, timeout=timeout))
             except VideoDecodeError as error:
                 self.uncounted[medium] = error
                 return None

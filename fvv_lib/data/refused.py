@@ -82,7 +82,7 @@ MEDIA_TAG = re.compile(
 def check_keys(sample: Mapping[str, Any], name: str) -> None:
     """Check that a sample and its turns have no field that training would ignore: for media, for a part of a video, for
     a system prompt, or for what is learned, under another name or with a typing error. A media field without a path (an
-    empty list, a number) is allowed, and so are notes. Fields inside of other fields are notes, unless the sample has
+    empty list, a number) and notes are allowed. Fields inside of other fields are notes, unless the sample has
     no image or video of its own.
 
     Raises:

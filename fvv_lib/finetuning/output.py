@@ -56,7 +56,7 @@ os.register_at_fork(after_in_child=_let_go)
 def hold(folder: Path) -> Iterator[None]:
     """Lock a folder against other runs while the context is open. The system frees the lock of a killed process.
 
-    At the end, the lock's file is removed, and so is a folder that was made for it and has nothing else.
+    At the end, the lock's file is removed, also a folder that was made for it and has nothing else.
 
     Raises:
         CheckpointError: another run holds the lock.

@@ -91,9 +91,8 @@ def use_features(
     """
     args, frame_spec = datasets["train"].data_args, datasets["train"].frame_spec
     first = training_args.process_index == 0
-    used = {
-        name: datasets[name] for name in ("train", "validation") if name in datasets
-    }  # questions are asked on frames
+    # Questions of the other sets are asked on frames.
+    used = {name: datasets[name] for name in ("train", "validation") if name in datasets}
     clips: Clips = {medium: (data, i) for data in used.values() for i in range(len(data)) for medium in data.media(i)}
     if args.frame_sampling == "random" or not clips:
         why = "random sampling takes other frames in each epoch" if clips else "the data have no pictures or videos"
