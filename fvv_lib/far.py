@@ -179,14 +179,14 @@ class _Source:
 
 
 def _shorten(part: Range) -> Range:
-    """A range that can be kept: of a longer one, the start."""
+    """Return a range that can be kept: of a longer one, the start."""
     return part[0], min(part[1], part[0] + KEPT // 2)
 
 
 class FarFile(io.RawIOBase):
     """A far file, open for reading. Where it is read in order, more is asked for at a time, then several times at once.
-    Skipping less than `LONGEST_AHEAD` is in order, too, because waiting takes longer than reading what is skipped, and
-    so is a short step back.
+    Skipping less than `LONGEST_AHEAD` is in order, too, because waiting takes longer than reading what is skipped. A
+    short step back is in order as well.
 
     Args:
         for_ffmpeg: end the file where a part cannot be read. PyAV drops some errors of Python files, and prints them.

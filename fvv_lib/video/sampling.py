@@ -124,7 +124,10 @@ def _shortest(times: np.ndarray) -> float:
 
 def tolerance(times: np.ndarray) -> float:
     """Return by how many seconds a frame may seem to begin too late: never half of the time that a frame is shown."""
-    shortest = _shortest(times)
+    return _late(_shortest(times))
+
+
+def _late(shortest: float) -> float:
     return min(ROUNDING, shortest / 2.1) if shortest else ROUNDING
 
 
@@ -139,7 +142,7 @@ class _Shown:
 
     def __init__(self, times: np.ndarray, start: float | None, end: float | None) -> None:
         self.times, self.shortest = times, _shortest(times)
-        self.late = tolerance(times)
+        self.late = _late(self.shortest)
         self.begin = times[0] if start is None else start
         if not times[0] - self.late <= self.begin < (math.inf if end is None else end):
             raise FvvError(
